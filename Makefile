@@ -1,0 +1,26 @@
+PYTHON ?= python3
+SEED ?= 1
+RUN_DIR ?= runs/mt3-seed$(SEED)
+VENV := .venv
+STAMP := $(VENV)/installed
+
+.PHONY: train test check clean
+
+train: $(STAMP)
+	$(VENV)/bin/mtrl train --suite mt3 --seed $(SEED) --run-dir $(RUN_DIR)
+
+test: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "Python 3.11 to 3.13 is needed; choose one with PYTHON=..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 2; }
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

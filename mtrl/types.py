@@ -1,0 +1,155 @@
+"""What the parts of the suite hand to each other.
+
+Shapes: M tasks, N environment slots, T rows of time, B batch, D observation, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from torch import Tensor
+
+State = dict[str, Any]
+"""Nested dict of what a part must keep: leaves are tensors, NumPy arrays or JSON values."""
+
+Metrics = dict[str, Tensor]
+"""Named values of one update, each (M,) per task or a scalar, detached and still on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task of a suite."""
+
+    name: str
+    index: int
+    max_episode_steps: int  # env steps until truncation
+    num_variations: int | None = None  # distinct episode starts (goals); None: unlimited
+    random_return: float | None = None  # return of a uniformly random policy
+    target_return: float | None = None  # return that counts as solved
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSuite:
+    """M tasks with one observation and one action space."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    observation_space: gym.spaces.Box  # of one environment
+    action_space: gym.spaces.Box | gym.spaces.Discrete  # of one environment
+    action_mask: np.ndarray | None = None  # (M, A) bool, True where legal; discrete suites whose tasks differ
+    protocol: str  # name of the evaluation protocol
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what the protocol fixes, JSON
+
+    def __post_init__(self) -> None:
+        for index, task in enumerate(self.tasks):
+            if task.index != index:
+                raise ValueError(f"task {task.name!r} has index {task.index} at position {index}")
+        if self.action_mask is not None:
+            if not isinstance(self.action_space, gym.spaces.Discrete):
+                raise ValueError("an action mask needs a discrete action space")
+            if self.action_mask.shape != (self.num_tasks, int(self.action_space.n)):
+                raise ValueError(
+                    f"action mask {self.action_mask.shape} does not fit {self.num_tasks} tasks "
+                    f"with {self.action_space.n} actions"
+                )
+            if not self.action_mask.any(axis=1).all():
+                raise ValueError("a task has no legal action")
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def max_episode_steps(self) -> int:
+        """The longest episode of any task, env steps."""
+        return max(task.max_episode_steps for task in self.tasks)
+
+
+class FinishedEpisode(NamedTuple):
+    """An episode that ended in this step."""
+
+    slot: int
+    task: int
+    variation: int  # which start (goal) it had
+    return_: float  # undiscounted sum of raw rewards
+    length: int  # env steps
+    success: bool  # at any step of the episode
+
+
+@dataclass(frozen=True)
+class EnvStep:
+    """One transition of every slot.
+
+    `observation` is the one to act on next; where an episode ended it already belongs to the slot's next episode, and
+    `final_observation` is the true successor of the transition (in every row).
+    """
+
+    task_ids: np.ndarray  # (N,) int64, the task that the transition belongs to
+    observation: np.ndarray  # (N, *observation)
+    reward: np.ndarray  # (N,) float32, raw
+    terminated: np.ndarray  # (N,) bool
+    truncated: np.ndarray  # (N,) bool
+    final_observation: np.ndarray  # (N, *observation)
+    episodes: tuple[FinishedEpisode, ...]
+
+
+@dataclass(frozen=True)
+class Acted:
+    """What an agent did with N observations."""
+
+    action: np.ndarray  # (N, A) float32 or (N,) int64
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # stored unread by the buffer, each (N, ...)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions to learn from: leading dimensions (B,) from `sample`, (T, N) from `rollout`."""
+
+    task_ids: Tensor  # int64
+    observation: Tensor
+    action: Tensor
+    reward: Tensor  # float32, raw
+    terminated: Tensor  # bool
+    truncated: Tensor  # bool
+    next_observation: Tensor  # the true successor, also where an episode ended
+    shares: Tensor  # (M,) float32, each task's share of the rows
+    counts: tuple[int, ...]  # rows per task; rows of `sample` are sorted by task
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # what the agent stored when it acted
+    draws: Mapping[str, Tensor] = field(default_factory=dict)  # noise of this update, leading dimension B
+
+    def with_draws(self, draws: Mapping[str, Tensor]) -> Batch:
+        """The same rows with the noise that a loss will use."""
+        return replace(self, draws=draws)
+
+    def map_rows(self, function: Any) -> Batch:
+        """Applies `function` to every row-wise tensor (not to `shares`)."""
+        return replace(
+            self,
+            task_ids=function(self.task_ids),
+            observation=function(self.observation),
+            action=function(self.action),
+            reward=function(self.reward),
+            terminated=function(self.terminated),
+            truncated=function(self.truncated),
+            next_observation=function(self.next_observation),
+            extras={name: function(value) for name, value in self.extras.items()},
+            draws={name: function(value) for name, value in self.draws.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One turn of the training loop, yielded with nothing in flight."""
+
+    env_steps: int  # single-environment steps since the start of the run
+    vector_steps: int
+    metrics: Metrics  # empty while the agent only collects
+    episodes: tuple[FinishedEpisode, ...]
