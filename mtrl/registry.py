@@ -1,0 +1,120 @@
+"""Registries of plug-in classes, and the rules by which names turn into code.
+
+A decorator at the class registers it under a name; the entry-point group `mtrl.plugins` names functions that import a
+package's modules. A name `module:Class` imports code, so it counts only where a user typed the module on the command
+line: as the name itself or as `--plugin MODULE`. A configuration or checkpoint never makes anything be imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mtrl.errors import BadInput
+
+T = TypeVar("T")
+
+PLUGIN_GROUP = "mtrl.plugins"
+
+_trusted_modules: dict[str, Any] = {}
+"""Modules that the command line (or a test) named; only these are looked into for `module:Class`."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name, in the order of their registration."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator. Raises ValueError if another class holds the name already."""
+
+        def decorator(cls: type[T]) -> type[T]:
+            held = self._classes.get(name)
+            if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{self.kind} {name!r} is registered already, by {held.__module__}.{held.__qualname__}")
+            self._classes[name] = cls
+            return cls
+
+        return decorator
+
+    def get(self, name: str) -> type[T]:
+        """The class called `name`, or `module:Class` of a trusted module. Raises BadInput otherwise."""
+        if name in self._classes:
+            return self._classes[name]
+        module_name, colon, class_name = name.partition(":")
+        if colon:
+            if module_name not in _trusted_modules:
+                raise BadInput(
+                    f"{self.kind} {name!r} is code that this command line does not name; add --plugin {module_name}"
+                )
+            cls = getattr(_trusted_modules[module_name], class_name, None)
+            if not isinstance(cls, type):
+                raise BadInput(f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}")
+            return cls
+        raise BadInput(f"unknown {self.kind} {name!r}{nearest(name, self._classes)}; known: {sorted(self._classes)}")
+
+    def name_of(self, cls: type) -> str:
+        """The name `cls` is registered under, or its `module:Class`."""
+        for name, held in self._classes.items():
+            if held is cls:
+                return name
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    def names(self) -> list[str]:
+        return list(self._classes)
+
+    def items(self) -> Iterator[tuple[str, type[T]]]:
+        return iter(self._classes.items())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+
+def trust_module(module_name: str) -> None:
+    """Imports a module that the user named on the command line; the current folder is searched too.
+
+    Raises BadInput if it cannot be imported.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise BadInput(f"plug-in module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    _trusted_modules[module_name] = module
+    if callable(hook := getattr(module, "register", None)):
+        hook()
+
+
+def trusted_modules() -> tuple[str, ...]:
+    """Names of the modules that the command line named, sorted."""
+    return tuple(sorted(_trusted_modules))
+
+
+def discover_plugins() -> None:
+    """Calls every installed `mtrl.plugins` hook. Raises BadInput with the file found if one is not what it claims."""
+    for entry in sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda entry: entry.name):
+        try:
+            hook = entry.load()
+        except Exception as error:
+            module = sys.modules.get(entry.module)
+            found = getattr(module, "__file__", None) or "nothing"
+            raise BadInput(
+                f"plug-in {entry.value!r} cannot be loaded ({error}); the package found as {entry.module!r} is {found}; "
+                "install the suite in an environment of its own"
+            ) from error
+        hook()
