@@ -1,0 +1,58 @@
+"""The plug-in point: how a network shares its parameters between tasks.
+
+Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from mtrl.registry import Registry
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an architecture returns when it has more to say than a tensor."""
+
+    values: Tensor  # (B, out_features)
+    route: Tensor | None = None  # (B, ...) the choices made, to be passed back as `draw`
+    route_log_prob: Tensor | None = None  # (B,)
+    route_entropy: Tensor | None = None  # (B,)
+    losses: Mapping[str, Tensor] = field(default_factory=dict)  # named auxiliary losses, each (M,)
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, any shape
+
+
+class PolicyArchitecture(nn.Module, ABC):
+    """A network of (features, task). Subclass, give it a `Config`, register it; `forward` must write no attribute.
+
+    The architecture owns its head. Randomness comes in as `draw`: the agent draws `draw_size` uniform numbers per row
+    from its own stream (0: none, and `forward` may leave the argument out).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Hyperparameters; every field has a default and a trailing comment."""
+
+    draw_size: int = 0
+
+    @abstractmethod
+    def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor | Output:
+        """features (B, in_features) float32, task_ids (B,) int64, draw (B, draw_size) -> (B, out_features)."""
+
+
+architectures: Registry[PolicyArchitecture] = Registry("architecture")
+
+
+def run(architecture: nn.Module, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+    """The architecture's output as an `Output`, whichever of the two forms its author chose."""
+    result = architecture(features, task_ids) if draw is None else architecture(features, task_ids, draw)
+    return result if isinstance(result, Output) else Output(result)

@@ -1,0 +1,126 @@
+"""How network outputs become actions, for each kind of action space: the continuous/discrete seam.
+
+Shapes: B batch, F features, A action dimensions or number of actions, M tasks, K critics.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtrl.policies.distributions import ActionDistribution, MaskedCategorical, SquashedGaussian
+from mtrl.types import TaskSuite
+
+
+class ActionHead(nn.Module, ABC):
+    """Turns network outputs into action distributions, and says what a critic of this action space looks like."""
+
+    num_outputs: int  # network outputs per row
+    critic_action_inputs: int  # critic inputs beside the features
+    critic_outputs: int
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor, task_ids: Tensor) -> ActionDistribution:
+        """outputs (B, num_outputs), task_ids (B,)."""
+
+    @abstractmethod
+    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+        """Noise (B, A) that `ActionDistribution.sample` and `expect` take."""
+
+    @abstractmethod
+    def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniformly random legal actions, for warm-up."""
+
+    @abstractmethod
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        """What a critic sees: (B, F + critic_action_inputs)."""
+
+    @abstractmethod
+    def chosen_values(self, values: Tensor, action: Tensor) -> Tensor:
+        """The values (K, B) of the actions taken, from critic outputs (K, B, critic_outputs)."""
+
+    @abstractmethod
+    def target_entropy(self, scale: float | None) -> Tensor:
+        """The entropy (M,) that a temperature aims at; `scale` None: the action space's usual one."""
+
+
+class SquashedGaussianHead(ActionHead):
+    """Continuous actions in [-1, 1]^A: tanh of a Gaussian, log standard deviation bounded by `log_std_bounds`."""
+
+    def __init__(self, suite: TaskSuite, log_std_bounds: tuple[float, float] = (-20.0, 2.0)):
+        super().__init__()
+        space = suite.action_space
+        assert isinstance(space, gym.spaces.Box)
+        if not (np.all(space.low == -1) and np.all(space.high == 1)):
+            raise ValueError(f"suite {suite.name!r}: continuous actions must be bounded by -1 and 1")
+        self.size = int(np.prod(space.shape))
+        self.num_tasks = suite.num_tasks
+        self.num_outputs = 2 * self.size
+        self.critic_action_inputs = self.size
+        self.critic_outputs = 1
+        self.log_std_bounds = log_std_bounds
+
+    def distribution(self, outputs: Tensor, task_ids: Tensor) -> SquashedGaussian:
+        mean, log_std = outputs.chunk(2, dim=-1)
+        return SquashedGaussian(mean, log_std.clamp(*self.log_std_bounds))
+
+    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+
+    def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
+        return 2 * torch.rand(len(task_ids), self.size, generator=generator, device=generator.device) - 1
+
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        assert action is not None
+        return torch.cat([features, action], dim=-1)
+
+    def chosen_values(self, values: Tensor, action: Tensor) -> Tensor:
+        return values.squeeze(-1)
+
+    def target_entropy(self, scale: float | None) -> Tensor:
+        """-scale dim(A), scale 1 by default (Haarnoja et al., 2018)."""
+        return torch.full((self.num_tasks,), -(1.0 if scale is None else scale) * self.size)
+
+
+class CategoricalHead(ActionHead):
+    """Discrete actions, with each task's illegal ones masked."""
+
+    def __init__(self, suite: TaskSuite):
+        super().__init__()
+        assert isinstance(suite.action_space, gym.spaces.Discrete)
+        self.size = int(suite.action_space.n)
+        self.num_outputs = self.size
+        self.critic_action_inputs = 0
+        self.critic_outputs = self.size
+        mask = np.ones((suite.num_tasks, self.size), bool) if suite.action_mask is None else suite.action_mask
+        self.mask: Tensor
+        self.register_buffer("mask", torch.from_numpy(mask.copy()), persistent=False)
+
+    def distribution(self, outputs: Tensor, task_ids: Tensor) -> MaskedCategorical:
+        return MaskedCategorical(torch.where(self.mask[task_ids], outputs, torch.finfo(outputs.dtype).min))
+
+    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(num_rows, self.size, generator=generator, device=generator.device)
+
+    def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
+        uniform = MaskedCategorical(torch.where(self.mask[task_ids], 0.0, torch.finfo(torch.float32).min))
+        return uniform.sample(self.draw_noise(len(task_ids), generator))
+
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        return features
+
+    def chosen_values(self, values: Tensor, action: Tensor) -> Tensor:
+        return values.gather(-1, action.view(1, -1, 1).expand(values.shape[0], -1, 1)).squeeze(-1)
+
+    def target_entropy(self, scale: float | None) -> Tensor:
+        """scale log(legal actions), scale 0.89 by default (the paper's 0.98 is near uniform)."""
+        return (0.89 if scale is None else scale) * self.mask.sum(1).log()
+
+
+def make_soft_head(suite: TaskSuite) -> ActionHead:
+    """The head that SAC uses on the suite's action space."""
+    return CategoricalHead(suite) if isinstance(suite.action_space, gym.spaces.Discrete) else SquashedGaussianHead(suite)
