@@ -5,7 +5,7 @@ Shapes: M tasks, N environment slots, T rows of time, B batch, D observation, A 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -129,20 +129,27 @@ class Batch:
         """The same rows with the noise that a loss will use."""
         return replace(self, draws=draws)
 
-    def map_rows(self, function: Any) -> Batch:
-        """Applies `function` to every row-wise tensor (not to `shares`)."""
+    def row_tensors(self) -> dict[str, Tensor]:
+        """Every row-wise tensor by name; extras and draws as `extras.NAME` and `draws.NAME`."""
+        plain = {name: getattr(self, name) for name in _ROW_FIELDS}
+        extras = {f"extras.{name}": value for name, value in self.extras.items()}
+        return plain | extras | {f"draws.{name}": value for name, value in self.draws.items()}
+
+    def with_row_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """The batch with other row-wise tensors, named as in `row_tensors`; shares and counts stay."""
         return replace(
             self,
-            task_ids=function(self.task_ids),
-            observation=function(self.observation),
-            action=function(self.action),
-            reward=function(self.reward),
-            terminated=function(self.terminated),
-            truncated=function(self.truncated),
-            next_observation=function(self.next_observation),
-            extras={name: function(value) for name, value in self.extras.items()},
-            draws={name: function(value) for name, value in self.draws.items()},
+            **{name: tensors[name] for name in _ROW_FIELDS},
+            extras={name: tensors[f"extras.{name}"] for name in self.extras},
+            draws={name: tensors[f"draws.{name}"] for name in self.draws},
         )
+
+    def map_rows(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Applies `function` to every row-wise tensor."""
+        return self.with_row_tensors({name: function(value) for name, value in self.row_tensors().items()})
+
+
+_ROW_FIELDS = ("task_ids", "observation", "action", "reward", "terminated", "truncated", "next_observation")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,244 @@
+"""Multi-task soft actor-critic, one temperature per task (Haarnoja et al., 2018, arXiv:1812.05905).
+
+On discrete actions the expectations are exact sums over the legal ones (Christodoulou, 2019, arXiv:1910.07207); the two
+forms differ in the action head alone. Shapes: B batch, D observation, F features, A action, M tasks, K critics.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtrl.agent import Agent, OptimizedGroup, Parts, agent_types, bind, polyak_update
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
+from mtrl.buffer import RolloutBuffer
+from mtrl.encoders import Encoder
+from mtrl.errors import Diverged
+from mtrl.networks import Ensemble, Output
+from mtrl.policies import make_soft_head
+from mtrl.types import Acted, Batch, Metrics
+
+
+class Critics(nn.Module):
+    """An encoder and an ensemble of Q networks on its features."""
+
+    def __init__(self, encoder: Encoder, ensemble: Ensemble):
+        super().__init__()
+        self.encoder = encoder
+        self.ensemble = ensemble
+
+    def forward(self, critic_input: Tensor, task_ids: Tensor, draws: Tensor | None = None) -> Output:
+        """Critic input (B, F or F + A) -> values (K, B, 1 or A)."""
+        return self.ensemble(critic_input, task_ids, draws)
+
+
+@agent_types.register("sac")
+class SAC(Agent):
+    """Soft actor-critic for continuous and discrete suites."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        batch_size: Annotated[int, Field(ge=1)] | None = None  # transitions per update; default 128 per task
+        buffer_steps: Annotated[int, Field(ge=1)] = 100_000  # vector steps kept: transitions per slot
+        random_steps: Annotated[int, Field(ge=1)] = 4_000  # vector steps of random actions before learning
+        steps_per_update: Annotated[int, Field(ge=1)] = 1  # vector steps between two rounds of updates
+        updates_per_round: Annotated[int, Field(ge=1)] = 1  # gradient steps in a round
+        discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
+        target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target critics
+        learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
+        alpha_learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, temperatures
+        initial_alpha: Annotated[float, Field(gt=0)] = 1.0  # temperature at the start, every task
+        target_entropy_scale: Annotated[float, Field(gt=0)] | None = None  # default 1 (of -dim A) or 0.89 (of log A)
+        max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # global norm per group
+        num_critics: Annotated[int, Field(ge=1)] = 2  # the smallest value counts
+        temperature_task_weights: bool = False  # weigh losses by M softmax(-log alpha)
+
+    def __init__(self, parts: Parts, config: Config):
+        super().__init__(parts, config)
+        self.config = config
+        self.rollout_steps = config.steps_per_update
+        self.buffer_steps = config.buffer_steps
+        self.batch_size = config.batch_size or 128 * self.num_tasks
+        self.head = make_soft_head(parts.suite)
+        encoder = parts.encoder()
+        features = encoder.out_features
+        self.policy = parts.policy(features, self.head)
+        critic_inputs = features + self.head.critic_action_inputs
+        members = [parts.architecture(critic_inputs, self.head.critic_outputs) for _ in range(config.num_critics)]
+        self.critics = Critics(encoder, Ensemble(members))
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.critic_draw_size = members[0].draw_size
+        self.normalizer = parts.normalizer()
+        self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), float(np.log(config.initial_alpha))))
+        self.target_entropy: Tensor
+        entropy = self.head.target_entropy(config.target_entropy_scale)
+        self.register_buffer("target_entropy", entropy, persistent=False)
+        self.steps_acted = 0  # vector steps explored
+        self.to(self.device)
+        self.critic_group = OptimizedGroup(
+            "critic", self.critics, parts.aggregator("critic"), config.learning_rate, config.max_grad_norm
+        )
+        self.actor_group = OptimizedGroup(
+            "actor", self.policy, parts.aggregator("actor"), config.learning_rate, config.max_grad_norm
+        )
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_learning_rate)
+        self.explore_stream = parts.stream("explore")
+        self.update_stream = parts.stream("update")
+
+    # Acting.
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        tasks = self.to_device(task_ids)
+        if explore:
+            self.steps_acted += 1
+            if self.steps_acted <= self.config.random_steps:
+                return Acted(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
+        features = self.critics.encoder(self.to_device(observation))
+        draw = None  # a routed architecture then takes its most likely route
+        if explore and self.policy.draw_size:
+            draw = torch.rand(len(tasks), self.policy.draw_size, generator=self.explore_stream, device=self.device)
+        distribution = self.policy(features, tasks, draw).distribution
+        if explore:
+            action = distribution.sample(self.head.draw_noise(len(tasks), self.explore_stream))
+        else:
+            action = distribution.mode()
+        return Acted(action.cpu().numpy())
+
+    # Learning.
+
+    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+        metrics: Metrics = {}
+        if self.steps_acted > self.config.random_steps:
+            for _ in range(self.config.updates_per_round):
+                metrics = self.learn_from(buffer.sample(self.batch_size, task_weights))
+        return metrics
+
+    def learn_from(self, batch: Batch) -> Metrics:
+        """One gradient step of critics, actor and temperatures on a batch."""
+        batch = batch.with_draws(self._draws(len(batch.reward)))
+        critic = self.critic_group.step(self.critic_losses, batch)
+        actor = self.actor_group.step(self.actor_losses, batch)
+        alpha_losses = self.update_temperatures(batch, actor.rows["log_prob"])
+        polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.config.target_rate)
+        return {
+            "critic_loss": critic.losses,
+            "actor_loss": actor.losses,
+            "alpha_loss": alpha_losses,
+            "alpha": self.log_alpha.detach().exp(),
+            "entropy": -mean_per_task(actor.rows["log_prob"], batch.task_ids, self.num_tasks),
+            "q_value": mean_per_task(critic.rows["q_value"], batch.task_ids, self.num_tasks),
+        }
+
+    def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        """Squared Bellman error, mean over the critics and within each task (M,), in the normaliser's units."""
+        target = self.bellman_target(batch)
+        critics = bind(self.critics, parameters)
+        encoder = bind(self.critics.encoder, parameters, "encoder.")
+        features = encoder((batch.observation,))
+        output = critics((self.head.critic_input(features, batch.action), batch.task_ids, batch.draws.get("critic")))
+        q = self.head.chosen_values(output.values, batch.action)
+        error = q - self.normalizer.normalize(target, batch.task_ids)
+        losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
+        q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
+        return TaskLosses(self._weighted(losses, output), {"q_value": q_value})
+
+    @torch.no_grad()
+    def bellman_target(self, batch: Batch) -> Tensor:
+        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,)."""
+        # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
+        actor_features = self.critics.encoder(batch.next_observation)
+        features = self.target_critics.encoder(batch.next_observation)
+        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route")).distribution
+        expected = policy.expect(
+            lambda action: self._values(self.target_critics, features, action, batch, "target"),
+            batch.draws["next_action"],
+        )
+        next_value = self.normalizer.denormalize(expected.value, batch.task_ids)
+        entropy_cost = self.normalizer.scale(batch.task_ids) * self.alpha(batch) * expected.log_prob
+        # A truncated step still bootstraps: only `terminated` ends the return.
+        return batch.reward + self.config.discount * ~batch.terminated * (next_value - entropy_cost)
+
+    def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""
+        features = self.critics.encoder(batch.observation).detach()
+        policy, network = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
+        expected = policy.expect(
+            lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
+        )
+        losses = mean_per_task(
+            self.alpha(batch) * expected.log_prob - expected.value, batch.task_ids, self.num_tasks
+        )
+        return TaskLosses(self._weighted(losses, network), {"log_prob": expected.log_prob.detach()})
+
+    def update_temperatures(self, batch: Batch, log_prob: Tensor) -> Tensor:
+        """One step on -log alpha_i (log pi + target entropy_i); returns the losses (M,)."""
+        excess = mean_per_task(log_prob + self.target_entropy[batch.task_ids], batch.task_ids, self.num_tasks)
+        losses = -self.log_alpha * excess
+        (self.log_alpha.grad,) = torch.autograd.grad(losses.sum(), self.log_alpha)
+        if not bool(torch.isfinite(self.log_alpha.grad).all()):
+            raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
+        self.alpha_optimizer.step()
+        return losses.detach()
+
+    def alpha(self, batch: Batch) -> Tensor:
+        """Temperature of each transition's task (B,), outside the graph."""
+        return self.log_alpha.detach().exp()[batch.task_ids]
+
+    def _values(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, draw: str) -> Tensor:
+        """Values of every critic (K, B, 1 or A)."""
+        return critics(self.head.critic_input(features, action), batch.task_ids, batch.draws.get(draw)).values
+
+    def _weighted(self, losses: Tensor, network: Output) -> Tensor:
+        """Adds the architecture's auxiliary losses and weighs the tasks by their temperatures if asked to."""
+        for auxiliary in network.losses.values():
+            losses = losses + auxiliary
+        if self.config.temperature_task_weights:
+            # The released code of Soft Modularization; the paper writes softmax(-alpha).
+            losses = losses * self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
+        return losses
+
+    def _draws(self, num_rows: int) -> Mapping[str, Tensor]:
+        """All randomness of one update: action noise, and what routed architectures want."""
+        draws = {
+            "next_action": self.head.draw_noise(num_rows, self.update_stream),
+            "action": self.head.draw_noise(num_rows, self.update_stream),
+        }
+        if self.policy.draw_size:
+            for name in ("next_route", "route"):
+                draws[name] = self._uniform(num_rows, self.policy.draw_size)
+        if self.critic_draw_size:
+            for name in ("critic", "target", "actor_critic"):
+                draws[name] = self._uniform(num_rows, self.config.num_critics, self.critic_draw_size)
+        return draws
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.update_stream, device=self.device)
+
+    # Saving.
+
+    def groups(self) -> Mapping[str, OptimizedGroup]:
+        return {"critic": self.critic_group, "actor": self.actor_group}
+
+    def streams(self) -> Mapping[str, torch.Generator]:
+        return {"explore": self.explore_stream, "update": self.update_stream}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "alpha_optimizer": dict(self.alpha_optimizer.state[self.log_alpha]),
+            "steps_acted": self.steps_acted,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.steps_acted = int(state["steps_acted"])
+        self.alpha_optimizer.state.clear()
+        if state["alpha_optimizer"]:
+            self.alpha_optimizer.state[self.log_alpha] = dict(state["alpha_optimizer"])

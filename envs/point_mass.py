@@ -1,0 +1,172 @@
+"""Small worlds of known optimum: a point that moves in a square to the goal of its task.
+
+Each step the point moves by at most 0.2 along each axis (continuous) or 0.2 along one axis (discrete), and the reward is
+1 minus the L1 distance to the goal. Going straight there is optimal, so the best return has a closed form. Episodes last
+20 steps and never terminate; the 25 variations are start positions on a grid.
+
+Names: `point-mass[-VARIANT][-discrete]`. Shapes: N slots, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from mtrl.episodes import IDLE, EpisodeSource
+from mtrl.errors import BadInput
+from mtrl.suite import Mode, SuiteType, suite_types
+from mtrl.types import TaskSpec, TaskSuite
+from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+
+EPISODE_STEPS = 20
+STEP_LENGTH = 0.2
+STARTS = np.array(list(product((-0.8, -0.4, 0.0, 0.4, 0.8), repeat=2)), np.float32)  # (25, 2)
+# Stay, right, left, up, down, and a second way to stay that only even tasks may use.
+MOVES = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0)], np.float32)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A task: where to go, and how that is rewarded."""
+
+    position: tuple[float, float]
+    reward_scale: float = 1.0
+    sparse: bool = False  # reward 1 within 0.3 of the goal, 0 elsewhere
+
+
+VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
+    "": ("four goals, the task is not in the observation", tuple(Goal(p) for p in product((-0.8, 0.8), repeat=2))),
+    "visible": ("the goal is in the observation", tuple(Goal(p) for p in product((-0.8, 0.8), repeat=2))),
+    "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
+    "scales": ("two tasks whose rewards differ by 1000", (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0))),
+    "hard": (
+        "three plain tasks and one with a sparse reward",
+        (Goal((-0.8, 0.0)), Goal((0.8, 0.0)), Goal((0.0, 0.8)), Goal((0.0, -0.8), sparse=True)),
+    ),
+}
+
+
+@suite_types.register("point-mass")
+class PointMass(SuiteType):
+    """A point in a square, with a known best return: quick tests of learning."""
+
+    suite_names: ClassVar[Mapping[str, str]] = {
+        "-".join(filter(None, ("point-mass", variant, suffix))): text + (", discrete actions" if suffix else "")
+        for variant, (text, _) in VARIANTS.items()
+        for suffix in ("", "discrete")
+    }
+
+    def __init__(self, name: str, config: Any, seed: int):
+        if name not in self.suite_names:
+            raise BadInput(f"unknown suite {name!r}; known: {sorted(self.suite_names)}")
+        self.discrete = name.endswith("-discrete")
+        variant = name.removeprefix("point-mass").removesuffix("-discrete").removeprefix("-")
+        self.goals = VARIANTS[variant][1]
+        self.goal_visible = variant == "visible"
+        tasks = tuple(
+            TaskSpec(
+                name=f"goal-{goal.position[0]:+.1f}{goal.position[1]:+.1f}",
+                index=index,
+                max_episode_steps=EPISODE_STEPS,
+                num_variations=len(STARTS),
+                target_return=float(np.mean([self.optimal_return(index, start) for start in range(len(STARTS))])),
+            )
+            for index, goal in enumerate(self.goals)
+        )
+        legal = np.ones((len(tasks), len(MOVES)), bool)
+        legal[1::2, -1] = False
+        self.suite = TaskSuite(
+            name=name,
+            tasks=tasks,
+            observation_space=gym.spaces.Box(-1, 1, (4 if self.goal_visible else 2,), np.float32),
+            action_space=gym.spaces.Discrete(len(MOVES)) if self.discrete else gym.spaces.Box(-1, 1, (2,), np.float32),
+            action_mask=legal if self.discrete else None,
+            protocol="point-mass",
+            settings={"episode_steps": EPISODE_STEPS, "starts": len(STARTS)},
+        )
+
+    def optimal_return(self, task: int, variation: int) -> float:
+        """The best return from a start."""
+        goal = self.goals[task]
+        distance = np.abs(STARTS[variation] - np.array(goal.position))
+        if self.discrete:
+            distance = distance.sum(keepdims=True)
+        moved = STEP_LENGTH * np.arange(1, EPISODE_STEPS + 1)[:, None]
+        left = np.maximum(0, distance - moved).sum(1)
+        rewards = (left <= 0.3 + 1e-6).astype(float) if goal.sparse else 1 - left
+        return float(goal.reward_scale * rewards.sum())
+
+    def make_envs(
+        self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
+    ) -> MultiTaskVectorEnv:
+        return PointMassEnvs(self, num_envs, episodes)
+
+
+class PointMassEnvs(MultiTaskVectorEnv):
+    """All slots in this process, as arrays."""
+
+    def __init__(self, world: PointMass, num_envs: int, episodes: EpisodeSource):
+        super().__init__(world.suite, num_envs, episodes)
+        self.world = world
+        self._goals = np.array([goal.position for goal in world.goals], np.float32)  # (M, 2)
+        self._scale = np.array([goal.reward_scale for goal in world.goals], np.float32)
+        self._sparse = np.array([goal.sparse for goal in world.goals])
+        self._position = np.zeros((num_envs, 2), np.float32)
+        self._playing = np.full(num_envs, IDLE)  # (N,) task
+        self._step = np.zeros(num_envs, np.int64)
+
+    def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+        self._playing[:] = tasks
+        self._position[:] = STARTS[variations]
+        self._step[:] = 0
+        return self._observe()
+
+    def _send(self, action: np.ndarray, next_tasks: np.ndarray, next_variations: np.ndarray) -> None:
+        self._pending = action, next_tasks, next_variations
+
+    def _recv(self) -> RawStep:
+        action, next_tasks, next_variations = self._pending
+        move = MOVES[action] if self.world.discrete else np.clip(action, -1, 1)
+        self._position[:] = np.clip(self._position + np.float32(STEP_LENGTH) * move, -1, 1)
+        self._step += 1
+        distance = np.abs(self._position - self._goals[self._playing]).sum(1)
+        dense = 1 - distance
+        near = (distance <= 0.3 + 1e-6).astype(np.float32)
+        reward = self._scale[self._playing] * np.where(self._sparse[self._playing], near, dense)
+        truncated = self._step >= EPISODE_STEPS
+        final_observation = self._observe()
+        self._playing = np.where(truncated, next_tasks, self._playing)
+        self._position[truncated] = STARTS[next_variations[truncated]]
+        self._step[truncated] = 0
+        return RawStep(
+            observation=self._observe(),
+            reward=reward.astype(np.float32),
+            terminated=np.zeros(self.num_envs, bool),
+            truncated=truncated,
+            success=distance <= 0.1 + 1e-6,
+            final_observation=final_observation,
+        )
+
+    def _replay(self, tasks: np.ndarray, variations: np.ndarray, actions: list[np.ndarray]) -> np.ndarray:
+        self._playing[:] = tasks
+        for slot, played in enumerate(actions):
+            position = STARTS[variations[slot]]
+            for action in played:
+                move = MOVES[action] if self.world.discrete else np.clip(action, -1, 1)
+                position = np.clip(position + np.float32(STEP_LENGTH) * move, -1, 1)
+            self._position[slot] = position
+            self._step[slot] = len(played)
+        return self._observe()
+
+    def _observe(self) -> np.ndarray:
+        if self.world.goal_visible:
+            return np.concatenate([self._position, self._goals[self._playing]], axis=1)
+        return self._position.copy()
+
+    def close(self) -> None:
+        pass

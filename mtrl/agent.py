@@ -1,0 +1,190 @@
+"""What every agent is: it acts, it learns from the buffer, and it can be saved whole.
+
+Shapes: N slots, M tasks, B batch, A action.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses
+from mtrl.buffer import RolloutBuffer
+from mtrl.encoders import Encoder
+from mtrl.errors import Diverged
+from mtrl.networks import PolicyArchitecture
+from mtrl.normalization import ReturnNormalizer
+from mtrl.policies import ActionHead, Policy
+from mtrl.registry import Registry
+from mtrl.seeding import torch_stream
+from mtrl.types import Acted, Batch, Metrics, State, TaskSuite
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Makes the exchangeable parts that a run chose; the agent decides how many it needs and how they connect."""
+
+    suite: TaskSuite
+    encoder: Callable[[], Encoder]
+    architecture: Callable[[int, int], PolicyArchitecture]  # (in_features, out_features)
+    policy: Callable[[int, ActionHead], Policy]  # (in_features, head)
+    normalizer: Callable[[], ReturnNormalizer]
+    aggregator: Callable[[str], GradientAggregator]  # by the name of the optimised group
+    seed: int
+    device: torch.device
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """A named generator on the run's device."""
+        return torch_stream(self.seed, purpose, device=self.device)
+
+
+class Agent(nn.Module, ABC):
+    """A learner. Constructor: `(parts: Parts, config: Config)`."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Hyperparameters."""
+
+    rollout_steps: int = 1
+    """Vector steps between two updates."""
+    learns_from_replay: bool = True
+    """True: updates on what is stored while the environments step. False: on the last `rollout_steps`, then forgets."""
+    buffer_steps: int
+    """Capacity of the buffer in vector steps."""
+    extras: Mapping[str, tuple[int, ...]] = {}
+    """Shapes per row of what `act` stores beside the action."""
+
+    @abstractmethod
+    def __init__(self, parts: Parts, config: Any):
+        super().__init__()
+        self.suite = parts.suite
+        self.num_tasks = parts.suite.num_tasks
+        self.device = parts.device
+
+    @abstractmethod
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        """Actions for observations (N, *observation) of tasks (N,) int64.
+
+        With `explore` False the protocol's deterministic action; it then draws no random number.
+        """
+
+    @abstractmethod
+    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+        """Learns from `buffer`; each task gets its share (M,) of the rows. Empty metrics while only collecting.
+
+        Raises Diverged before a step that would use a value that is not finite.
+        """
+
+    @abstractmethod
+    def groups(self) -> Mapping[str, OptimizedGroup]:
+        """Every optimised group by name."""
+
+    @abstractmethod
+    def streams(self) -> Mapping[str, torch.Generator]:
+        """Every generator of the agent by name."""
+
+    def state(self) -> State:
+        """Everything that changes: modules (normalisers and counters among them), optimisers, generators."""
+        return {
+            "modules": dict(self.state_dict()),
+            "groups": {name: group.state() for name, group in self.groups().items()},
+            "streams": {name: generator.get_state() for name, generator in self.streams().items()},
+        }
+
+    def load_state(self, state: State) -> None:
+        """Takes up a state written by `state`. Raises KeyError or RuntimeError where it does not fit."""
+        self.load_state_dict(state["modules"])
+        for name, group in self.groups().items():
+            group.load_state(state["groups"][name])
+        for name, generator in self.streams().items():
+            generator.set_state(state["streams"][name])
+
+    def to_device(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+
+agent_types: Registry[Agent] = Registry("agent")
+
+
+class OptimizedGroup:
+    """Parameters that share an optimiser, an aggregator and one gradient-norm bound."""
+
+    def __init__(
+        self,
+        name: str,
+        modules: nn.Module,
+        aggregator: GradientAggregator,
+        learning_rate: float,
+        max_grad_norm: float,
+        adam_epsilon: float = 1e-5,
+    ):
+        self.name = name
+        self.parameters: Parameters = dict(modules.named_parameters())
+        self.aggregator = aggregator
+        self.max_grad_norm = max_grad_norm
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate, eps=adam_epsilon, fused=True)
+
+    def step(self, loss_of: LossFunction, batch: Batch) -> TaskLosses:
+        """One gradient step on per-task losses; the only place that writes gradients of networks.
+
+        Raises Diverged, before the step, if a loss or gradient is not finite.
+        """
+        result = self.aggregator.backward(loss_of, batch, self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm, foreach=True)
+        if not bool(torch.isfinite(norm) & torch.isfinite(result.losses).all()):
+            self._name_what_is_not_finite(result.losses)
+        self.optimizer.step()
+        return result
+
+    def _name_what_is_not_finite(self, losses: Tensor) -> None:
+        bad = torch.flatten(~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if bad:
+            raise Diverged(f"{self.name} loss is not finite for the task(s) with index {bad}")
+        names = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        ]
+        raise Diverged(f"{self.name} gradient is not finite: {names or 'its norm overflows'}")
+
+    def state(self) -> State:
+        """Optimiser moments by parameter name, and the aggregator's state."""
+        moments = {name: dict(self.optimizer.state[value]) for name, value in self.parameters.items()}
+        return {"optimizer": moments, "aggregator": self.aggregator.state()}
+
+    def load_state(self, state: State) -> None:
+        self.optimizer.state.clear()
+        for name, value in self.parameters.items():
+            # Absent before the first step.
+            if stored := state["optimizer"].get(name):
+                self.optimizer.state[value] = {key: moment.to(value.device) for key, moment in stored.items()}
+        self.aggregator.load_state(state["aggregator"])
+
+
+def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
+    """`module` as a function that reads its parameters from `parameters`, of which those under `prefix` are its own."""
+    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+    return partial(functional_call, module, own)
+
+
+def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: float) -> None:
+    """target <- (1 - rate) target + rate online, in place."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target), list(online), rate)
+
+
+@contextmanager
+def seeded_construction(seed: int, purpose: str) -> Iterator[None]:
+    """Initial weights come from a named stream although `torch.nn` draws from the global generator, which is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_stream(seed, purpose).initial_seed())
+        yield

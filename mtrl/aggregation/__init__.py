@@ -1,0 +1,27 @@
+"""Gradient aggregation: per-task losses in, one gradient out."""
+
+from mtrl.aggregation import pcgrad
+from mtrl.aggregation.aggregator import (
+    GradientAggregator,
+    JacobianAggregator,
+    LossFunction,
+    Mean,
+    Parameters,
+    TaskLosses,
+    aggregators,
+    mean_per_task,
+    task_gradients,
+)
+
+__all__ = [
+    "GradientAggregator",
+    "JacobianAggregator",
+    "LossFunction",
+    "Mean",
+    "Parameters",
+    "TaskLosses",
+    "aggregators",
+    "mean_per_task",
+    "pcgrad",
+    "task_gradients",
+]

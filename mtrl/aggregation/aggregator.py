@@ -1,0 +1,158 @@
+"""From per-task losses to one gradient: the interface of every loss weighting and gradient method.
+
+A loss has one path: `loss_of(parameters, batch)`, a pure function whose noise travels in the batch. Methods that need
+one gradient per task get them from a single pass over the task-sorted batch (`vmap(grad)` over equal shares), never from
+M passes over all of it.
+
+Shapes: M tasks, B batch, P parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from mtrl.registry import Registry
+from mtrl.types import Batch, State
+
+Parameters = Mapping[str, Tensor]
+
+
+class TaskLosses(NamedTuple):
+    """What a loss function returns."""
+
+    losses: Tensor  # (M,) means within each task; 0 for a task without rows
+    rows: Mapping[str, Tensor] = {}  # detached by-products, leading dimension B
+
+
+LossFunction = Callable[[Parameters, Batch], TaskLosses]
+
+
+def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
+    """Mean of values (B,) within each task (M,); 0 for a task without rows."""
+    belongs = (task_ids.unsqueeze(-1) == torch.arange(num_tasks, device=values.device)).to(values.dtype)  # (B, M)
+    return values @ belongs / belongs.sum(0).clamp(min=1)
+
+
+class GradientAggregator(ABC):
+    """Combines the tasks' losses or gradients. One instance per optimised group."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Hyperparameters."""
+
+    def __init__(self, num_tasks: int, config: Any, generator: torch.Generator):
+        """`generator` is this instance's own stream (CPU)."""
+        self.num_tasks = num_tasks
+        self.generator = generator
+
+    @abstractmethod
+    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        """Writes `.grad` of every tensor in `parameters`, and of no other; returns the detached losses."""
+
+    def state(self) -> State:
+        """What a restart needs."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state(self, state: State) -> None:
+        """Takes up a state written by `state`."""
+        self.generator.set_state(state["generator"])
+
+
+aggregators: Registry[GradientAggregator] = Registry("aggregator")
+
+
+@aggregators.register("mean")
+class Mean(GradientAggregator):
+    """The tasks' losses weighted by their shares of the batch: one backward pass."""
+
+    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = loss_of(parameters, batch)
+        total = (result.losses * batch.shares).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        return TaskLosses(result.losses.detach(), result.rows)
+
+
+class JacobianAggregator(GradientAggregator):
+    """Methods that choose one weight per task gradient from their inner products.
+
+    Row i of the Jacobian is the gradient of M * share_i * loss_i, so that equal weights 1/M give `mean`.
+    """
+
+    @abstractmethod
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Inner products (M, M) of the task gradients -> weights (M,)."""
+
+    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        jacobian, result = task_gradients(loss_of, batch, parameters, self.num_tasks)
+        scale = self.num_tasks * batch.shares
+        rows = [gradient.flatten(1) for gradient in jacobian.values()]  # each (M, P_k)
+        gramian = torch.outer(scale, scale) * sum(row @ row.T for row in rows)
+        weights = self.weights(gramian) * scale
+        for name, row in zip(jacobian, rows, strict=True):
+            parameters[name].grad = (weights @ row).view_as(parameters[name])
+        return result
+
+
+def task_gradients(
+    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
+) -> tuple[dict[str, Tensor], TaskLosses]:
+    """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
+
+    `batch` must be sorted by task. Tasks without rows have gradient 0.
+    """
+    detached = {name: parameter.detach() for name, parameter in parameters.items()}
+    if len(set(batch.counts)) == 1:
+        return _gradients_of_equal_shares(loss_of, batch, detached, num_tasks)
+    gradients = {name: value.new_zeros(num_tasks, *value.shape) for name, value in detached.items()}
+    losses = torch.zeros(num_tasks, device=batch.reward.device)
+    rows: list[Mapping[str, Tensor]] = []
+    start = 0
+    for task, count in enumerate(batch.counts):
+        if count:
+            piece = _piece(batch, start, start + count)
+            of_task, (own, kept) = grad(_total(loss_of, piece), has_aux=True)(detached)
+            for name, value in of_task.items():
+                gradients[name][task] = value
+            losses += own
+            rows.append(kept)
+        start += count
+    names = rows[0].keys()
+    return gradients, TaskLosses(losses, {name: torch.cat([kept[name] for kept in rows]) for name in names})
+
+
+def _piece(batch: Batch, start: int, stop: int) -> Batch:
+    return batch.map_rows(lambda value: value[start:stop])
+
+
+def _total(loss_of: LossFunction, batch: Batch) -> Callable[[Parameters], tuple[Tensor, tuple[Tensor, Any]]]:
+    """The sum of a batch's task losses, with the losses and by-products beside it."""
+
+    def total(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Any]]:
+        result = loss_of(parameters, batch)
+        return result.losses.sum(), (result.losses.detach(), dict(result.rows))
+
+    return total
+
+
+def _gradients_of_equal_shares(
+    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
+) -> tuple[dict[str, Tensor], TaskLosses]:
+    """One vectorised pass: rows (B, ...) become (M, B/M, ...)."""
+    sliced = batch.map_rows(lambda value: value.unflatten(0, (num_tasks, -1)))
+    tensors = sliced.row_tensors()
+
+    def of_one_task(rows: dict[str, Tensor]) -> tuple[Parameters, tuple[Tensor, Any]]:
+        return grad(_total(loss_of, batch.with_row_tensors(rows)), has_aux=True)(parameters)
+
+    gradients, (losses, kept) = vmap(of_one_task)(tensors)
+    rows = {name: value.flatten(0, 1) for name, value in kept.items()}
+    return gradients, TaskLosses(losses.sum(0), rows)

@@ -1,0 +1,235 @@
+"""The replay and rollout buffer: one class, two readers.
+
+Columns are preallocated rings (R, N, ...) with retention by time. Observations are stored once: the successor of row t
+is row t + 1 of the same slot, or the final observation kept aside where an episode ended. Rewards are raw. Row ids per
+task (first in, first out, 4 bytes a row) make draws uniform within a task however slots change tasks.
+
+Shapes: T rows kept, R = T + 1 ring rows, N slots, M tasks, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from mtrl.checkpoint import Chunk
+from mtrl.seeding import load_stream_state, stream, stream_state
+from mtrl.task_index import TaskIndex
+from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
+
+CHUNK_ROWS = 2048
+"""Rows of time per chunk of a saved buffer."""
+
+
+class RolloutBuffer:
+    """The last `capacity` vector steps of N slots."""
+
+    def __init__(
+        self,
+        suite: TaskSuite,
+        num_envs: int,
+        capacity: int,
+        seed: int,
+        extras: Mapping[str, tuple[int, ...]] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts."""
+        self.num_tasks = suite.num_tasks
+        self.num_envs = num_envs
+        self.capacity = capacity
+        self.device = torch.device(device)
+        ring = (capacity + 1, num_envs)
+        if capacity * num_envs >= 2**31 - num_envs:
+            raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
+        space = suite.action_space
+        self._columns: dict[str, np.ndarray] = {
+            "observation": np.zeros((*ring, *suite.observation_space.shape), suite.observation_space.dtype),
+            "action": np.zeros((*ring, *space.shape), np.float32 if space.dtype.kind == "f" else np.int64),
+            "reward": np.zeros(ring, np.float32),
+            "terminated": np.zeros(ring, bool),
+            "truncated": np.zeros(ring, bool),
+            "task_ids": np.full(ring, -1, np.int16),
+        }
+        for name, shape in (extras or {}).items():
+            self._columns[f"extras.{name}"] = np.zeros((*ring, *shape), np.float32)
+        self._extras = tuple(extras or {})
+        self._finals: dict[int, np.ndarray] = {}  # final observation by row id
+        self._index = TaskIndex(self.num_tasks)
+        self._stream = stream(seed, "buffer")
+        self.rows_added = 0  # vector steps since the start of the run
+        self._oldest = 0  # number of the oldest row kept, counted like `rows_added`
+
+    @property
+    def num_rows(self) -> int:
+        """Vector steps stored, at most `capacity`."""
+        return self.rows_added - self._oldest
+
+    @property
+    def task_sizes(self) -> np.ndarray:
+        """Transitions stored per task (M,)."""
+        return self._index.sizes
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of everything stored."""
+        finals = sum(final.nbytes for final in self._finals.values())
+        return sum(column.nbytes for column in self._columns.values()) + finals + self._index.num_bytes
+
+    def add(self, observation: np.ndarray, acted: Acted, step: EnvStep) -> None:
+        """Appends one vector step: observation (N, *observation) acted on, and what came of it."""
+        ring_rows = self.capacity + 1
+        row, following = self.rows_added % ring_rows, (self.rows_added + 1) % ring_rows
+        if self.num_rows == self.capacity:
+            self._retire_oldest()
+        columns = self._columns
+        columns["observation"][row] = observation
+        columns["observation"][following] = step.observation
+        columns["action"][row] = acted.action
+        columns["reward"][row] = step.reward
+        columns["terminated"][row] = step.terminated
+        columns["truncated"][row] = step.truncated
+        columns["task_ids"][row] = step.task_ids
+        for name in self._extras:
+            columns[f"extras.{name}"][row] = acted.extras[name]
+        first = row * self.num_envs
+        for slot in np.flatnonzero(step.terminated | step.truncated):
+            self._finals[first + int(slot)] = step.final_observation[slot].copy()
+        self._index.append(first, step.task_ids)
+        self.rows_added += 1
+
+    def _retire_oldest(self) -> None:
+        """Forgets the oldest row, whose place in the ring the next observation takes."""
+        row = self._oldest % (self.capacity + 1)
+        self._oldest += 1
+        self._index.retire(self._columns["task_ids"][row])
+        ended = self._columns["terminated"][row] | self._columns["truncated"][row]
+        for slot in np.flatnonzero(ended):
+            del self._finals[row * self.num_envs + int(slot)]
+
+    def sample(self, batch_size: int, weights: np.ndarray | None = None) -> Batch:
+        """B transitions sorted by task, uniform with replacement within each task.
+
+        Task i gets the share weights[i] (M,) of the rows by largest remainder (equal shares by default); a task
+        without stored rows gives its share to the others.
+        """
+        shares = np.ones(self.num_tasks) if weights is None else np.asarray(weights, np.float64)
+        counts = largest_remainder(np.where(self._index.sizes > 0, shares, 0.0), batch_size)
+        ids = self._index.draw(counts, self._stream)
+        return self._batch(ids, np.repeat(np.arange(self.num_tasks), counts), counts)
+
+    def rollout(self) -> Batch:
+        """Everything stored, oldest first, with leading dimensions (T, N)."""
+        rows = np.arange(self._oldest, self.rows_added) % (self.capacity + 1)
+        ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
+        task_ids = self._flat("task_ids")[ids].astype(np.int64)
+        counts = np.bincount(task_ids, minlength=self.num_tasks)
+        batch = self._batch(ids, task_ids, counts)
+        return batch.map_rows(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
+
+    def clear(self) -> None:
+        """Forgets all rows (on-policy agents, after learning from them)."""
+        self._finals.clear()
+        self._index.clear()
+        self._oldest = self.rows_added
+
+    def _flat(self, name: str) -> np.ndarray:
+        column = self._columns[name]
+        return column.reshape(-1, *column.shape[2:])
+
+    def _batch(self, ids: np.ndarray, task_ids: np.ndarray, counts: np.ndarray) -> Batch:
+        following = ids + self.num_envs
+        following[following >= (self.capacity + 1) * self.num_envs] -= (self.capacity + 1) * self.num_envs
+        next_observation = self._flat("observation")[following]
+        terminated, truncated = self._flat("terminated")[ids], self._flat("truncated")[ids]
+        for position in np.flatnonzero(terminated | truncated):
+            next_observation[position] = self._finals[int(ids[position])]
+
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+        return Batch(
+            task_ids=tensor(task_ids),
+            observation=tensor(self._flat("observation")[ids]),
+            action=tensor(self._flat("action")[ids]),
+            reward=tensor(self._flat("reward")[ids]),
+            terminated=tensor(terminated),
+            truncated=tensor(truncated),
+            next_observation=tensor(next_observation),
+            shares=tensor((counts / counts.sum()).astype(np.float32)),
+            counts=tuple(counts.tolist()),
+            extras={name: tensor(self._flat(f"extras.{name}")[ids]) for name in self._extras},
+        )
+
+    def state(self) -> State:
+        """The small part of the buffer's state; the rows are in `chunks`."""
+        return {
+            "rows_added": self.rows_added,
+            "oldest": self._oldest,
+            "stream": stream_state(self._stream),
+            # The observation that follows the newest row; every older successor is a stored row.
+            "newest": self._columns["observation"][self.rows_added % (self.capacity + 1)].copy(),
+        }
+
+    def load_state(self, state: State, chunks: Iterator[tuple[str, dict[str, torch.Tensor]]]) -> None:
+        """Takes up a state and the chunks saved with it."""
+        self.clear()
+        load_stream_state(self._stream, state["stream"])
+        self.rows_added, self._oldest = int(state["rows_added"]), int(state["oldest"])
+        ring_rows = self.capacity + 1
+        self._columns["observation"][self.rows_added % ring_rows] = np.asarray(state["newest"])
+        for _, tensors in chunks:
+            first = int(tensors["first_row"])
+            # A chunk may begin before the oldest row kept.
+            skip = max(0, self._oldest - first)
+            length = tensors["reward"].shape[0]
+            rows = np.arange(first + skip, first + length) % ring_rows
+            for name, column in self._columns.items():
+                column[rows] = tensors[name][skip:].numpy()
+            for position, final in zip(tensors["final_rows"].tolist(), tensors["finals"].numpy(), strict=True):
+                offset, slot = divmod(position, self.num_envs)
+                if offset >= skip:
+                    self._finals[(first + offset) % ring_rows * self.num_envs + slot] = final.copy()
+            for row in rows:
+                self._index.append(int(row) * self.num_envs, self._columns["task_ids"][row])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The stored rows in pieces of `CHUNK_ROWS`, aligned to the run's start so that full ones never change."""
+        oldest = self._oldest
+        for first in range(oldest - oldest % CHUNK_ROWS, self.rows_added, CHUNK_ROWS):
+            stop = min(first + CHUNK_ROWS, self.rows_added)
+            # A chunk whose first rows are gone from the ring already can only be linked, not written anew.
+            yield Chunk(
+                name=f"rows-{first:012d}-{stop:012d}",
+                complete=stop == first + CHUNK_ROWS,
+                tensors=lambda first=first, stop=stop: self._chunk(max(first, oldest), stop),
+            )
+
+    def _chunk(self, first: int, stop: int) -> dict[str, torch.Tensor]:
+        rows = np.arange(first, stop) % (self.capacity + 1)
+        tensors = {name: torch.from_numpy(column[rows]) for name, column in self._columns.items()}
+        ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
+        ended = np.flatnonzero(np.asarray(tensors["terminated"] | tensors["truncated"]).reshape(-1))
+        shape = self._columns["observation"].shape[2:]
+        finals = np.zeros((len(ended), *shape), self._columns["observation"].dtype)
+        for index, position in enumerate(ended):
+            finals[index] = self._finals[int(ids[position])]
+        return tensors | {
+            "first_row": torch.tensor(first),
+            "final_rows": torch.from_numpy(ended),  # position within the chunk, row-major
+            "finals": torch.from_numpy(finals),
+        }
+
+
+def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers (M,) that add up to `total`, as near to the proportions as possible."""
+    if not shares.sum() > 0:
+        raise ValueError("no task has both a share and stored transitions")
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    short = total - counts.sum()
+    if short:
+        # A stable sort: ties go to the lower task index.
+        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+    return counts
