@@ -44,7 +44,9 @@ class Registry(Generic[T]):
         def decorator(cls: type[T]) -> type[T]:
             held = self._classes.get(name)
             if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"{self.kind} {name!r} is registered already, by {held.__module__}.{held.__qualname__}")
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered already, by {held.__module__}.{held.__qualname__}"
+                )
             self._classes[name] = cls
             return cls
 
@@ -107,14 +109,21 @@ def trusted_modules() -> tuple[str, ...]:
 
 def discover_plugins() -> None:
     """Calls every installed `mtrl.plugins` hook. Raises BadInput with the file found if one is not what it claims."""
-    for entry in sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda entry: entry.name):
+    for hook in plugin_hooks():
+        hook()
+
+
+def plugin_hooks() -> Iterator[Callable[[], None]]:
+    """The installed hooks, each imported when its turn comes. The suites of `envs` come first: they need no torch."""
+    entries = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    for entry in sorted(entries, key=lambda entry: (entry.name != "envs", entry.name)):
         try:
             hook = entry.load()
         except Exception as error:
             module = sys.modules.get(entry.module)
             found = getattr(module, "__file__", None) or "nothing"
             raise BadInput(
-                f"plug-in {entry.value!r} cannot be loaded ({error}); the package found as {entry.module!r} is {found}; "
-                "install the suite in an environment of its own"
+                f"plug-in {entry.value!r} cannot be loaded ({error}); the package found as {entry.module!r} is "
+                f"{found}; install the suite in an environment of its own"
             ) from error
-        hook()
+        yield hook

@@ -7,10 +7,12 @@ unchanged. No global generator (`random`, `numpy.random`, torch's default) is ev
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**64 - 1
 
@@ -22,7 +24,7 @@ def _entropy(seed: int, purpose: str, indices: tuple[int, ...]) -> list[int]:
     name = hashlib.sha256(purpose.encode()).digest()[:16]
     words = [seed & 0xFFFFFFFF, seed >> 32]
     words += [int.from_bytes(name[i : i + 4], "little") for i in range(0, 16, 4)]
-    return words + [len(indices), *indices]
+    return [*words, len(indices), *indices]
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
@@ -30,10 +32,10 @@ def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_entropy(seed, purpose, indices))))
 
 
-def torch_stream(
-    seed: int, purpose: str, *indices: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def torch_stream(seed: int, purpose: str, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The torch generator of (seed, purpose, indices) on `device`."""
+    import torch
+
     words = np.random.SeedSequence(_entropy(seed, purpose, indices)).generate_state(2, np.uint32)
     generator = torch.Generator(device=device)
     generator.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)

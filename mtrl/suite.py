@@ -45,6 +45,13 @@ class SuiteType(ABC):
         """Default settings of a suite for an agent, as the nested mapping a YAML file would hold."""
         return {}
 
+    @classmethod
+    def warm_up(cls) -> None:  # noqa: B027 - most suites have nothing to start
+        """Starts what takes long to start (a server of worker processes), and returns at once.
+
+        The command line calls it before it imports torch, so that the two run side by side.
+        """
+
     @abstractmethod
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
@@ -61,11 +68,12 @@ suite_types: Registry[SuiteType] = Registry("suite")
 
 def find_suite_type(name: str) -> type[SuiteType]:
     """The family that makes the suite `name`. Raises BadInput with the known names."""
-    for _, family in suite_types.items():
+    families = dict(suite_types.items()).values()
+    for family in families:
         if family.accepts(name):
             return family
     module_name, colon, class_name = name.partition(":")
-    if colon and module_name.isidentifier() and class_name.isidentifier():
+    if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suite_types.get(name)
-    known = [known for _, family in suite_types.items() for known in family.suite_names]
+    known = [known for family in families for known in family.suite_names]
     raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # suites need these types too, and worker processes start before torch is imported
+    from torch import Tensor
 
 State = dict[str, Any]
 """Nested dict of what a part must keep: leaves are tensors, NumPy arrays or JSON values."""
 
-Metrics = dict[str, Tensor]
+Metrics = dict[str, "Tensor"]
 """Named values of one update, each (M,) per task or a scalar, detached and still on the device."""
 
 

@@ -32,7 +32,7 @@ def validated(cls: type[T], values: Mapping[str, Any], path: str) -> T:
 
     `path` is the prefix of the keys in errors ("agent." or nothing). Raises BadInput.
     """
-    refuse_unknown(values, field_types(cls), path)
+    refuse_unknown(values, field_types(typing.cast(Any, cls)), path)
     checked = {name: validated_value(cls, name, value, path) for name, value in values.items()}
     try:
         return cls(**checked)
