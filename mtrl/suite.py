@@ -45,8 +45,8 @@ class SuiteType(ABC):
         """Default settings of a suite for an agent, as the nested mapping a YAML file would hold."""
         return {}
 
-    @classmethod
-    def warm_up(cls) -> None:  # noqa: B027 - most suites have nothing to start
+    @classmethod  # noqa: B027 - most suites have nothing to start
+    def warm_up(cls) -> None:
         """Starts what takes long to start (a server of worker processes), and returns at once.
 
         The command line calls it before it imports torch, so that the two run side by side.
