@@ -1,0 +1,167 @@
+"""Files that a kill or a full disk cannot leave half written, and files that may have been tampered with.
+
+Every write of a run directory goes through here, so that a fault of the disk becomes one StorageFailure line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mtrl.errors import BadInput, StorageFailure
+
+SLICE_BYTES = 2**20  # hashed and written while it is in the processor's cache
+START_FACTOR = 2.2  # the old and the new checkpoint stand side by side, and logs grow
+
+
+class Written(NamedTuple):
+    """What was put into a file."""
+
+    num_bytes: int
+    sha256: str  # hexadecimal
+
+
+def printable(value: object, limit: int = 80) -> str:
+    """`value` quoted for a message: control characters escaped, at most `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, without the file name."""
+    return error.strerror or type(error).__name__
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that this user can still write at `folder` or its nearest existing parent; None if nobody can tell."""
+    for place in (folder, *folder.absolute().parents):
+        try:
+            usage = os.statvfs(place)
+        except OSError:
+            continue
+        return usage.f_bavail * usage.f_frsize
+    return None
+
+
+def require_free_space(folder: Path, num_bytes: int) -> None:
+    """Raises StorageFailure unless START_FACTOR times the estimated `num_bytes` of a checkpoint are free."""
+    free, needed = free_bytes(folder), int(START_FACTOR * num_bytes)
+    if free is not None and free < needed:
+        raise StorageFailure(
+            f"not enough space at {printable(str(folder), 160)}: needed {needed} bytes "
+            f"({START_FACTOR} checkpoints of {num_bytes}), free {free} bytes"
+        )
+
+
+def storage_failure(error: OSError, path: Path, needed: int | None = None) -> StorageFailure:
+    """The one line for an error met while writing `path`."""
+    free = free_bytes(path.parent)
+    sizes = ([] if needed is None else [f"needed {needed} bytes"]) + ([] if free is None else [f"free {free} bytes"])
+    return StorageFailure(": ".join([f"cannot write {printable(str(path), 160)}", reason(error), ", ".join(sizes)]))
+
+
+@contextlib.contextmanager
+def storage_faults(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turns an OSError of the block into the StorageFailure for `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_failure(error, path, needed) from error
+
+
+def write_new_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+    """Writes a file that must not exist yet and waits until it is on the disk. Raises OSError."""
+    digest, num_bytes = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), SLICE_BYTES):
+                piece = view[start : start + SLICE_BYTES]
+                digest.update(piece)
+                write_all(descriptor, piece)
+                num_bytes += len(piece)
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+    os.close(descriptor)  # not suppressed: network file systems report a full disk here
+    return Written(num_bytes, digest.hexdigest())
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Writes every byte; a signal or a nearly full disk may make the system take fewer at a time."""
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in `folder` are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder say so with this
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Puts `data` at `path` in one step: a reader or a kill sees the old content or the new. Raises StorageFailure."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with storage_faults(path, len(data)):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            write_new_file(temporary, [data])
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def delete(path: Path) -> None:
+    """Removes a file, a link (never what it points to) or a whole folder. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def open_folder(path: Path) -> int:
+    """A descriptor of a real folder, for `open_regular`. Raises OSError, also if `path` is a link."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def open_regular(name: str | Path, folder: int | None = None) -> int:
+    """A descriptor for reading a regular file, never a link, pipe or device. Raises OSError or BadInput."""
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadInput(f"{printable(str(name))} is not a regular file")
+    return descriptor
+
+
+def read_small_file(name: str | Path, max_bytes: int, folder: int | None = None) -> bytes:
+    """The bytes of a regular file. Raises OSError, or BadInput if it holds more than `max_bytes`."""
+    with open(open_regular(name, folder), "rb", buffering=0) as file:
+        data = bytearray()
+        while piece := file.read(min(SLICE_BYTES, max_bytes + 1 - len(data))):
+            data += piece
+    if len(data) > max_bytes:
+        raise BadInput(f"{printable(str(name))} holds more than {max_bytes} bytes")
+    return bytes(data)
