@@ -1,0 +1,87 @@
+"""From a configuration to the objects of a run: the one place where parts are put together."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mtrl.agent import Agent, Parts, seeded_construction
+from mtrl.buffer import RolloutBuffer
+from mtrl.config import PARTS, Choice, RunConfig
+from mtrl.episodes import RandomEpisodes
+from mtrl.errors import BadInput
+from mtrl.policies import ActionHead
+from mtrl.seeding import torch_stream
+from mtrl.suite import SuiteType
+from mtrl.train_state import TrainState
+
+_PARTS = {part.name: part for part in PARTS}
+
+
+def build_world(suite: Choice, seed: int) -> SuiteType:
+    """The suite that a configuration names. Raises BadInput."""
+    return _PARTS["suite"].find(suite.name)(suite.name, suite.config, seed)
+
+
+def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Agent:
+    """A new agent on `device`; its initial weights depend on the seed and the configuration alone."""
+    suite, seed = world.suite, config.settings.seed
+
+    def cls(part: str) -> type:
+        return _PARTS[part].find(getattr(config, part).name)
+
+    def make_architecture(in_features: int, out_features: int) -> object:
+        return cls("architecture")(in_features, out_features, suite.num_tasks, config.architecture.config)
+
+    def make_policy(in_features: int, head: ActionHead) -> object:
+        return cls("policy")(make_architecture, in_features, head, config.policy.config)
+
+    def make_aggregator(group: str) -> object:
+        generator = torch_stream(seed, f"aggregator {group}")
+        return cls("aggregator")(suite.num_tasks, config.aggregator.config, generator)
+
+    parts = Parts(
+        suite=suite,
+        encoder=lambda: cls("encoder")(suite.observation_space, config.encoder.config),
+        architecture=make_architecture,
+        policy=make_policy,
+        normalizer=lambda: cls("normalizer")(suite.num_tasks, config.normalizer.config),
+        aggregator=make_aggregator,
+        seed=seed,
+        device=device,
+    )
+    with seeded_construction(seed, "initial weights"):
+        return cls("agent")(parts, config.agent.config)
+
+
+def build_train_state(config: RunConfig, world: SuiteType, device: torch.device) -> TrainState:
+    """Agent, environments, buffer and scheduler of a run; the environments' workers are started."""
+    settings = config.settings
+    num_envs = settings.num_envs or world.suite.num_tasks
+    agent = build_agent(config, world, device)
+    scheduler = _PARTS["scheduler"].find(config.scheduler.name)(world.suite, config.scheduler.config, settings.seed)
+    # No more rows than the run can fill.
+    capacity = max(1, min(agent.buffer_steps, settings.total_env_steps // num_envs + 1))
+    buffer = RolloutBuffer(world.suite, num_envs, capacity, settings.seed, agent.extras, device)
+    envs = world.make_envs(
+        num_envs,
+        RandomEpisodes(world.suite, num_envs, settings.seed),
+        mode="train",
+        num_workers=num_workers(config),
+        worker_timeout=settings.worker_timeout,
+    )
+    return TrainState(agent, envs, buffer, scheduler)
+
+
+def num_workers(config: RunConfig) -> int:
+    """Environment processes of a run; one per core by default."""
+    chosen = config.settings.num_workers
+    return len(os.sched_getaffinity(0)) if chosen is None else chosen
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: the GPU if there is one. Raises BadInput for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' is not available here; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,171 @@
+"""Evaluation by a suite's protocol, in environments of its own.
+
+Every task plays a fixed list of variations (for 50 episodes of Meta-World each of its 50 goals once) with the
+deterministic action. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
+depend on how many slots play: the last bits of a matrix product depend on its number of rows.
+
+Shapes: M tasks, E episodes per task, C slots per task, N = C M slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from mtrl.agent import Agent
+from mtrl.episodes import IDLE, ListedEpisodes
+from mtrl.seeding import stream
+from mtrl.suite import SuiteType
+from mtrl.types import TaskSpec
+from mtrl.vector_env import MultiTaskVectorEnv
+
+MIN_SLOTS = 10
+"""Slots an evaluation has at least, so that small suites keep several processes busy."""
+
+
+class EvaluationStopped(Exception):
+    """The caller asked to stop before the evaluation was complete."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Successes and returns of every episode, with the protocol they belong to."""
+
+    suite: str
+    protocol: str
+    settings: Mapping[str, Any]
+    task_names: tuple[str, ...]
+    successes: np.ndarray  # (M, E) bool
+    returns: np.ndarray  # (M, E) float64, raw rewards up to the end of the episode
+
+    @property
+    def episodes_per_task(self) -> int:
+        return self.successes.shape[1]
+
+    @property
+    def success_rates(self) -> np.ndarray:
+        """(M,) share of episodes with a success."""
+        return self.successes.mean(1)
+
+    @property
+    def mean_returns(self) -> np.ndarray:
+        """(M,)."""
+        return self.returns.mean(1)
+
+    @property
+    def mean_success_rate(self) -> float:
+        """Mean over tasks."""
+        return float(self.success_rates.mean())
+
+
+class Evaluator:
+    """Evaluates agents on one suite; its environments start at the first use and stay until `close`."""
+
+    def __init__(self, world: SuiteType, seed: int, num_workers: int, worker_timeout: float = 60.0):
+        self.world = world
+        self.seed = seed
+        self.num_workers = num_workers
+        self.worker_timeout = worker_timeout
+        self._envs: MultiTaskVectorEnv | None = None
+        self._slots_per_task = max(1, MIN_SLOTS // world.suite.num_tasks)
+
+    def evaluate(
+        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> EvaluationResult:
+        """Plays E episodes of every task. Touches nothing of the agent but its training flag, which it puts back.
+
+        Raises WorkerFailure, and EvaluationStopped once `should_stop()` is true.
+        """
+        training = agent.training
+        agent.eval()
+        try:
+            successes, returns = self._play(agent, episodes_per_task, should_stop)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            agent.train(training)
+        suite = self.world.suite
+        return EvaluationResult(
+            suite=suite.name,
+            protocol=suite.protocol,
+            settings=suite.settings,
+            task_names=suite.task_names,
+            successes=successes,
+            returns=returns,
+        )
+
+    def _play(
+        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Successes (M, E) and returns (M, E)."""
+        num_tasks, slots_per_task = self.world.suite.num_tasks, self._slots_per_task
+        # Slot c M + i plays every C-th episode of task i, beginning with its c-th.
+        plan = [
+            [(task.index, variation) for variation in self._variations(task, episodes_per_task)[first::slots_per_task]]
+            for first in range(slots_per_task)
+            for task in self.world.suite.tasks
+        ]
+        envs = self._start(ListedEpisodes(plan))
+        observation = envs.reset()
+        ended = np.zeros(envs.num_envs, np.int64)
+        successes = np.zeros((num_tasks, episodes_per_task), bool)
+        returns = np.zeros((num_tasks, episodes_per_task))
+        one_of_each = np.arange(num_tasks)
+        while (envs.task_ids != IDLE).any():
+            if should_stop():
+                raise EvaluationStopped
+            chunks = np.split(observation, slots_per_task)
+            actions = [agent.act(chunk, one_of_each, explore=False).action for chunk in chunks]
+            step = envs.step(np.concatenate(actions))
+            for episode in step.episodes:
+                position = ended[episode.slot] * slots_per_task + episode.slot // num_tasks
+                successes[episode.task, position] = episode.success
+                returns[episode.task, position] = episode.return_
+                ended[episode.slot] += 1
+            observation = step.observation
+        return successes, returns
+
+    def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
+        """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""
+        if task.num_variations is None:
+            return stream(self.seed, "evaluation", task.index).integers(2**48, size=episodes_per_task).tolist()
+        if episodes_per_task >= task.num_variations:
+            return [episode % task.num_variations for episode in range(episodes_per_task)]
+        return [episode * task.num_variations // episodes_per_task for episode in range(episodes_per_task)]
+
+    def _start(self, episodes: ListedEpisodes) -> MultiTaskVectorEnv:
+        if self._envs is None:
+            self._envs = self.world.make_envs(
+                self._slots_per_task * self.world.suite.num_tasks,
+                episodes,
+                mode="evaluate",
+                num_workers=self.num_workers,
+                worker_timeout=self.worker_timeout,
+            )
+        self._envs.episodes = episodes
+        return self._envs
+
+    def close(self) -> None:
+        """Ends the environments; the next evaluation starts new ones."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def evaluate(agent: Agent, world: SuiteType, episodes_per_task: int, *, seed: int, num_workers: int) -> EvaluationResult:
+    """One evaluation of `agent` on a suite, see `Evaluator`."""
+    with Evaluator(world, seed, num_workers) as evaluator:
+        return evaluator.evaluate(agent, episodes_per_task)

@@ -1,0 +1,96 @@
+"""Everything that changes while a run trains, in one object: what a checkpoint holds is what this owns.
+
+Shapes: N slots, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtrl.agent import Agent
+from mtrl.buffer import RolloutBuffer
+from mtrl.scheduling import TaskScheduler
+from mtrl.types import FinishedEpisode, State
+from mtrl.vector_env import MultiTaskVectorEnv
+
+
+class RecentEpisodes:
+    """The last training episodes of every task, for the log and the live table."""
+
+    def __init__(self, num_tasks: int, window: int = 10):
+        self._episodes: list[deque[tuple[float, bool]]] = [deque(maxlen=window) for _ in range(num_tasks)]
+
+    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+        for episode in episodes:
+            self._episodes[episode.task].append((episode.return_, episode.success))
+
+    def mean_returns(self) -> list[float | None]:
+        """Per task (M,); None before its first episode."""
+        return [float(np.mean([r for r, _ in own])) if own else None for own in self._episodes]
+
+    def success_rates(self) -> list[float | None]:
+        """Per task (M,); None before its first episode."""
+        return [float(np.mean([s for _, s in own])) if own else None for own in self._episodes]
+
+    def state(self) -> State:
+        return {"episodes": [[list(pair) for pair in own] for own in self._episodes]}
+
+    def load_state(self, state: State) -> None:
+        for own, stored in zip(self._episodes, state["episodes"], strict=True):
+            own.clear()
+            own.extend((float(return_), bool(success)) for return_, success in stored)
+
+
+class TrainState:
+    """The parts of a running training, and its counts.
+
+    `observation` is the one to act on next; `gradient_steps` counts calls that learnt something.
+    """
+
+    def __init__(self, agent: Agent, envs: MultiTaskVectorEnv, buffer: RolloutBuffer, scheduler: TaskScheduler):
+        self.agent = agent
+        self.envs = envs
+        self.buffer = buffer
+        self.scheduler = scheduler
+        self.recent = RecentEpisodes(envs.suite.num_tasks)
+        self.observation: np.ndarray | None = None  # (N, *observation); None before the first reset
+        self.env_steps = 0  # of single environments
+        self.vector_steps = 0
+        self.update_rounds = 0  # calls of `Agent.update` that learnt
+
+    def state(self) -> State:
+        """All of it but the buffer's rows; only while nothing is in flight."""
+        return {
+            "agent": self.agent.state(),
+            "envs": self.envs.state(),
+            "buffer": self.buffer.state(),
+            "scheduler": self.scheduler.state(),
+            "recent": self.recent.state(),
+            "observation": self.observation,
+            "env_steps": self.env_steps,
+            "vector_steps": self.vector_steps,
+            "update_rounds": self.update_rounds,
+            "torch_threads": torch.get_num_threads(),
+        }
+
+    def load_state(self, state: State, chunks: Iterator[tuple[str, dict[str, Tensor]]]) -> bool:
+        """Takes up a saved state; returns whether the running episodes were restored bit for bit."""
+        # A matrix product's last bits depend on the number of threads.
+        torch.set_num_threads(int(state["torch_threads"]))
+        self.agent.load_state(state["agent"])
+        self.buffer.load_state(state["buffer"], chunks)
+        self.scheduler.load_state(state["scheduler"])
+        self.recent.load_state(state["recent"])
+        self.env_steps = int(state["env_steps"])
+        self.vector_steps = int(state["vector_steps"])
+        self.update_rounds = int(state["update_rounds"])
+        if state["observation"] is None:
+            return True
+        stored = np.asarray(state["observation"])
+        self.observation = self.envs.load_state(state["envs"])
+        return self.observation.tobytes() == stored.tobytes()
