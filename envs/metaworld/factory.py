@@ -1,0 +1,29 @@
+"""What a worker makes its Meta-World slots from; light, because the main process holds and sends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
+
+
+@dataclass(kw_only=True)
+class MetaWorldFactory:
+    """Makes slots that share one stock of environments (per process that calls it)."""
+
+    task_names: tuple[str, ...]
+    goals: tuple[np.ndarray, ...]  # (50, G) of each task
+    reward_function: Literal["v1", "v2"]
+    end_at_success: bool
+    _stock: EnvironmentStock | None = field(default=None, init=False)
+
+    def __call__(self) -> MetaWorldSlot:
+        from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
+
+        if self._stock is None:
+            self._stock = EnvironmentStock(self.task_names, self.reward_function)
+        return MetaWorldSlot(self._stock, self.task_names, self.goals, self.end_at_success)

@@ -1,0 +1,79 @@
+"""One slot that plays official Meta-World environments; imported where they are stepped, in a worker.
+
+An episode of a task is a function of its goal vector and the actions: with the goal frozen the official reset uses no
+randomness and forgets what was played before, so environments are reused in any order.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from typing import Literal
+
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+from metaworld.types import Task
+
+from envs.slots import NOBODY, SlotStep
+
+
+class EnvironmentStock:
+    """The environments of one process. Each is a simulator of its own (16-60 MB) and plays in one slot at a time."""
+
+    def __init__(self, task_names: tuple[str, ...], reward_function: Literal["v1", "v2"]):
+        self._task_names = task_names
+        self._reward_function = reward_function
+        self._idle: defaultdict[int, list[SawyerXYZEnv]] = defaultdict(list)
+
+    def take(self, task: int) -> SawyerXYZEnv:
+        """An environment of the task that no slot plays in; made if there is none."""
+        if self._idle[task]:
+            return self._idle[task].pop()
+        return ALL_V3_ENVIRONMENTS[self._task_names[task]](reward_function_version=self._reward_function)
+
+    def give_back(self, task: int, env: SawyerXYZEnv) -> None:
+        """Another slot may take it now."""
+        self._idle[task].append(env)
+
+
+class MetaWorldSlot:
+    """Plays one episode at a time, of any task (`envs.slots.SlotEnv`)."""
+
+    def __init__(
+        self, stock: EnvironmentStock, task_names: tuple[str, ...], goals: tuple[np.ndarray, ...], end_at_success: bool
+    ):
+        """`goals`: of each task the vectors (50, G) that fix where objects and goal are."""
+        self._stock = stock
+        self._task_names = task_names
+        self._goals = goals
+        self._end_at_success = end_at_success
+        self._task = NOBODY
+        self._env: SawyerXYZEnv | None = None
+
+    def begin(self, task: int, variation: int) -> np.ndarray:
+        """Resets to goal `variation` of `task`; returns the official first observation (39,) float64."""
+        if task != self._task:
+            if self._env is not None:
+                self._stock.give_back(self._task, self._env)
+            self._env = self._stock.take(task)
+            self._task = task
+        self._env.set_task(self._official_task(task, variation))
+        observation, _ = self._env.reset()
+        return observation
+
+    def step(self, action: np.ndarray) -> SlotStep:
+        """One step with an action (4,) float32. Success ends the episode in an evaluation only."""
+        observation, reward, _, truncated, info = self._env.step(action)
+        success = info["success"] == 1.0
+        return SlotStep(observation, reward, self._end_at_success and success, truncated, success)
+
+    def _official_task(self, task: int, variation: int) -> Task:
+        name = self._task_names[task]
+        data = {
+            "rand_vec": self._goals[task][variation],
+            "env_cls": ALL_V3_ENVIRONMENTS[name],
+            "partially_observable": False,
+        }
+        # The official `set_task` wants its argument pickled; it is made and read in this process.
+        return Task(env_name=name, data=pickle.dumps(data))

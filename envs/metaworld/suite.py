@@ -1,0 +1,98 @@
+"""The Meta-World suites: which tasks and goals they have, and their environments.
+
+Importing this module, and making a suite whose goals are cached, imports no simulator.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from envs.metaworld import goals as goal_store
+from envs.metaworld.factory import MetaWorldFactory
+from envs.metaworld.names import parse
+from envs.worker_pool import WorkerPool
+from mtrl.episodes import EpisodeSource
+from mtrl.suite import Mode, SuiteType, suite_types
+from mtrl.types import TaskSpec, TaskSuite
+from mtrl.vector_env import MultiTaskVectorEnv
+
+HORIZON = 500
+
+
+@suite_types.register("metaworld")
+class MetaWorld(SuiteType):
+    """Official environments, the goal visible in the observation (39,), 500 env steps, 50 goals per task.
+
+    Variation v of a task is goal v of the official benchmark object of the same seed. Those take seeds below 2**32; the
+    goals of a larger seed are those of its remainder, which the protocol's settings record as `goals_seed`.
+    """
+
+    suite_names: ClassVar[Mapping[str, str]] = {
+        "mt3": "reach, drawer-close and window-close with the goals of MT10; the quick one",
+        "mt10": "the 10 tasks and goals of Meta-World MT10",
+        "mt25": "the 25 tasks and goals of Meta-World MT25",
+        "mt50": "the 50 tasks and goals of Meta-World MT50",
+        "mt1-TASK": "one task with the goals of Meta-World MT1, e.g. mt1-reach",
+        "metaworld:TASK,TASK": "any tasks, each with the goals of Meta-World MT1, e.g. metaworld:reach,push",
+    }
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        reward_function: Literal["v1", "v2"] = "v2"  # Meta-World's dense reward, first or second version
+
+    def __init__(self, name: str, config: Config, seed: int):
+        """Raises BadInput for an unknown name or task. Computes the goals if they are not cached."""
+        self.config = config
+        named = parse(name)
+        goals_seed = seed % goal_store.GOAL_SEEDS
+        of_benchmark = {
+            benchmark: goal_store.benchmark_goals(benchmark, goals_seed) for benchmark in sorted(set(named.benchmarks))
+        }
+        goals = {
+            task: of_benchmark[benchmark][task] for task, benchmark in zip(named.tasks, named.benchmarks, strict=True)
+        }
+        self._goals = tuple(goals.values())
+        self.suite = TaskSuite(
+            name=named.name,
+            tasks=tuple(
+                TaskSpec(name=task, index=index, max_episode_steps=HORIZON, num_variations=goal_store.NUM_GOALS)
+                for index, task in enumerate(named.tasks)
+            ),
+            observation_space=gym.spaces.Box(-np.inf, np.inf, (39,), np.float32),
+            action_space=gym.spaces.Box(-1, 1, (4,), np.float32),
+            protocol="metaworld-plus",
+            settings={
+                "metaworld": importlib.metadata.version("metaworld"),
+                "mujoco": importlib.metadata.version("mujoco"),
+                "reward_function": config.reward_function,
+                "horizon": HORIZON,
+                "num_goals": goal_store.NUM_GOALS,
+                "goals_seed": goals_seed,
+                "goals_sha256": goal_store.digest(goals),
+                "tasks": list(named.tasks),
+                "success": "at any step; an evaluation episode ends there",
+            },
+        )
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        return name in cls.suite_names or name.startswith(("mt1-", "metaworld:"))
+
+    def make_envs(
+        self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
+    ) -> MultiTaskVectorEnv:
+        factory = MetaWorldFactory(
+            task_names=self.suite.task_names,
+            goals=self._goals,
+            reward_function=self.config.reward_function,
+            end_at_success=mode == "evaluate",
+        )
+        return WorkerPool(
+            self.suite, num_envs, episodes, factory, num_workers=num_workers, worker_timeout=worker_timeout
+        )

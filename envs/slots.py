@@ -1,0 +1,165 @@
+"""Environment slots, stepped one after the other in one process.
+
+The same code runs in a worker and in the main process, so the number of workers cannot change a trajectory. Shapes: N
+slots, K workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+NOBODY = -1
+"""In place of a slot or task: none. As a next task it lets a slot rest once its episode has ended."""
+
+
+class SlotStep(NamedTuple):
+    """What one step of one slot gave."""
+
+    observation: np.ndarray  # (*observation)
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool  # at this step
+
+
+class SlotEnv(Protocol):
+    """What a world implements to be played by a worker pool: one episode at a time, of any task."""
+
+    def begin(self, task: int, variation: int) -> np.ndarray:
+        """Starts an episode; it must depend on nothing but (task, variation) and the actions to come."""
+
+    def step(self, action: Any) -> SlotStep:
+        """Steps with an action (A,) float32, or an int64 scalar."""
+
+
+SlotEnvFactory = Callable[[], SlotEnv]
+"""Called once per slot, in the process that steps it. Must pickle, and be cheap to: simulators are imported in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotLayout:
+    """Sizes of the arrays that the main process and its workers share."""
+
+    num_slots: int
+    num_workers: int
+    observation_shape: tuple[int, ...]
+    observation_dtype: str
+    action_shape: tuple[int, ...]
+    action_dtype: str
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of every array, by name."""
+        slots, workers = self.num_slots, self.num_workers
+        observations = ((slots, *self.observation_shape), self.observation_dtype)
+        return {
+            "action": ((slots, *self.action_shape), self.action_dtype),
+            "playing": ((slots,), "bool"),
+            "next_task": ((slots,), "int64"),
+            "next_variation": ((slots,), "int64"),
+            "observation": observations,
+            "final_observation": observations,
+            "reward": ((slots,), "float32"),
+            "terminated": ((slots,), "bool"),
+            "truncated": ((slots,), "bool"),
+            "success": ((slots,), "bool"),
+            "busy_slot": ((workers,), "int64"),
+            "busy_task": ((workers,), "int64"),
+            "progress": ((workers,), "int64"),
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(_padded(shape, dtype) for shape, dtype in self.fields().values())
+
+
+def _padded(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of an array rounded up to a cache line, so that arrays start aligned."""
+    return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
+
+
+class SlotArrays:
+    """The shared arrays, laid out in one buffer."""
+
+    action: np.ndarray  # (N, A) or (N,), set before a step
+    playing: np.ndarray  # (N,) bool, the slots that a step is for
+    next_task: np.ndarray  # (N,) int64, what a slot starts next; NOBODY: nothing
+    next_variation: np.ndarray  # (N,) int64
+    observation: np.ndarray  # (N, *observation), to act on next
+    final_observation: np.ndarray  # (N, *observation), before auto-reset
+    reward: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool
+    truncated: np.ndarray  # (N,) bool
+    success: np.ndarray  # (N,) bool
+    busy_slot: np.ndarray  # (K,) int64, the slot a worker is at; NOBODY between steps
+    busy_task: np.ndarray  # (K,) int64
+    progress: np.ndarray  # (K,) int64, counts what a worker has begun; a worker at which it stands still hangs
+
+    def __init__(self, layout: SlotLayout, buffer: Any):
+        offset = 0
+        for name, (shape, dtype) in layout.fields().items():
+            flat = np.frombuffer(buffer, dtype, count=int(np.prod(shape)), offset=offset)
+            setattr(self, name, flat.reshape(shape))
+            offset += _padded(shape, dtype)
+        self.busy_slot[:] = NOBODY
+
+
+class SlotRunner:
+    """Plays some of the slots: reads actions and next episodes from the arrays, writes results to them."""
+
+    def __init__(self, arrays: SlotArrays, slots: Sequence[int], worker: int, make_env: SlotEnvFactory):
+        self._arrays = arrays
+        self._worker = worker
+        self._envs = {slot: make_env() for slot in slots}
+        self._tasks = dict.fromkeys(slots, NOBODY)
+        self._observation_shape = arrays.observation.shape[1:]
+
+    def begin(self) -> None:
+        """Starts the next episode of every slot that has one."""
+        for slot in self._envs:
+            self._begin(slot)
+        self._arrays.busy_slot[self._worker] = NOBODY
+
+    def step(self) -> None:
+        """One step of every slot that plays; one whose episode ends starts its next in the same step."""
+        arrays = self._arrays
+        for slot, env in self._envs.items():
+            if not arrays.playing[slot]:
+                continue
+            self._note(slot, self._tasks[slot])
+            observation, reward, terminated, truncated, success = env.step(arrays.action[slot])
+            self._check_shape(observation)
+            arrays.observation[slot] = observation
+            arrays.final_observation[slot] = observation
+            arrays.reward[slot] = reward
+            arrays.terminated[slot] = terminated
+            arrays.truncated[slot] = truncated
+            arrays.success[slot] = success
+            if terminated or truncated:
+                self._begin(slot)
+        arrays.busy_slot[self._worker] = NOBODY
+
+    def _begin(self, slot: int) -> None:
+        arrays = self._arrays
+        task = int(arrays.next_task[slot])
+        self._tasks[slot] = task
+        if task == NOBODY:
+            return
+        self._note(slot, task)
+        observation = self._envs[slot].begin(task, int(arrays.next_variation[slot]))
+        self._check_shape(observation)
+        arrays.observation[slot] = observation
+
+    def _note(self, slot: int, task: int) -> None:
+        """Leaves word of what is being done, for the message if it is never finished."""
+        self._arrays.busy_task[self._worker] = task
+        self._arrays.busy_slot[self._worker] = slot
+        self._arrays.progress[self._worker] += 1
+
+    def _check_shape(self, observation: np.ndarray) -> None:
+        # An assignment would broadcast a wrong shape silently.
+        if observation.shape != self._observation_shape:
+            raise ValueError(f"observation has shape {observation.shape}, expected {self._observation_shape}")
