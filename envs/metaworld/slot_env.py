@@ -53,20 +53,24 @@ class MetaWorldSlot:
 
     def begin(self, task: int, variation: int) -> np.ndarray:
         """Resets to goal `variation` of `task`; returns the official first observation (39,) float64."""
-        if task != self._task:
-            if self._env is not None:
-                self._stock.give_back(self._task, self._env)
-            self._env = self._stock.take(task)
-            self._task = task
-        self._env.set_task(self._official_task(task, variation))
-        observation, _ = self._env.reset()
+        env = self._env_of(task)
+        env.set_task(self._official_task(task, variation))
+        observation, _ = env.reset()
         return observation
 
     def step(self, action: np.ndarray) -> SlotStep:
         """One step with an action (4,) float32. Success ends the episode in an evaluation only."""
+        assert self._env is not None, "step before begin"
         observation, reward, _, truncated, info = self._env.step(action)
         success = info["success"] == 1.0
         return SlotStep(observation, reward, self._end_at_success and success, truncated, success)
+
+    def _env_of(self, task: int) -> SawyerXYZEnv:
+        if self._env is None or task != self._task:
+            if self._env is not None:
+                self._stock.give_back(self._task, self._env)
+            self._task, self._env = task, self._stock.take(task)
+        return self._env
 
     def _official_task(self, task: int, variation: int) -> Task:
         name = self._task_names[task]
