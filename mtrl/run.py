@@ -1,0 +1,181 @@
+"""The verbs `train`, `resume` and `evaluate`: builds the parts, drives the loop, and ends in good order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtrl.agent import Agent
+from mtrl.build import build_train_state, build_world, choose_device, num_workers
+from mtrl.checkpoint import Checkpoint, CheckpointStore
+from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml
+from mtrl.console import LiveTable, say, success_table
+from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.evaluator import EvaluationStopped, Evaluator
+from mtrl.interruption import Interruption
+from mtrl.loading import TaskNames, load_trained
+from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver
+from mtrl.run_directory import RunDirectory
+from mtrl.run_metadata import program_facts
+from mtrl.state_tree import state_bytes
+from mtrl.storage import require_free_space
+from mtrl.suite import SuiteType
+from mtrl.tensorboard_sink import TensorBoardSink
+from mtrl.train_state import TrainState
+from mtrl.trainer import train as training_loop
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
+    """A new run; returns the exit code. Raises MtrlError."""
+    device = choose_device(config.settings.device)
+    if config.settings.torch_threads:
+        torch.set_num_threads(config.settings.torch_threads)
+    world = build_world(config.suite, config.settings.seed)
+    with RunDirectory.create(run_dir, overwrite=overwrite) as run:
+        run.write_config(dump_yaml(config))
+        return _run(config, world, device, run, resumed=None)
+
+
+def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = ()) -> int:
+    """Goes on with a run from its last checkpoint; returns the exit code. Raises MtrlError."""
+    with RunDirectory.resume(run_dir) as run:
+        config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
+        device = choose_device(config.settings.device)
+        store = CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints)
+        checkpoint = store.load("latest")
+        world = build_world(config.suite, config.settings.seed)
+        expected = {"suite": world.suite.name, "protocol": world.suite.protocol, "tasks": list(world.suite.task_names)}
+        for name, value in expected.items():
+            if checkpoint.info.get(name) != value:
+                raise BadInput(f"checkpoint {checkpoint.path}: {name} is {checkpoint.info.get(name)!r}, not {value!r}")
+        run.truncate_after(checkpoint.step)
+        run.write_config(dump_yaml(config))
+        return _run(config, world, device, run, resumed=checkpoint)
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    checkpoint: str = "latest",
+    episodes_per_task: int = 50,
+    suite: str | None = None,
+    num_workers: int | None = None,
+    seed: int | None = None,
+    video: bool = False,
+    plugins: Sequence[str] | None = None,
+) -> int:
+    """Plays the protocol with a checkpoint of a run and prints the success table; returns 0. Raises MtrlError."""
+    trained = load_trained(run_dir, checkpoint, plugins)
+    config = trained.config
+    if num_workers is not None:
+        config = changed(config, {"num_workers": num_workers})
+    if suite is not None:
+        config = dataclasses.replace(config, suite=dataclasses.replace(config.suite, name=suite))
+    world = build_world(config.suite, config.settings.seed if seed is None else seed)
+    agent: Agent = TaskNames(trained.agent, world.suite)
+    with Interruption() as interruption, _evaluator(config, world) as evaluator:
+        try:
+            result = evaluator.evaluate(agent, episodes_per_task, lambda: bool(interruption))
+        except EvaluationStopped:
+            return interruption.exit_code
+    success_table(result, f"{run_dir}, {trained.checkpoint}")
+    if video:
+        world.record(agent, Path(run_dir) / "videos")
+    return 0
+
+
+def _run(
+    config: RunConfig, world: SuiteType, device: torch.device, run: RunDirectory, resumed: Checkpoint | None
+) -> int:
+    settings = config.settings
+    suite = {"suite": world.suite.name, "protocol": world.suite.protocol, "settings": dict(world.suite.settings)}
+    run.write_meta({**program_facts(), **suite, "device": str(device), "status": "running", "exit_code": None})
+    with _status(run), ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(settings.max_hours))
+        state = build_train_state(config, world, device)
+        stack.callback(state.envs.close)
+        store = CheckpointStore(run.checkpoints, keep=settings.keep_checkpoints)
+        if resumed is not None:
+            _restore(state, resumed, store)
+        require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
+        evaluator = stack.enter_context(_evaluator(config, world))
+        curves = TensorBoardSink(run.tensorboard, None if resumed is None else resumed.step)
+        stack.callback(curves.close)
+        table = stack.enter_context(LiveTable(world.suite.task_names, settings.total_env_steps))
+        log = MetricsObserver(run, state, settings.log_interval, table, curves)
+        evaluation = EvaluationObserver(
+            run,
+            state,
+            store,
+            evaluator,
+            interruption,
+            table,
+            curves,
+            settings.eval_interval,
+            settings.eval_episodes_per_task,
+        )
+        checkpoints = CheckpointObserver(run, state, store, settings.checkpoint_interval)
+        try:
+            # An evaluation that a signal cut short is made up for before the run goes on.
+            evaluation.evaluate_if_due(state.env_steps)
+            for progress in training_loop(state, settings.total_env_steps) if not interruption else ():
+                log(progress)
+                evaluation(progress)
+                checkpoints(progress)
+                if interruption:
+                    break
+        except WorkerFailure:
+            # The broken step was never stored: what stands is the state before it.
+            if state.env_steps:
+                checkpoints.save()
+            raise
+        checkpoints.save()
+        if state.env_steps >= settings.total_env_steps and settings.final_eval_episodes_per_task:
+            try:
+                result = evaluation.evaluate_finally(state.env_steps, settings.final_eval_episodes_per_task)
+            except EvaluationStopped:
+                result = None
+            table.stop()
+            if result is not None:
+                success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
+        if interruption:
+            table.stop()
+            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on with: mtrl train --resume {run.path}")
+        run.set_status("done", interruption.exit_code)
+        return interruption.exit_code
+
+
+def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) -> None:
+    """Raises BadInput for a checkpoint of another configuration."""
+    try:
+        exact = state.load_state(checkpoint.state, checkpoint.chunks())
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
+    if not exact:
+        say(f"the running episodes could not be restored bit for bit: this resume of step {checkpoint.step} is not exact")
+
+
+def _evaluator(config: RunConfig, world: SuiteType) -> Evaluator:
+    return Evaluator(world, config.settings.seed, num_workers(config), config.settings.worker_timeout)
+
+
+@contextmanager
+def _status(run: RunDirectory) -> Iterator[None]:
+    """Notes in meta.json how a run failed."""
+    try:
+        yield
+    except MtrlError as error:
+        run.set_status("failed", error.exit_code)
+        raise
+    except Exception:
+        run.set_status("failed", 70)
+        raise
