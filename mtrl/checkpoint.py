@@ -29,7 +29,7 @@ from mtrl.checkpoint_folder import (
 )
 from mtrl.errors import BadInput
 from mtrl.manifest import Kind, UnknownFormat, dependency_versions, folder_name
-from mtrl.storage import delete, printable, reason, storage_faults
+from mtrl.storage import TEMPORARY, delete, printable, reason, storage_faults, temporary_name
 from mtrl.types import State
 
 __all__ = ["Checkpoint", "CheckpointStore", "Chunk"]
@@ -37,7 +37,6 @@ __all__ = ["Checkpoint", "CheckpointStore", "Chunk"]
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(step|best)_([0-9]{12})")
-_TEMPORARY = ".tmp-"
 
 
 class CheckpointStore:
@@ -81,7 +80,7 @@ class CheckpointStore:
         self.sweep()
         target = self.folder / folder_name(kind, step)
         if not self._stands(target):
-            temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{target.name}"
+            temporary = self.folder / temporary_name(target.name)
             manifest = write_checkpoint(content, target, temporary, self._standing)
             if kind == "step":
                 self._standing = standing_chunks(target, manifest)
@@ -115,7 +114,7 @@ class CheckpointStore:
         with storage_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in os.listdir(self.folder):
-                if name.startswith(_TEMPORARY):
+                if name.startswith(TEMPORARY):
                     delete(self.folder / name)
 
     def discard_after(self, step: int) -> None:
@@ -194,7 +193,7 @@ class CheckpointStore:
 
     def _remove(self, path: Path) -> None:
         """Renamed first, so that a kill half-way leaves no half checkpoint under a checkpoint's name."""
-        doomed = self.folder / f"{_TEMPORARY}{os.getpid()}-old-{path.name}"
+        doomed = self.folder / temporary_name(f"old-{path.name}")
         os.replace(path, doomed)
         delete(doomed)
 

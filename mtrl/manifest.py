@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal, get_args
 
+import mtrl
 from mtrl.errors import BadInput
 from mtrl.storage import Written, printable
 from mtrl.strict_json import InvalidJson, dump, parse
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
-DEPENDENCIES = ("torch", "numpy", "gymnasium", "mtrl-suite")
+DEPENDENCIES = ("torch", "numpy", "gymnasium")
 
 Kind = Literal["step", "best"]
 
@@ -89,16 +90,21 @@ def check_chunk_name(name: str) -> None:
         raise ValueError(f"{printable(name)} cannot name a chunk")
 
 
-@cache
-def dependency_versions() -> Mapping[str, str]:
-    """Versions of what every checkpoint depends on."""
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions by distribution name."""
     versions = {}
-    for name in DEPENDENCIES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+@cache
+def dependency_versions() -> Mapping[str, str]:
+    """Versions of what every checkpoint depends on."""
+    return {"mtrl-suite": mtrl.__version__, **package_versions(DEPENDENCIES)}
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:

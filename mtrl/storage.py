@@ -18,6 +18,7 @@ from typing import NamedTuple
 from mtrl.errors import BadInput, StorageFailure
 
 SLICE_BYTES = 2**20  # hashed and written while it is in the processor's cache
+TEMPORARY = ".tmp-"  # how names begin that only a killed process leaves behind
 START_FACTOR = 2.2  # the old and the new checkpoint stand side by side, and logs grow
 
 
@@ -26,6 +27,11 @@ class Written(NamedTuple):
 
     num_bytes: int
     sha256: str  # hexadecimal
+
+
+def temporary_name(name: str) -> str:
+    """Under which this process writes what shall become `name`."""
+    return f"{TEMPORARY}{os.getpid()}-{name}"
 
 
 def printable(value: object, limit: int = 80) -> str:
@@ -118,7 +124,7 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` in one step: a reader or a kill sees the old content or the new. Raises StorageFailure."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     with storage_faults(path, len(data)):
         try:
             with contextlib.suppress(FileNotFoundError):

@@ -18,12 +18,13 @@ class InvalidJson(ValueError):
     """The text is not JSON that this module accepts."""
 
 
-def dump(value: Any) -> bytes:
-    """`value` as UTF-8 JSON with sorted keys: equal values give equal bytes.
+def dump(value: Any, indent: int | None = None) -> bytes:
+    """`value` as ASCII JSON with sorted keys: equal values give equal bytes.
 
     Raises ValueError on NaN or infinity and on more than MAX_BYTES, TypeError on what JSON does not have.
     """
-    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode()
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, sort_keys=True, allow_nan=False, indent=indent, separators=separators).encode()
     if len(text) > MAX_BYTES:
         raise ValueError(f"JSON of {len(text)} bytes; at most {MAX_BYTES} can be read back")
     return text
