@@ -141,6 +141,12 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     return RunConfig(**choices, settings=validated(RunSettings, settings, ""), plugins=tuple(sorted(needed)))
 
 
+def chosen_suite(*documents: Mapping[str, Any]) -> str:
+    """The name of the suite that the documents choose, found before any class is known. Raises BadInput."""
+    checked = [_checked(document).get("suite", {}) for document in documents]
+    return next((part["name"] for part in reversed(checked) if "name" in part), PARTS[0].default)
+
+
 def parse_yaml(text: str, source: str = "config.yaml", plugins: Sequence[str] | None = None) -> RunConfig:
     """The configuration in a YAML text, complete or in part. Raises BadInput; imports nothing the text names."""
     return resolve_config(load_mapping(text, source), plugins=plugins)

@@ -78,6 +78,9 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return list(self._classes)
 
+    def classes(self) -> list[type[T]]:
+        return list(self._classes.values())
+
     def items(self) -> Iterator[tuple[str, type[T]]]:
         return iter(self._classes.items())
 

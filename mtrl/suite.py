@@ -68,7 +68,7 @@ suite_types: Registry[SuiteType] = Registry("suite")
 
 def find_suite_type(name: str) -> type[SuiteType]:
     """The family that makes the suite `name`. Raises BadInput with the known names."""
-    families = dict(suite_types.items()).values()
+    families = suite_types.classes()
     for family in families:
         if family.accepts(name):
             return family
