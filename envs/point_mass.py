@@ -1,8 +1,8 @@
 """Small worlds of known optimum: a point that moves in a square to the goal of its task.
 
-Each step the point moves by at most 0.2 along each axis (continuous) or 0.2 along one axis (discrete), and the reward is
-1 minus the L1 distance to the goal. Going straight there is optimal, so the best return has a closed form. Episodes last
-20 steps and never terminate; the 25 variations are start positions on a grid.
+Each step the point moves by at most 0.2 along each axis (continuous) or 0.2 along one axis (discrete), and the reward
+is 1 minus the L1 distance to the goal. Going straight there is optimal, so the best return has a closed form. Episodes
+last 20 steps and never terminate; the 25 variations are start positions on a grid.
 
 Names: `point-mass[-VARIANT][-discrete]`. Shapes: N slots, M tasks.
 """

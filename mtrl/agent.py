@@ -184,7 +184,7 @@ def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: floa
 
 @contextmanager
 def seeded_construction(seed: int, purpose: str) -> Iterator[None]:
-    """Initial weights come from a named stream although `torch.nn` draws from the global generator, which is put back."""
+    """Initial weights come from a named stream: `torch.nn` draws from the global generator, which is put back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(seed, purpose).initial_seed())
         yield

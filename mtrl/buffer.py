@@ -10,7 +10,9 @@ Shapes: T rows kept, R = T + 1 ring rows, N slots, M tasks, B batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -44,9 +46,12 @@ class RolloutBuffer:
         if capacity * num_envs >= 2**31 - num_envs:
             raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
         space = suite.action_space
+        action_shape = tuple(space.shape or ())
         self._columns: dict[str, np.ndarray] = {
             "observation": np.zeros((*ring, *suite.observation_space.shape), suite.observation_space.dtype),
-            "action": np.zeros((*ring, *space.shape), np.float32 if space.dtype.kind == "f" else np.int64),
+            "action": np.zeros(
+                (*ring, *action_shape), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+            ),
             "reward": np.zeros(ring, np.float32),
             "terminated": np.zeros(ring, bool),
             "truncated": np.zeros(ring, bool),
@@ -203,7 +208,7 @@ class RolloutBuffer:
             yield Chunk(
                 name=f"rows-{first:012d}-{stop:012d}",
                 complete=stop == first + CHUNK_ROWS,
-                tensors=lambda first=first, stop=stop: self._chunk(max(first, oldest), stop),
+                tensors=partial(self._chunk, max(first, oldest), stop),
             )
 
     def _chunk(self, first: int, stop: int) -> dict[str, torch.Tensor]:

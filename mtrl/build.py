@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
 from mtrl.agent import Agent, Parts, seeded_construction
+from mtrl.aggregation import GradientAggregator
 from mtrl.buffer import RolloutBuffer
 from mtrl.config import PARTS, Choice, RunConfig
 from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput
-from mtrl.policies import ActionHead
+from mtrl.networks import PolicyArchitecture
+from mtrl.policies import ActionHead, Policy
 from mtrl.seeding import torch_stream
 from mtrl.suite import SuiteType
 from mtrl.train_state import TrainState
@@ -28,16 +31,16 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
     """A new agent on `device`; its initial weights depend on the seed and the configuration alone."""
     suite, seed = world.suite, config.settings.seed
 
-    def cls(part: str) -> type:
+    def cls(part: str) -> Any:
         return _PARTS[part].find(getattr(config, part).name)
 
-    def make_architecture(in_features: int, out_features: int) -> object:
+    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
         return cls("architecture")(in_features, out_features, suite.num_tasks, config.architecture.config)
 
-    def make_policy(in_features: int, head: ActionHead) -> object:
+    def make_policy(in_features: int, head: ActionHead) -> Policy:
         return cls("policy")(make_architecture, in_features, head, config.policy.config)
 
-    def make_aggregator(group: str) -> object:
+    def make_aggregator(group: str) -> GradientAggregator:
         generator = torch_stream(seed, f"aggregator {group}")
         return cls("aggregator")(suite.num_tasks, config.aggregator.config, generator)
 

@@ -165,7 +165,9 @@ class Evaluator:
         self.close()
 
 
-def evaluate(agent: Agent, world: SuiteType, episodes_per_task: int, *, seed: int, num_workers: int) -> EvaluationResult:
+def evaluate(
+    agent: Agent, world: SuiteType, episodes_per_task: int, *, seed: int, num_workers: int
+) -> EvaluationResult:
     """One evaluation of `agent` on a suite, see `Evaluator`."""
     with Evaluator(world, seed, num_workers) as evaluator:
         return evaluator.evaluate(agent, episodes_per_task)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mtrl.agent import Agent, OptimizedGroup
-from mtrl.build import build_agent, build_world, choose_device
 from mtrl.buffer import RolloutBuffer
+from mtrl.build import build_agent, build_world, choose_device
 from mtrl.checkpoint import CheckpointStore
 from mtrl.config import RunConfig, parse_yaml
 from mtrl.errors import BadInput

@@ -33,9 +33,7 @@ def due(env_steps: int, last: int, interval: int) -> bool:
 class MetricsObserver:
     """Rows of metrics.jsonl, TensorBoard curves and the live table."""
 
-    def __init__(
-        self, run: RunDirectory, state: TrainState, interval: int, table: LiveTable, curves: TensorBoardSink
-    ):
+    def __init__(self, run: RunDirectory, state: TrainState, interval: int, table: LiveTable, curves: TensorBoardSink):
         self._run, self._state, self._interval, self._table, self._curves = run, state, interval, table, curves
         self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
         self._started = time.monotonic()
@@ -132,9 +130,7 @@ class EvaluationObserver:
     def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> None:
         rows = [
             EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
-            for name, rate, return_ in zip(
-                result.task_names, result.success_rates, result.mean_returns, strict=True
-            )
+            for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
         ]
         self._run.append_evaluation(rows)
         self._table.evaluation(env_steps, result.success_rates.tolist())

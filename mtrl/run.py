@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mtrl.agent import Agent
@@ -149,7 +148,9 @@ def _run(
                 success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
         if interruption:
             table.stop()
-            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on with: mtrl train --resume {run.path}")
+            say(
+                f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {run.path}"
+            )
         run.set_status("done", interruption.exit_code)
         return interruption.exit_code
 
@@ -161,7 +162,7 @@ def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) 
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
     if not exact:
-        say(f"the running episodes could not be restored bit for bit: this resume of step {checkpoint.step} is not exact")
+        say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
 
 
 def _evaluator(config: RunConfig, world: SuiteType) -> Evaluator:

@@ -141,7 +141,7 @@ class Batch:
         """The batch with other row-wise tensors, named as in `row_tensors`; shares and counts stay."""
         return replace(
             self,
-            **{name: tensors[name] for name in _ROW_FIELDS},
+            **{name: tensors[name] for name in _ROW_FIELDS},  # type: ignore[arg-type]
             extras={name: tensors[f"extras.{name}"] for name in self.extras},
             draws={name: tensors[f"draws.{name}"] for name in self.draws},
         )

@@ -1,8 +1,8 @@
 """From per-task losses to one gradient: the interface of every loss weighting and gradient method.
 
 A loss has one path: `loss_of(parameters, batch)`, a pure function whose noise travels in the batch. Methods that need
-one gradient per task get them from a single pass over the task-sorted batch (`vmap(grad)` over equal shares), never from
-M passes over all of it.
+one gradient per task get them from a single pass over the task-sorted batch (`vmap(grad)` over equal shares), never
+from M passes over all of it.
 
 Shapes: M tasks, B batch, P parameters.
 """

@@ -123,4 +123,6 @@ class CategoricalHead(ActionHead):
 
 def make_soft_head(suite: TaskSuite) -> ActionHead:
     """The head that SAC uses on the suite's action space."""
-    return CategoricalHead(suite) if isinstance(suite.action_space, gym.spaces.Discrete) else SquashedGaussianHead(suite)
+    return (
+        CategoricalHead(suite) if isinstance(suite.action_space, gym.spaces.Discrete) else SquashedGaussianHead(suite)
+    )
