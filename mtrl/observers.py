@@ -149,7 +149,7 @@ class CheckpointObserver:
             self.save()
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment. Raises StorageFailure, or Diverged rather than save what is not finite."""
+        """Writes a checkpoint of now. Raises StorageFailure, or Diverged rather than save what is not finite."""
         self._last = self._state.env_steps
         content = self._state.state()
         _check_finite(content["agent"], "agent")

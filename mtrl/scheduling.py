@@ -38,7 +38,7 @@ class TaskScheduler(ABC):
         """What a restart needs."""
         return {}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: State) -> None:  # noqa: B027 - nothing to take up by default
         """Takes up a state written by `state`."""
 
 
