@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.names import parse
+from envs.metaworld.presets import PRESETS
 from envs.worker_pool import WorkerPool
 from mtrl.episodes import EpisodeSource
 from mtrl.suite import Mode, SuiteType, suite_types
@@ -83,6 +84,10 @@ class MetaWorld(SuiteType):
     @classmethod
     def accepts(cls, name: str) -> bool:
         return name in cls.suite_names or name.startswith(("mt1-", "metaworld:"))
+
+    @classmethod
+    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
+        return PRESETS.get((name, agent), {})
 
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
