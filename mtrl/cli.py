@@ -151,6 +151,7 @@ def evaluate(arguments: Sequence[str]) -> int:
             num_workers=request.num_workers,
             seed=request.seed,
             video=request.video,
+            plugins=plugins,
         )
 
 
@@ -233,10 +234,10 @@ def _refuse_existing(run_dir: Path, overwrite: bool) -> None:
         return
     except (OSError, ValueError) as error:
         raise BadInput(f"{run_dir}: cannot be a run directory: {getattr(error, 'strerror', None) or error}") from error
-    if entries and not overwrite:
-        raise BadInput(f"{run_dir} exists already; add --overwrite to replace it, or --resume {run_dir} to continue it")
     if entries and "config.yaml" not in entries:
-        raise BadInput(f"{run_dir} is no run directory (it has no config.yaml), so --overwrite leaves it alone")
+        raise BadInput(f"{run_dir} holds other files and no run (no config.yaml); name another with --run-dir")
+    if entries and not overwrite:
+        raise BadInput(f"{run_dir} holds a run; add --overwrite to replace it, or --resume {run_dir} to continue it")
 
 
 class _Bug(MtrlError):

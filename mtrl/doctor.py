@@ -16,10 +16,10 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mtrl.console import make_console
 from mtrl.errors import MtrlError
 from mtrl.flags import parse_flags
 from mtrl.registry import PLUGIN_GROUP, trust_module
@@ -45,7 +45,7 @@ def parse_doctor(arguments: Sequence[str]) -> DoctorFlags:
 
 def print_diagnosis(plugins: Sequence[str]) -> None:
     """Prints the machine, every dependency with version and licence, and every plug-in."""
-    console = Console()
+    console = make_console()
     console.print(_table("machine", ("what", "found"), _machine()))
     console.print(_table("dependencies", ("name", "version", "licence", "note"), _dependencies()))
     console.print(_table("plug-ins", ("name", "module", "state"), [*_installed_plugins(), *_named_plugins(plugins)]))

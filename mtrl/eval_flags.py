@@ -25,7 +25,7 @@ class EvaluateFlags:
     run: Annotated[Path, tyro.conf.Positional, _arg(metavar="RUN")]  # run directory
     episodes_per_task: PositiveInt = 50  # episodes per task
     checkpoint: Annotated[str, _arg(metavar="best|latest|STEP")] = "latest"  # best: chosen on the goals of evaluation
-    suite: Annotated[str | None, _arg(metavar="NAME")] = None  # another suite of as many tasks; None: the run's own
+    suite: Annotated[str | None, _arg(metavar="NAME")] = None  # another suite of tasks the run was trained on
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of the suite's variations (goals); None: the run's
     video: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False  # also record one episode of each task

@@ -45,19 +45,19 @@ def named_values(arguments: Sequence[str], names: Sequence[str]) -> dict[str, li
     return found
 
 
-def parse_flags(cls: type[T], arguments: Sequence[str], *, command: str, subject: str = "") -> T:
+def parse_flags(cls: type[T], arguments: Sequence[str], *, command: str, chosen: Mapping[str, str] | None = None) -> T:
     """An instance of the dataclass `cls` from the command line; a flag that is not given has the field's default.
 
-    Prints the help and raises SystemExit for `--help`. Raises BadInput; `subject` is appended to the message about an
-    unknown flag (" of agent 'sac'"). Ranges are not checked here.
+    Prints the help and raises SystemExit for `--help`. Raises BadInput; `chosen` names the class behind a prefix
+    (`{"agent": "sac"}`) for its messages. Ranges are not checked here.
     """
     flags = flag_types(cls)
     for argument in arguments:
         flag = _split(argument)[0]
         if flag.startswith("--") and flag not in flags and flag != "--help":
-            raise BadInput(
-                f"unknown flag {shown(flag)}{subject}{nearest(flag, flags)}; mtrl {command} --help lists all"
-            )
+            prefix = flag[2:].partition(".")[0]
+            owner = f" of {prefix} {chosen[prefix]!r}" if chosen and "." in flag and prefix in chosen else ""
+            raise BadInput(f"unknown flag {shown(flag)}{owner}{nearest(flag, flags)}; mtrl {command} --help lists all")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mtrl.config import PARTS, Part
+from mtrl.console import make_console
 from mtrl.errors import BadInput
 from mtrl.flags import parse_flags
 from mtrl.registry import nearest
@@ -43,7 +43,7 @@ def parse_list(arguments: Sequence[str]) -> ListFlags:
 
 def print_listing(kind: str | None) -> None:
     """Prints a table for one kind of class, or for each."""
-    console = Console()
+    console = make_console()
     for name, part in KINDS.items():
         if kind in (None, name):
             console.print(_table(name, part))

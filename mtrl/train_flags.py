@@ -77,8 +77,8 @@ def parse_train(
     """
     base = resolve_config(document, {part: {"name": name} for part, name in names.items()}, plugins=plugins)
     cls = _flags_of(base)
-    chosen = ", ".join(f"{part.name} {choice.name!r}" for part, choice in base.choices())
-    flags: Any = parse_flags(cls, arguments, command="train", subject=f" ({chosen})")
+    chosen = {part.name: choice.name for part, choice in base.choices()}
+    flags: Any = parse_flags(cls, arguments, command="train", chosen=chosen)
     parts = {part.name: {"name": choice.name, **plain(getattr(flags, part.name))} for part, choice in base.choices()}
     config = resolve_config({**parts, **plain(flags.settings), "plugins": list(base.plugins)}, plugins=base.plugins)
     return TrainRequest(config, flags.run_dir or default_run_dir(config), flags.overwrite, flags.print_config)
