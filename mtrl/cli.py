@@ -252,8 +252,9 @@ def _report_in(run_dir: Path) -> Iterator[None]:
     except (MtrlError, BrokenPipeError):
         raise
     except Exception as error:
-        path = run_dir / f"traceback-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        path = run_dir / "diagnostics" / f"traceback-{time.strftime('%Y%m%d-%H%M%S')}.txt"
         try:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(traceback.format_exc())
         except OSError:
             raise error from None

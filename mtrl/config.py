@@ -170,6 +170,14 @@ def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return dataclasses.replace(config, settings=dataclasses.replace(config.settings, **checked))
 
 
+def with_suite(config: RunConfig, name: str) -> RunConfig:
+    """`config` on another suite, whose settings are kept if it is of the same family. Raises BadInput."""
+    part = PARTS[0]
+    if find_suite_type(name) is find_suite_type(config.suite.name):
+        return dataclasses.replace(config, suite=Choice(name, config.suite.config))
+    return dataclasses.replace(config, suite=Choice(name, config_class(part, name)()))
+
+
 def config_class(part: Part, name: str) -> type:
     """The `Config` of a registered class. Raises BadInput if it has none that can be used."""
     cls = part.find(name)

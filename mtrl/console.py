@@ -19,6 +19,7 @@ import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +32,8 @@ _REFRESH_SECONDS = 0.5
 _RATE_SECONDS = 60.0
 _LINE_SECONDS = (10.0, 60.0)
 """Between two plain lines: at first, and after a while."""
+_LISTED_TASKS = 10
+"""The most tasks that a plain line lists one by one."""
 
 
 class Evaluated(Protocol):
@@ -161,24 +164,28 @@ class LiveTable:
         if self._live is not None:
             self._show()
             return
-        tasks = "  ".join(f"{name} {rate:.2f}" for name, rate in zip(self.task_names, self._evaluated[1], strict=True))
-        say(f"evaluation at {env_steps:,} env steps: mean success {_mean(self._evaluated[1])}  {tasks}")
+        rates = self._evaluated[1]
+        tasks = ", ".join(f"{name} {rate:.2f}" for name, rate in zip(self.task_names, rates, strict=True))
+        detail = f"[{tasks}]" if len(rates) <= _LISTED_TASKS else f"({min(rates):.2f} to {max(rates):.2f})"
+        say(f"evaluation at {env_steps:,} env steps: mean success {_mean(rates)} {detail}")
 
     def render(self) -> RenderableType:
         """The table as it is drawn on a terminal."""
-        # Four lines are the headline, the header of the table and a line of air.
-        rows = max(1, self._console.height - 5)
+        # Seven lines are not rows of the tasks: the bar, two of text, the header, and lines of air.
+        rows = max(1, self._console.height - 7)
         blocks = [
             range(start, min(start + rows, len(self.task_names))) for start in range(0, len(self.task_names), rows)
         ]
         grid = Table.grid(padding=(0, 3))
         grid.add_row(*(self._tasks(block) for block in blocks))
-        return Group(Text(self._headline()), Text(self._second_line()), grid)
+        bar = ProgressBar(total=self.total_env_steps, completed=self._env_steps, width=60)
+        return Group(bar, Text(self._headline()), Text(self._second_line()), grid)
 
     def line(self) -> str:
         """The same in one line, for a log file."""
         tasks = [f"{name} {_mean(recent)}" for name, recent in zip(self.task_names, self._successes, strict=True)]
-        return f"{self._headline()}  {self._second_line()}" + (f"  [{', '.join(tasks)}]" if len(tasks) <= 5 else "")
+        listed = f"  [{', '.join(tasks)}]" if len(tasks) <= _LISTED_TASKS and any(self._successes) else ""
+        return f"{self._headline()}  {self._second_line()}{listed}"
 
     def _show(self) -> None:
         if (live := self._live) is not None:
@@ -261,7 +268,12 @@ def _guarded(action: Callable[[], object]) -> bool:
     """Runs an output action; False, and no more output, if the other end of stdout is gone."""
     try:
         action()
-    except (OSError, ValueError):  # a broken pipe, a closed file, a terminal that hung up
+    except OSError:  # a broken pipe, a terminal that hung up
+        silence_stdout()
+        return False
+    except ValueError:
+        if not getattr(sys.stdout, "closed", True):
+            raise
         silence_stdout()
         return False
     return True

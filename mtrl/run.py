@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ import torch
 from mtrl.agent import Agent
 from mtrl.build import build_train_state, build_world, choose_device, num_workers
 from mtrl.checkpoint import Checkpoint, CheckpointStore
-from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml
+from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml, with_suite
 from mtrl.console import LiveTable, say, success_table
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
 from mtrl.evaluator import EvaluationStopped, Evaluator
@@ -78,7 +77,7 @@ def evaluate(
     if num_workers is not None:
         config = changed(config, {"num_workers": num_workers})
     if suite is not None:
-        config = dataclasses.replace(config, suite=dataclasses.replace(config.suite, name=suite))
+        config = with_suite(config, suite)
     world = build_world(config.suite, config.settings.seed if seed is None else seed)
     agent: Agent = TaskNames(trained.agent, world.suite)
     with Interruption() as interruption, _evaluator(config, world) as evaluator:
