@@ -1,0 +1,87 @@
+"""An architecture from a folder outside the project: trained, resumed and evaluated without being installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = '''
+"""A plug-in of somebody else."""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtrl.networks import PolicyArchitecture
+
+
+class Tiny(PolicyArchitecture):
+    """One hidden layer; the task id is a number."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        width: int = 8  # hidden units
+
+    def __init__(self, in_features, out_features, num_tasks, config):
+        super().__init__(in_features, out_features, num_tasks, config)
+        self.layers = nn.Sequential(nn.Linear(in_features + 1, config.width), nn.ReLU(), nn.Linear(config.width, out_features))
+
+    def forward(self, features, task_ids, draw=None):
+        return self.layers(torch.cat([features, task_ids.float().unsqueeze(-1)], dim=-1))
+'''
+
+TRAIN = [
+    *("train", "--suite", "point-mass", "--architecture", "my_module:Tiny", "--architecture.width", "12"),
+    *("--run-dir", "run", "--total-env-steps", "400", "--num-envs", "4", "--eval-interval", "0"),
+    *("--final-eval-episodes-per-task", "2", "--agent.random-steps", "10", "--agent.batch-size", "16"),
+]
+
+
+def mtrl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mtrl", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the project with a plug-in and a run that used it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "my_module.py").write_text(MODULE)
+    result = mtrl(folder, *TRAIN)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_run_remembers_the_plugin_by_name(folder: Path) -> None:
+    config = (folder / "run" / "config.yaml").read_text()
+    assert "my_module:Tiny" in config
+    assert "width: 12" in config
+
+
+def test_it_resumes_and_is_evaluated_with_the_plugin_named(folder: Path) -> None:
+    resumed = mtrl(folder, "train", "--resume", "run", "--plugin", "my_module", "--total-env-steps", "480")
+    assert resumed.returncode == 0, resumed.stderr
+    evaluated = mtrl(folder, "eval", "run", "--plugin", "my_module", "--episodes-per-task", "2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "goal-0.8-0.8" in evaluated.stdout
+
+
+@pytest.mark.parametrize("arguments", [("eval", "run"), ("train", "--resume", "run")])
+def test_without_the_flag_nothing_is_imported_and_the_flag_is_printed(folder: Path, arguments: tuple[str, ...]) -> None:
+    (folder / "imported").unlink(missing_ok=True)
+    (folder / "my_module.py").write_text(f"open({str(folder / 'imported')!r}, 'w')\n{MODULE}")
+    result = mtrl(folder, *arguments)
+    assert result.returncode == 2
+    assert "--plugin my_module" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (folder / "imported").exists()
+
+
+def test_a_class_that_the_module_lacks_is_named(folder: Path) -> None:
+    result = mtrl(folder, "train", "--architecture", "my_module:Tony", "--run-dir", "other")
+    assert result.returncode == 2
+    assert "Tony" in result.stderr
+    assert not (folder / "other").exists()
