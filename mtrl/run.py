@@ -28,6 +28,7 @@ from mtrl.suite import SuiteType
 from mtrl.tensorboard_sink import TensorBoardSink
 from mtrl.train_state import TrainState
 from mtrl.trainer import train as training_loop
+from mtrl.video import write_videos
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def evaluate(
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
     if video:
-        world.record(agent, Path(run_dir) / "videos")
+        for path in write_videos(agent, world, Path(run_dir) / "videos"):
+            say(str(path))
     return 0
 
 

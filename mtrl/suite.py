@@ -6,9 +6,11 @@ The class is cheap to import: its simulator is imported inside `make_envs`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from mtrl.episodes import EpisodeSource
 from mtrl.errors import BadInput
@@ -61,6 +63,13 @@ class SuiteType(ABC):
         In mode "evaluate" the protocol's own episode end holds (Meta-World: at the first success). `worker_timeout`
         is in seconds.
         """
+
+    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+        """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
+
+        Raises BadInput where it cannot be rendered.
+        """
+        raise BadInput(f"suite {self.suite.name!r} has no pictures")
 
 
 suite_types: Registry[SuiteType] = Registry("suite")

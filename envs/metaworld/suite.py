@@ -6,7 +6,7 @@ Importing this module, and making a suite whose goals are cached, imports no sim
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,9 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 from envs.metaworld import goals as goal_store
-from envs.metaworld.factory import MetaWorldFactory
+from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.names import parse
 from envs.metaworld.presets import PRESETS
+from envs.processes import warm_up
 from envs.worker_pool import WorkerPool
 from mtrl.episodes import EpisodeSource
 from mtrl.suite import Mode, SuiteType, suite_types
@@ -89,15 +90,29 @@ class MetaWorld(SuiteType):
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
         return PRESETS.get((name, agent), {})
 
+    @classmethod
+    def warm_up(cls) -> None:
+        warm_up(WORKER_MODULES)
+
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
-        factory = MetaWorldFactory(
+        factory = self._factory(mode)
+        if num_workers:
+            self.warm_up()
+        return WorkerPool(
+            self.suite, num_envs, episodes, factory, num_workers=num_workers, worker_timeout=worker_timeout
+        )
+
+    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+        from envs.metaworld.film import film
+
+        return film(self._factory("evaluate"), task, variation, act)
+
+    def _factory(self, mode: Mode) -> MetaWorldFactory:
+        return MetaWorldFactory(
             task_names=self.suite.task_names,
             goals=self._goals,
             reward_function=self.config.reward_function,
             end_at_success=mode == "evaluate",
-        )
-        return WorkerPool(
-            self.suite, num_envs, episodes, factory, num_workers=num_workers, worker_timeout=worker_timeout
         )
