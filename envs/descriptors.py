@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Descriptor:
-    """A file descriptor that can be an argument of a new process (and is pickled for nothing else)."""
+    """Owns a file descriptor; can be an argument of a new process, which then owns a duplicate."""
 
     def __init__(self, fd: int):
         self.fd = fd
@@ -26,6 +26,9 @@ class Descriptor:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _receive(duplicate: Any) -> Descriptor:

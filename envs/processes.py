@@ -1,14 +1,18 @@
-"""Starting worker processes: forked from a small server that has imported the simulator once.
+"""Child processes: forked from a small server that has imported the simulator once, and gone with their parent.
 
 The server is started by `warm_up`, best before the main process begins its own imports: the two then run side by side,
-and a worker starts in milliseconds. Neither the server nor a worker is a copy of the main process, so no thread, lock
-or GPU handle of it is copied.
+and a child starts in milliseconds. Neither the server nor a child is a copy of the main process, so no thread, lock or
+GPU handle of it is copied.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
+import multiprocessing.util
 import os
+import select
 import signal
 import sys
 import types
@@ -17,41 +21,91 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
-_PRELOAD = ("envs.worker", "envs.metaworld.slot_env")
+from envs.descriptors import Descriptor, pipe
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _context = multiprocessing.get_context("forkserver")
 
 
-def warm_up(modules: Sequence[str] = _PRELOAD) -> None:
-    """Starts the server that forks workers, if it does not run yet, and returns at once.
+def warm_up(modules: Sequence[str] = ()) -> None:
+    """Starts the server that forks children, if it does not run yet, and returns at once.
 
     `modules` are imported there, in the background; one that cannot be imported is left out.
     """
+    # Also without modules: the default is to run the main script there.
     _context.set_forkserver_preload(list(modules))
     with _signals_blocked(), _one_thread_each(), _no_main_module():
         forkserver.ensure_running()
 
 
-def start_process(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """Runs `target(*args)` in a new process that ends with this one's normal exit at the latest."""
-    warm_up()
-    process = _context.Process(target=target, args=args, daemon=True)
-    # Functions and classes of the main script need that script; anything else is spared running it a second time.
-    if b"__main__" in bytes(ForkingPickler.dumps(target)) + b"".join(a for a in args if isinstance(a, bytes)):
-        process.start()
-    else:
-        with _no_main_module():
-            process.start()
-    return process
+class ChildProcess:
+    """Runs `target(*args)` in a new process.
+
+    It obeys this process alone: it ignores Ctrl-C and SIGTERM, and is killed by the kernel when this process dies, also
+    out of an endless loop (on Linux).
+    """
+
+    def __init__(self, target: Callable[..., None], *args: Any):
+        warm_up()
+        lifeline, lifeline_here = pipe()
+        process = _context.Process(target=_run, args=(lifeline, target, args), daemon=True)
+        # What is defined in the main script needs that script; anything else is spared running it again.
+        pickled = bytes(ForkingPickler.dumps(target)) + b"".join(arg for arg in args if isinstance(arg, bytes))
+        without_main = contextlib.nullcontext() if b"__main__" in pickled else _no_main_module()
+        try:
+            with without_main:
+                process.start()
+        except BaseException:
+            lifeline_here.close()
+            raise
+        finally:
+            lifeline.close()
+        self._process = process
+        self.pid: int = process.pid or 0
+        # Runs when this object is forgotten, and at exit before `multiprocessing` waits for its children.
+        self.kill = multiprocessing.util.Finalize(self, _kill, (process, lifeline_here), exitpriority=10)
+        """Ends it now and waits until it is gone; safe to call twice."""
+
+    def exit_code(self, seconds: float) -> int | None:
+        """Waits for the end, at most `seconds`; minus the signal's number if one killed it, None if it still runs."""
+        self._process.join(seconds)
+        return self._process.exitcode
+
+
+def _kill(process: BaseProcess, lifeline: Descriptor) -> None:
+    lifeline.close()
+    if process.is_alive():
+        process.kill()
+    process.join()
+    process.close()
+
+
+def _run(lifeline: Descriptor, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(fcntl, "F_SETSIG"):
+        # The kernel's own signal when the other end closes: no thread of ours is needed, and no loop can delay it.
+        fcntl.fcntl(lifeline.fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline.fd, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(lifeline.fd, fcntl.F_GETFL)
+        fcntl.fcntl(lifeline.fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+    closed = select.poll()
+    closed.register(lifeline.fd, 0)
+    if closed.poll(0):
+        os._exit(1)
+    # If memory runs out, the kernel shall take a child and leave the process that can save.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    target(*args)
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """The mask is inherited by the server and its workers: only the main process answers to Ctrl-C and SIGTERM."""
+    """The mask is inherited by the server and its children: only the main process answers to Ctrl-C and SIGTERM."""
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -66,8 +66,9 @@ class SlotLayout:
             "terminated": ((slots,), "bool"),
             "truncated": ((slots,), "bool"),
             "success": ((slots,), "bool"),
-            "busy_slot": ((workers,), "int64"),
-            "busy_task": ((workers,), "int64"),
+            "busy": ((workers,), "bool"),
+            "last_slot": ((workers,), "int64"),
+            "last_task": ((workers,), "int64"),
             "progress": ((workers,), "int64"),
         }
 
@@ -94,8 +95,9 @@ class SlotArrays:
     terminated: np.ndarray  # (N,) bool
     truncated: np.ndarray  # (N,) bool
     success: np.ndarray  # (N,) bool
-    busy_slot: np.ndarray  # (K,) int64, the slot a worker is at; NOBODY between steps
-    busy_task: np.ndarray  # (K,) int64
+    busy: np.ndarray  # (K,) bool, whether a worker is carrying out a command
+    last_slot: np.ndarray  # (K,) int64, the slot a worker is or was last at
+    last_task: np.ndarray  # (K,) int64
     progress: np.ndarray  # (K,) int64, counts what a worker has begun; a worker at which it stands still hangs
 
     def __init__(self, layout: SlotLayout, buffer: Any):
@@ -104,7 +106,13 @@ class SlotArrays:
             flat = np.frombuffer(buffer, dtype, count=int(np.prod(shape)), offset=offset)
             setattr(self, name, flat.reshape(shape))
             offset += _padded(shape, dtype)
-        self.busy_slot[:] = NOBODY
+
+    def activity(self, worker: int, task_names: Sequence[str]) -> str:
+        """What a worker does or did last, e.g. `at task reach-v3 in slot 3`."""
+        if not self.progress[worker]:
+            return "before its first task"
+        task = task_names[self.last_task[worker]]
+        return f"{'at' if self.busy[worker] else 'after'} task {task} in slot {self.last_slot[worker]}"
 
 
 class SlotRunner:
@@ -119,13 +127,15 @@ class SlotRunner:
 
     def begin(self) -> None:
         """Starts the next episode of every slot that has one."""
+        self._arrays.busy[self._worker] = True
         for slot in self._envs:
             self._begin(slot)
-        self._arrays.busy_slot[self._worker] = NOBODY
+        self._arrays.busy[self._worker] = False
 
     def step(self) -> None:
         """One step of every slot that plays; one whose episode ends starts its next in the same step."""
         arrays = self._arrays
+        arrays.busy[self._worker] = True
         for slot, env in self._envs.items():
             if not arrays.playing[slot]:
                 continue
@@ -140,7 +150,7 @@ class SlotRunner:
             arrays.success[slot] = success
             if terminated or truncated:
                 self._begin(slot)
-        arrays.busy_slot[self._worker] = NOBODY
+        arrays.busy[self._worker] = False
 
     def _begin(self, slot: int) -> None:
         arrays = self._arrays
@@ -155,8 +165,8 @@ class SlotRunner:
 
     def _note(self, slot: int, task: int) -> None:
         """Leaves word of what is being done, for the message if it is never finished."""
-        self._arrays.busy_task[self._worker] = task
-        self._arrays.busy_slot[self._worker] = slot
+        self._arrays.last_task[self._worker] = task
+        self._arrays.last_slot[self._worker] = slot
         self._arrays.progress[self._worker] += 1
 
     def _check_shape(self, observation: np.ndarray) -> None:

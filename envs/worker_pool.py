@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.local_worker import LocalWorker
 from envs.slots import NOBODY, SlotArrays, SlotEnvFactory, SlotLayout
 from envs.worker import BEGIN, STEP
-from envs.workers import LocalWorker, Workers
+from envs.workers import Workers
 from mtrl.episodes import IDLE, EpisodeSource
 from mtrl.errors import BadInput
 from mtrl.types import TaskSuite

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
 
 
+WORKER_MODULES = ("envs.worker", "envs.metaworld.slot_env")
+"""What a process that steps Meta-World imports."""
+
+
 @dataclass(kw_only=True)
 class MetaWorldFactory:
     """Makes slots that share one stock of environments (per process that calls it)."""

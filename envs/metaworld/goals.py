@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from envs.descriptors import Descriptor, pipe
+from envs.metaworld.factory import WORKER_MODULES
 from envs.metaworld.names import BENCHMARKS
-from envs.processes import start_process
+from envs.processes import ChildProcess, warm_up
 
 NUM_GOALS = 50
 
@@ -125,14 +126,14 @@ def _write(file: Path, content: bytes) -> None:
 
 def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
     """Runs the official benchmark in a process of its own: it seeds the global generator and imports the simulator."""
+    warm_up(WORKER_MODULES)
     read_end, write_end = pipe()
-    process = start_process(_send_goals, write_end, benchmark, seed)
+    process = ChildProcess(_send_goals, write_end, benchmark, seed)
     write_end.close()
     with open(read_end.fd, "rb") as file:
         content = file.read()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"computing the goals of {benchmark} with seed {seed} ended with {process.exitcode}")
+    if code := process.exit_code(seconds=10):
+        raise RuntimeError(f"computing the goals of {benchmark} with seed {seed} ended with {code}")
     return content
 
 
