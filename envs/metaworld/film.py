@@ -42,7 +42,8 @@ def film(
                 frames.append(env.render())
     finally:
         env.close()
-    return frames, success
+    # The official camera `corner2` hangs upside down.
+    return [np.ascontiguousarray(frame[::-1, ::-1]) for frame in frames], success
 
 
 class _RenderingStock(EnvironmentStock):
