@@ -127,10 +127,11 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
     suite_name, agent_name = (_merged(part, documents).name for part in PARTS[:2])
     preset = _checked(find_suite_type(suite_name).preset(suite_name, agent_name))
+    # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
+    for part, name in ("suite", suite_name), ("agent", agent_name):
+        preset[part] = {**preset.get(part, {}), "name": name}
     layers = (preset, *documents)
     merged = {part.name: _merged(part, layers) for part in PARTS}
-    if (merged["suite"].name, merged["agent"].name) != (suite_name, agent_name):
-        raise BadInput(f"the preset of suite {suite_name!r} for agent {agent_name!r} chooses another suite or agent")
     settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
     choices = {
         part.name: Choice(name, validated(config_class(part, name), values, f"{part.name}."))

@@ -178,7 +178,8 @@ class LiveTable:
         ]
         grid = Table.grid(padding=(0, 3))
         grid.add_row(*(self._tasks(block) for block in blocks))
-        bar = ProgressBar(total=self.total_env_steps, completed=self._env_steps, width=60)
+        bar = Table.grid()  # alone it would not end its line
+        bar.add_row(ProgressBar(total=self.total_env_steps, completed=self._env_steps, width=60))
         return Group(bar, Text(self._headline()), Text(self._second_line()), grid)
 
     def line(self) -> str:
