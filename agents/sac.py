@@ -88,7 +88,7 @@ class SAC(Agent):
         self.actor_group = OptimizedGroup(
             "actor", self.policy, parts.aggregator("actor"), config.learning_rate, config.max_grad_norm
         )
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_learning_rate)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_learning_rate, fused=True)
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
 
@@ -173,9 +173,7 @@ class SAC(Agent):
         expected = policy.expect(
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )
-        losses = mean_per_task(
-            self.alpha(batch) * expected.log_prob - expected.value, batch.task_ids, self.num_tasks
-        )
+        losses = mean_per_task(self.alpha(batch) * expected.log_prob - expected.value, batch.task_ids, self.num_tasks)
         return TaskLosses(self._weighted(losses, network), {"log_prob": expected.log_prob.detach()})
 
     def update_temperatures(self, batch: Batch, log_prob: Tensor) -> Tensor:
@@ -241,4 +239,5 @@ class SAC(Agent):
         self.steps_acted = int(state["steps_acted"])
         self.alpha_optimizer.state.clear()
         if state["alpha_optimizer"]:
-            self.alpha_optimizer.state[self.log_alpha] = dict(state["alpha_optimizer"])
+            moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
+            self.alpha_optimizer.state[self.log_alpha] = moments

@@ -130,6 +130,7 @@ class OptimizedGroup:
         self.name = name
         self.parameters: Parameters = dict(modules.named_parameters())
         self.aggregator = aggregator
+        aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in modules.modules())
         self.max_grad_norm = max_grad_norm
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate, eps=adam_epsilon, fused=True)
 
@@ -164,9 +165,9 @@ class OptimizedGroup:
     def load_state(self, state: State) -> None:
         self.optimizer.state.clear()
         for name, value in self.parameters.items():
-            # Absent before the first step.
-            if stored := state["optimizer"].get(name):
-                self.optimizer.state[value] = {key: moment.to(value.device) for key, moment in stored.items()}
+            # Empty before the first step. Cloned: the optimiser writes in place, and the caller keeps its state.
+            if stored := state["optimizer"][name]:
+                self.optimizer.state[value] = {key: moment.clone().to(value.device) for key, moment in stored.items()}
         self.aggregator.load_state(state["aggregator"])
 
 
@@ -186,5 +187,6 @@ def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: floa
 def seeded_construction(seed: int, purpose: str) -> Iterator[None]:
     """Initial weights come from a named stream: `torch.nn` draws from the global generator, which is put back."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_stream(seed, purpose).initial_seed())
+        # Not torch.manual_seed, which seeds every GPU's generator too.
+        torch.default_generator.manual_seed(torch_stream(seed, purpose).initial_seed())
         yield

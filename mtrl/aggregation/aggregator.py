@@ -36,12 +36,17 @@ LossFunction = Callable[[Parameters, Batch], TaskLosses]
 
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Mean of values (B,) within each task (M,); 0 for a task without rows."""
-    belongs = (task_ids.unsqueeze(-1) == torch.arange(num_tasks, device=values.device)).to(values.dtype)  # (B, M)
-    return values @ belongs / belongs.sum(0).clamp(min=1)
+    # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
+    zeros = values.new_zeros(num_tasks)
+    counts = zeros.index_add(0, task_ids, torch.ones_like(values))
+    return zeros.index_add(0, task_ids, values) / counts.clamp(min=1)
 
 
 class GradientAggregator(ABC):
     """Combines the tasks' losses or gradients. One instance per optimised group."""
+
+    vectorized: bool = True
+    """Whether per-task gradients may be taken in one `vmap` pass; set by the group from its modules."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -91,8 +96,11 @@ class JacobianAggregator(GradientAggregator):
     def weights(self, gramian: Tensor) -> Tensor:
         """Inner products (M, M) of the task gradients -> weights (M,)."""
 
+    # `torch.func.grad` differentiates all the same. Without it, the gradients would themselves be differentiable by
+    # what else the loss reads (the actor's by the critics), and every update's graph would stay in memory.
+    @torch.no_grad()
     def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        jacobian, result = task_gradients(loss_of, batch, parameters, self.num_tasks)
+        jacobian, result = task_gradients(loss_of, batch, parameters, self.num_tasks, self.vectorized)
         scale = self.num_tasks * batch.shares
         rows = [gradient.flatten(1) for gradient in jacobian.values()]  # each (M, P_k)
         gramian = torch.outer(scale, scale) * sum(row @ row.T for row in rows)
@@ -103,26 +111,27 @@ class JacobianAggregator(GradientAggregator):
 
 
 def task_gradients(
-    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
+    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int, vectorized: bool = True
 ) -> tuple[dict[str, Tensor], TaskLosses]:
     """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
 
-    `batch` must be sorted by task. Tasks without rows have gradient 0.
+    `batch` must be sorted by task. Tasks without rows have loss and gradient 0. `vectorized` False: never use `vmap`.
     """
-    detached = {name: parameter.detach() for name, parameter in parameters.items()}
-    if len(set(batch.counts)) == 1:
+    detached: Parameters = {name: parameter.detach() for name, parameter in parameters.items()}
+    if vectorized and len(set(batch.counts)) == 1:
         return _gradients_of_equal_shares(loss_of, batch, detached, num_tasks)
     gradients = {name: value.new_zeros(num_tasks, *value.shape) for name, value in detached.items()}
     losses = torch.zeros(num_tasks, device=batch.reward.device)
     rows: list[Mapping[str, Tensor]] = []
     start = 0
+    tasks = torch.eye(num_tasks, device=batch.reward.device)
     for task, count in enumerate(batch.counts):
         if count:
             piece = _piece(batch, start, start + count)
-            of_task, (own, kept) = grad(_total(loss_of, piece), has_aux=True)(detached)
+            of_task, (of_piece, kept) = grad(_own_loss(loss_of, piece, tasks[task]), has_aux=True)(detached)
             for name, value in of_task.items():
                 gradients[name][task] = value
-            losses += own
+            losses += of_piece
             rows.append(kept)
         start += count
     names = rows[0].keys()
@@ -133,14 +142,19 @@ def _piece(batch: Batch, start: int, stop: int) -> Batch:
     return batch.map_rows(lambda value: value[start:stop])
 
 
-def _total(loss_of: LossFunction, batch: Batch) -> Callable[[Parameters], tuple[Tensor, tuple[Tensor, Any]]]:
-    """The sum of a batch's task losses, with the losses and by-products beside it."""
+def _own_loss(
+    loss_of: LossFunction, batch: Batch, own: Tensor
+) -> Callable[[Parameters], tuple[Tensor, tuple[Tensor, Any]]]:
+    """The loss of the task that `own` (M,) picks, with (M,) losses and by-products beside it.
 
-    def total(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Any]]:
+    Picked, because an architecture's auxiliary losses may be there for every task, whichever rows it sees.
+    """
+
+    def loss(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Any]]:
         result = loss_of(parameters, batch)
-        return result.losses.sum(), (result.losses.detach(), dict(result.rows))
+        return (result.losses * own).sum(), (result.losses.detach() * own, dict(result.rows))
 
-    return total
+    return loss
 
 
 def _gradients_of_equal_shares(
@@ -148,11 +162,11 @@ def _gradients_of_equal_shares(
 ) -> tuple[dict[str, Tensor], TaskLosses]:
     """One vectorised pass: rows (B, ...) become (M, B/M, ...)."""
     sliced = batch.map_rows(lambda value: value.unflatten(0, (num_tasks, -1)))
-    tensors = sliced.row_tensors()
 
-    def of_one_task(rows: dict[str, Tensor]) -> tuple[Parameters, tuple[Tensor, Any]]:
-        return grad(_total(loss_of, batch.with_row_tensors(rows)), has_aux=True)(parameters)
+    def of_one_task(rows: dict[str, Tensor], own: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Any]]:
+        return grad(_own_loss(loss_of, batch.with_row_tensors(rows), own), has_aux=True)(parameters)
 
-    gradients, (losses, kept) = vmap(of_one_task)(tensors)
+    tasks = torch.eye(num_tasks, device=batch.reward.device)
+    gradients, (losses, kept) = vmap(of_one_task)(sliced.row_tensors(), tasks)
     rows = {name: value.flatten(0, 1) for name, value in kept.items()}
     return gradients, TaskLosses(losses.sum(0), rows)

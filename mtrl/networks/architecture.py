@@ -39,6 +39,8 @@ class PolicyArchitecture(nn.Module, ABC):
         """Hyperparameters; every field has a default and a trailing comment."""
 
     draw_size: int = 0
+    works_under_vmap: bool = True
+    """False where `torch.func.vmap` refuses `forward`: per-task gradients then take one pass per task."""
 
     @abstractmethod
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):

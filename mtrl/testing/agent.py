@@ -1,0 +1,237 @@
+"""The contract of an agent, as a function that a learner's own tests call.
+
+Shapes: N slots, M tasks, A action.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from mtrl.agent import Agent, Parts, seeded_construction
+from mtrl.aggregation import Mean
+from mtrl.buffer import RolloutBuffer
+from mtrl.checkpoint import CheckpointStore
+from mtrl.encoders import Identity
+from mtrl.episodes import RandomEpisodes
+from mtrl.errors import BadInput, Diverged
+from mtrl.networks.mlp import MLP
+from mtrl.normalization import NoNormalizer
+from mtrl.policies import ActionHead, Policy
+from mtrl.policies.policy import Single
+from mtrl.scheduling import Uniform
+from mtrl.seeding import stream, torch_stream
+from mtrl.suite import SuiteType
+from mtrl.testing.architecture import check_config
+from mtrl.testing.attributes import differences, leaves
+from mtrl.testing.counting_world import CountingWorld
+from mtrl.testing.generators import global_generators_untouched
+from mtrl.train_state import TrainState
+from mtrl.trainer import train
+from mtrl.types import Progress, TaskSuite
+
+NUM_ENVS = 4
+MAX_VECTOR_STEPS = 20_000
+"""Vector steps within which an agent has to learn something."""
+
+
+def check_agent(cls: type[Agent], config: Any = None) -> None:
+    """Raises AssertionError where an agent breaks the contract of `Agent`, on continuous and on discrete actions.
+
+    `config` is an instance of its Config (default: its defaults; one that learns after few steps makes the check
+    quick). An agent may refuse one kind of action space in its constructor with BadInput.
+    """
+    who = f"{cls.__module__}.{cls.__qualname__}"
+    check_config(cls)
+    settings = cls.Config() if config is None else config
+    refusals = []
+    for suite_name in CountingWorld.suite_names:
+        world = CountingWorld(suite_name, CountingWorld.Config(), 1)
+        try:
+            make_agent(cls, settings, world.suite)
+        except BadInput as error:
+            refusals.append(str(error))
+            continue
+        case = _Case(f"{who} on {suite_name!r}", cls, settings, world)
+        with global_generators_untouched(case.who):
+            case.check_declarations()
+            case.check_acting()
+            case.check_learning_and_resume()
+            case.check_divergence()
+    assert len(refusals) < len(CountingWorld.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
+
+
+def make_agent(cls: type[Agent], config: Any, suite: TaskSuite, seed: int = 1) -> Agent:
+    """An agent on small plain parts: a multilayer perceptron of one hidden layer, no normaliser, mean of the tasks."""
+
+    def architecture(in_features: int, out_features: int) -> MLP:
+        return MLP(in_features, out_features, suite.num_tasks, MLP.Config(width=16, depth=1))
+
+    def policy(in_features: int, head: ActionHead) -> Policy:
+        return Single(architecture, in_features, head, Single.Config())
+
+    parts = Parts(
+        suite=suite,
+        encoder=lambda: Identity(suite.observation_space, Identity.Config()),
+        architecture=architecture,
+        policy=policy,
+        normalizer=lambda: NoNormalizer(suite.num_tasks, NoNormalizer.Config()),
+        aggregator=lambda group: Mean(suite.num_tasks, Mean.Config(), torch_stream(seed, f"aggregator {group}")),
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+    with seeded_construction(seed, "initial weights"):
+        return cls(parts, config)
+
+
+def make_train_state(agent: Agent, world: SuiteType, num_envs: int = NUM_ENVS, seed: int = 1) -> TrainState:
+    """A run of `agent` on `world` in this process."""
+    suite = world.suite
+    capacity = min(agent.buffer_steps, MAX_VECTOR_STEPS + agent.rollout_steps)
+    buffer = RolloutBuffer(suite, num_envs, capacity, seed, agent.extras)
+    episodes = RandomEpisodes(suite, num_envs, seed)
+    envs = world.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=60.0)
+    return TrainState(agent, envs, buffer, Uniform(suite, Uniform.Config(), seed))
+
+
+class _Case:
+    """One agent on one suite."""
+
+    def __init__(self, who: str, cls: type[Agent], config: Any, world: CountingWorld):
+        self.who = who
+        self.cls = cls
+        self.config = config
+        self.world = world
+        self.suite = world.suite
+
+    def make(self, seed: int = 1) -> Agent:
+        return make_agent(self.cls, self.config, self.suite, seed)
+
+    def check_declarations(self) -> None:
+        agent = self.make()
+        assert agent.rollout_steps >= 1, f"{self.who}: rollout_steps is {agent.rollout_steps}"
+        assert agent.learns_from_replay or agent.buffer_steps >= agent.rollout_steps, (
+            f"{self.who}: the buffer of {agent.buffer_steps} steps cannot hold a rollout of {agent.rollout_steps}"
+        )
+        assert isinstance(agent, nn.Module)
+        assert agent.groups(), f"{self.who}: groups() is empty"
+        for name, group in agent.groups().items():
+            own = {id(parameter) for parameter in agent.parameters()}
+            lost = [key for key, parameter in group.parameters.items() if id(parameter) not in own]
+            assert not lost, f"{self.who}: group {name!r} optimises {lost}, which are no parameters of the agent"
+
+    def check_acting(self) -> None:
+        agent = self.make()
+        generator = stream(1, "check agent")
+        for num_rows in (1, self.suite.num_tasks, 2 * self.suite.num_tasks + 1):
+            observation = generator.normal(size=(num_rows, *self.suite.observation_space.shape)).astype(np.float32)
+            task_ids = np.arange(num_rows) % self.suite.num_tasks
+            for explore in (True, False):
+                acted = agent.act(observation, task_ids, explore)
+                self._check_action(acted.action, task_ids, explore)
+                if explore:
+                    self._check_extras(agent, acted.extras, num_rows)
+        before = leaves(agent)
+        action = agent.act(observation, task_ids, explore=False).action
+        again = agent.act(observation, task_ids, explore=False).action
+        changed = differences(before, leaves(agent))
+        assert not changed, f"{self.who}: act with explore=False changes the agent: {'; '.join(changed)}"
+        assert np.array_equal(action, again), f"{self.who}: act with explore=False is not deterministic"
+
+    def _check_action(self, action: np.ndarray, task_ids: np.ndarray, explore: bool) -> None:
+        how = f"{self.who}: act(explore={explore})"
+        space = self.suite.action_space
+        shape = (len(task_ids), *(space.shape or ()))
+        assert isinstance(action, np.ndarray), f"{how} gives a {type(action).__name__}, not an array"
+        assert action.shape == shape, f"{how} gives actions of shape {action.shape}, not {shape}"
+        if isinstance(space, gym.spaces.Discrete):
+            assert action.dtype == np.int64, f"{how} gives {action.dtype} actions, not int64"
+            assert self.suite.action_mask is not None
+            known = (action >= 0) & (action < space.n)
+            legal = known & self.suite.action_mask[task_ids, np.where(known, action, 0)]
+            assert legal.all(), f"{how} gives action {action[~legal][0]}, illegal in task {task_ids[~legal][0]}"
+        else:
+            assert action.dtype == np.float32, f"{how} gives {action.dtype} actions, not float32"
+            assert (np.abs(action) <= 1).all(), f"{how} gives actions beyond [-1, 1], or none at all: {action[0]}"
+
+    def _check_extras(self, agent: Agent, extras: Any, num_rows: int) -> None:
+        shapes = {name: (num_rows, *shape) for name, shape in agent.extras.items()}
+        found = {name: value.shape for name, value in extras.items()}
+        assert found == shapes, f"{self.who}: act gives extras of {found}; `extras` declares {shapes}"
+
+    def check_learning_and_resume(self) -> None:
+        """It learns; saved and loaded into a fresh agent, both go on bit for bit."""
+        state = make_train_state(self.make(), self.world)
+        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        progress = self._until_it_learns(run)
+        for _ in range(2):
+            self._check_metrics(progress)
+            progress = next(run)
+        with tempfile.TemporaryDirectory() as folder:
+            store = CheckpointStore(Path(folder))
+            try:
+                store.save(state.env_steps, state.state(), state.buffer.chunks(), info={})
+            except TypeError as error:
+                raise AssertionError(f"{self.who}: its state cannot be saved: {error}") from error
+            checkpoint = store.load("latest")
+            resumed = make_train_state(self.make(seed=2), self.world, seed=2)
+            resumed.load_state(checkpoint.state, checkpoint.chunks())
+        self._check_same("state() and load_state() lose", state.agent, resumed.agent)
+        continued = train(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
+        for _ in range(3):
+            left, right = leaves(next(run).metrics), leaves(next(continued).metrics)
+            assert left == right, f"{self.who}: after load_state it learns otherwise: {differences(left, right)}"
+        self._check_same("after load_state it learns otherwise:", state.agent, resumed.agent)
+
+    def _until_it_learns(self, run: Iterator[Progress]) -> Progress:
+        for progress in run:
+            if progress.metrics:
+                return progress
+        raise AssertionError(f"{self.who}: update gave no metrics within {MAX_VECTOR_STEPS} vector steps")
+
+    def _check_metrics(self, progress: Progress) -> None:
+        for name, value in progress.metrics.items():
+            assert isinstance(value, torch.Tensor), f"{self.who}: metric {name!r} is a {type(value).__name__}"
+            assert tuple(value.shape) in ((), (self.suite.num_tasks,)), (
+                f"{self.who}: metric {name!r} has shape {tuple(value.shape)}; allowed: a scalar or one per task"
+            )
+            assert not value.requires_grad, f"{self.who}: metric {name!r} is not detached"
+            assert torch.isfinite(value).all(), f"{self.who}: metric {name!r} is not finite: {value.tolist()}"
+
+    def _check_same(self, fault: str, left: Agent, right: Agent) -> None:
+        found = differences(leaves(left), leaves(right))
+        assert not found, f"{self.who}: {fault} {'; '.join(found)}"
+
+    def check_divergence(self) -> None:
+        """A reward that is not a number stops the run before it changes the networks."""
+        state = make_train_state(self.make(), self.world)
+        add = state.buffer.add
+        poisoned = [False]
+
+        def add_poison(observation: np.ndarray, acted: Any, step: Any) -> None:
+            reward = np.full_like(step.reward, np.nan) if poisoned[0] else step.reward
+            add(observation, acted, dataclasses.replace(step, reward=reward))
+
+        state.buffer.add = add_poison  # type: ignore[method-assign]
+        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        self._until_it_learns(run)
+        state.buffer.clear()
+        poisoned[0] = True
+        before = leaves(dict(state.agent.named_parameters()))
+        try:
+            for _ in range(3):  # the buffer is empty in the first
+                next(run)
+        except Diverged:
+            pass
+        else:
+            raise AssertionError(f"{self.who}: learning from rewards that are NaN does not raise Diverged")
+        changed = differences(before, leaves(dict(state.agent.named_parameters())))
+        assert not changed, f"{self.who}: it raises Diverged after it changed {'; '.join(changed)}"

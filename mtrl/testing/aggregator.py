@@ -1,0 +1,135 @@
+"""The contract of a gradient aggregator, as a function that a plug-in's own tests call.
+
+Shapes: B batch, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl.aggregation import GradientAggregator, Parameters, TaskLosses, mean_per_task
+from mtrl.seeding import torch_stream
+from mtrl.testing.architecture import check_config
+from mtrl.testing.attributes import differences, leaves
+from mtrl.testing.generators import global_generators_untouched
+from mtrl.types import Batch
+
+COUNTS = ((4,), (5, 5, 5), (1, 6, 2), (0, 7, 0))
+"""Rows per task that are tried: one task, equal and unequal shares, tasks without rows."""
+
+
+def check_aggregator(cls: type[GradientAggregator], config: Any = None) -> None:
+    """Raises AssertionError where an aggregator breaks the contract of `GradientAggregator`.
+
+    `config` is an instance of its Config (default: its defaults).
+    """
+    who = f"{cls.__module__}.{cls.__qualname__}"
+    check_config(cls)
+    settings = cls.Config() if config is None else config
+    with global_generators_untouched(who):
+        for counts in COUNTS:
+            make = _Maker(cls, settings, len(counts))
+            _check_backward(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
+            _check_state(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
+
+
+class LinearProblem:
+    """Task losses c (x w - y_i)^2 + (b - y_i)^2 of a weight w and a bias b; c is a bystander the loss only reads."""
+
+    def __init__(self, counts: Sequence[int], seed: int = 1):
+        generator = torch_stream(seed, "linear problem")
+        self.num_tasks = len(counts)
+        tasks = torch.arange(self.num_tasks).repeat_interleave(torch.tensor(counts))
+        rows = len(tasks)
+        zeros = torch.zeros(rows)
+        features = torch.randn(rows, 3, generator=generator)
+        self.parameters: dict[str, Tensor] = {
+            "weight": torch.randn(3, 2, generator=generator).requires_grad_(),
+            "bias": torch.randn(2, generator=generator).requires_grad_(),
+        }
+        self.bystander = torch.ones(2, requires_grad=True)
+        self.batch = Batch(
+            task_ids=tasks,
+            observation=features,
+            action=zeros,
+            reward=torch.randn(rows, generator=generator) + 2 * tasks,
+            terminated=zeros.bool(),
+            truncated=zeros.bool(),
+            next_observation=features,
+            shares=torch.tensor(counts) / rows,
+            counts=tuple(counts),
+        )
+
+    def loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        """Per-task losses (M,); keeps the rows' rewards as a by-product."""
+        wanted = batch.reward.unsqueeze(-1)
+        errors = (batch.observation @ parameters["weight"] - wanted).square() * self.bystander
+        errors = errors + (parameters["bias"] - wanted).square()
+        return TaskLosses(
+            mean_per_task(errors.mean(-1), batch.task_ids, self.num_tasks), {"reward": batch.reward.detach()}
+        )
+
+
+class _Maker:
+    """Makes instances whose generators begin alike."""
+
+    def __init__(self, cls: type[GradientAggregator], config: Any, num_tasks: int):
+        self.cls = cls
+        self.config = config
+        self.num_tasks = num_tasks
+
+    def __call__(self, seed: int = 1) -> GradientAggregator:
+        return self.cls(self.num_tasks, self.config, torch_stream(seed, "aggregator"))
+
+
+def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
+    problem = LinearProblem(counts)
+    before = {name: parameter.detach().clone() for name, parameter in problem.parameters.items()}
+    result = make().backward(problem.loss, problem.batch, problem.parameters)
+    expected = problem.loss(problem.parameters, problem.batch)
+    assert tuple(result.losses.shape) == (len(counts),), (
+        f"{who}: backward returns losses {tuple(result.losses.shape)}, not one per task"
+    )
+    assert not result.losses.requires_grad, f"{who}: backward returns losses that are not detached"
+    assert torch.allclose(result.losses, expected.losses), (
+        f"{who}: backward returns {result.losses.tolist()}, the losses are {expected.losses.tolist()}"
+    )
+    assert torch.equal(result.rows.get("reward", torch.zeros(0)), problem.batch.reward), (
+        f"{who}: the rows that the loss returned are lost, or in another order"
+    )
+    for name, parameter in problem.parameters.items():
+        assert torch.equal(parameter, before[name]), f"{who}: backward changes the parameter {name!r}"
+        assert parameter.grad is not None, f"{who}: backward leaves no gradient at {name!r}"
+        assert parameter.grad.shape == parameter.shape, f"{who}: the gradient of {name!r} has another shape"
+        assert torch.isfinite(parameter.grad).all(), f"{who}: the gradient of {name!r} is not finite"
+        assert not parameter.grad.requires_grad, f"{who}: the gradient of {name!r} keeps its graph alive"
+    assert problem.bystander.grad is None, f"{who}: backward writes a gradient to what is not in `parameters`"
+    _check_not_finite(who, make, counts)
+
+
+def _check_not_finite(who: str, make: _Maker, counts: Sequence[int]) -> None:
+    """The optimised group stops the run on what it sees, so a NaN must not be swallowed."""
+    problem = LinearProblem(counts)
+    problem.batch.reward[-1] = torch.nan
+    result = make().backward(problem.loss, problem.batch, problem.parameters)
+    assert not torch.isfinite(result.losses).all(), f"{who}: a loss that is not finite is returned as if it were"
+
+
+def _check_state(who: str, make: _Maker, counts: Sequence[int]) -> None:
+    original, restored = make(1), make(2)
+    problem = LinearProblem(counts)
+    original.backward(problem.loss, problem.batch, problem.parameters)
+    restored.load_state(original.state())
+    for seed in (2, 3):
+        found = [_gradients(aggregator, LinearProblem(counts, seed)) for aggregator in (original, restored)]
+        left, right = (leaves(gradients) for gradients in found)
+        assert left == right, f"{who}: after state and load_state it gives other gradients: {differences(left, right)}"
+
+
+def _gradients(aggregator: GradientAggregator, problem: LinearProblem) -> Mapping[str, Tensor | None]:
+    aggregator.backward(problem.loss, problem.batch, problem.parameters)
+    return {name: parameter.grad for name, parameter in problem.parameters.items()}

@@ -1,0 +1,269 @@
+"""The contract of a policy architecture, as a function that a plug-in's own tests call.
+
+Shapes: B batch, M tasks, K ensemble members.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from mtrl.agent import seeded_construction
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, task_gradients
+from mtrl.networks import Ensemble, Output, PolicyArchitecture, run
+from mtrl.seeding import torch_stream
+from mtrl.testing.attributes import differences, leaves
+from mtrl.testing.generators import global_generators_untouched
+from mtrl.types import Batch
+
+SIZES = ((1, 1, 1), (5, 4, 3), (39, 8, 10))
+"""(in_features, out_features, num_tasks) that are tried."""
+TOLERANCE = 1e-4
+"""Relative: a matrix product's last bits depend on how many rows it has."""
+
+
+def check_architecture(cls: type[PolicyArchitecture], config: Any = None) -> None:
+    """Raises AssertionError where an architecture breaks the contract of `PolicyArchitecture`.
+
+    `config` is an instance of its Config (default: its defaults; small sizes make the check quick).
+    """
+    who = f"{cls.__module__}.{cls.__qualname__}"
+    check_config(cls)
+    settings = cls.Config() if config is None else config
+    with global_generators_untouched(who):
+        for in_features, out_features, num_tasks in SIZES:
+            case = _Case(who, cls, settings, in_features, out_features, num_tasks)
+            case.check_parameters()
+            case.check_output()
+            case.check_forward_writes_nothing()
+            case.check_state_dict()
+            case.check_rows_are_independent()
+            case.check_ensemble()
+            case.check_large_inputs()
+            case.check_gradients_reach_every_parameter()
+            case.check_task_gradients()
+
+
+def check_config(cls: type) -> None:
+    """Raises AssertionError unless `cls.Config` is a frozen dataclass whose fields have defaults."""
+    who = f"{cls.__module__}.{cls.__qualname__}"
+    config = getattr(cls, "Config", None)
+    assert isinstance(config, type), f"{who}: it has no nested class Config"
+    assert dataclasses.is_dataclass(config), f"{who}.Config is no dataclass"
+    assert vars(config)["__dataclass_params__"].frozen, (
+        f"{who}.Config is not frozen; write @dataclass(frozen=True, kw_only=True)"
+    )
+    for field in dataclasses.fields(config):
+        assert field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING, (
+            f"{who}.Config: the field {field.name!r} has no default"
+        )
+
+
+class _Case:
+    """One architecture at one size, with inputs to try it on."""
+
+    def __init__(
+        self, who: str, cls: type[PolicyArchitecture], config: Any, in_features: int, out_features: int, num_tasks: int
+    ):
+        self.who = f"{who} ({in_features} inputs, {out_features} outputs, {num_tasks} tasks)"
+        self.cls = cls
+        self.config = config
+        self.in_features = in_features
+        self.out_features = out_features
+        self.num_tasks = num_tasks
+        self.generator = torch_stream(1, "check architecture")
+        self.network = self.make(1)
+
+    def make(self, seed: int) -> PolicyArchitecture:
+        with seeded_construction(seed, "initial weights"):
+            return self.cls(self.in_features, self.out_features, self.num_tasks, self.config)
+
+    def inputs(self, num_rows: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features (B, in), tasks (B,) in turn, and draws (B, draw_size) where the architecture wants any."""
+        features = scale * torch.randn(num_rows, self.in_features, generator=self.generator)
+        tasks = torch.arange(num_rows) % self.num_tasks
+        size = self.network.draw_size
+        draw = torch.rand(num_rows, size, generator=self.generator) if size else None
+        return features, tasks, draw
+
+    def check_parameters(self) -> None:
+        again = self.make(1)
+        mine, other = dict(self.network.named_parameters()), dict(again.named_parameters())
+        assert mine, f"{self.who}: it has no parameters"
+        for name, parameter in mine.items():
+            assert parameter.dtype == torch.float32, f"{self.who}: parameter {name!r} is {parameter.dtype}, not float32"
+            assert parameter.requires_grad, (
+                f"{self.who}: parameter {name!r} is not trained; constants are buffers (register_buffer)"
+            )
+            assert torch.equal(parameter, other.get(name, torch.zeros(0))), (
+                f"{self.who}: made twice with one seed, parameter {name!r} differs; "
+                "initial weights must come from torch's default generator, which the suite seeds for construction"
+            )
+
+    @torch.no_grad()
+    def check_output(self) -> None:
+        for num_rows in (1, 2, 7):
+            features, tasks, draw = self.inputs(num_rows)
+            # Without a draw a routed architecture takes its most likely route.
+            for given in [None] if draw is None else [draw, None]:
+                kept = torch.cat([features.flatten(), tasks])
+                output = run(self.network, features, tasks, given)
+                self._check_one_output(output, num_rows)
+                unchanged = torch.equal(torch.cat([features.flatten(), tasks]), kept)
+                assert unchanged, f"{self.who}: forward changes its inputs in place"
+                again = run(self.network, features, tasks, given)
+                assert torch.equal(output.values, again.values), (
+                    f"{self.who}: the same inputs give another output; "
+                    "randomness comes in as `draw` (declare `draw_size`), never from a generator in forward"
+                )
+
+    def _check_one_output(self, output: Output, num_rows: int) -> None:
+        shape = (num_rows, self.out_features)
+        values = output.values
+        assert tuple(values.shape) == shape, f"{self.who}: forward gives {tuple(values.shape)} for {shape}"
+        assert values.dtype == torch.float32, f"{self.who}: forward gives {values.dtype}, not float32"
+        assert torch.isfinite(values).all(), f"{self.who}: forward gives values that are not finite"
+        for name, losses in output.losses.items():
+            assert tuple(losses.shape) == (self.num_tasks,), (
+                f"{self.who}: auxiliary loss {name!r} has shape {tuple(losses.shape)}, not one per task "
+                f"({self.num_tasks},)"
+            )
+            assert torch.isfinite(losses).all(), f"{self.who}: auxiliary loss {name!r} is not finite"
+        for name in ("route_log_prob", "route_entropy"):
+            value = getattr(output, name)
+            assert value is None or tuple(value.shape) == (num_rows,), (
+                f"{self.who}: {name} has shape {tuple(value.shape)}, not one per row ({num_rows},)"
+            )
+        assert output.route is None or len(output.route) == num_rows, (
+            f"{self.who}: route has {len(output.route)} rows for {num_rows}"
+        )
+
+    def check_forward_writes_nothing(self) -> None:
+        before = leaves(self.network)
+        output = run(self.network, *self.inputs(2 * self.num_tasks))
+        for name, value in output.diagnostics.items():
+            assert not value.requires_grad, f"{self.who}: diagnostic {name!r} is not detached"
+        changed = differences(before, leaves(self.network))
+        assert not changed, (
+            f"{self.who}: forward writes to the module: {'; '.join(changed)}; return what you want to keep as an Output"
+        )
+
+    @torch.no_grad()
+    def check_state_dict(self) -> None:
+        other = self.make(2)
+        other.load_state_dict(self.network.state_dict())
+        inputs = self.inputs(2 * self.num_tasks)
+        left, right = run(self.network, *inputs).values, run(other, *inputs).values
+        assert torch.equal(left, right), (
+            f"{self.who}: another instance with the same state_dict gives other outputs; what it depends on must be a "
+            "parameter or a registered buffer"
+        )
+
+    @torch.no_grad()
+    def check_rows_are_independent(self) -> None:
+        num_rows = 3 * self.num_tasks + 1
+        features, tasks, draw = self.inputs(num_rows)
+        values = run(self.network, features, tasks, draw).values
+        order = torch.randperm(num_rows, generator=self.generator)
+        shuffled = run(self.network, features[order], tasks[order], None if draw is None else draw[order]).values
+        self._assert_close(shuffled, values[order], "the order of the rows changes what a row gets")
+        for row in (0, num_rows - 1):
+            one = slice(row, row + 1)
+            alone = run(self.network, features[one], tasks[one], None if draw is None else draw[one]).values
+            self._assert_close(alone, values[one], "a row gets another output alone than in a batch")
+
+    def _assert_close(self, found: Tensor, expected: Tensor, fault: str) -> None:
+        # Outputs start near zero; against the bound of the initial weights, rounding is far below any real difference.
+        scale = expected.abs().max().clamp(min=1e-6)
+        gap = float((found - expected).abs().max() / scale)
+        assert gap <= TOLERANCE, f"{self.who}: {fault} (by {gap:.1e} of the largest value)"
+
+    @torch.no_grad()
+    def check_ensemble(self) -> None:
+        members = [self.make(1), self.make(2)]
+        features, tasks, draw = self.inputs(2 * self.num_tasks)
+        draws = None if draw is None else torch.stack([draw, draw.flip(0)], dim=1)
+        together = Ensemble(members)(features, tasks, draws).values
+        for index, member in enumerate(members):
+            alone = run(member, features, tasks, None if draws is None else draws[:, index]).values
+            self._assert_close(together[index], alone, "a member of an ensemble gives another output than alone")
+
+    def check_large_inputs(self) -> None:
+        for scale in (1e3, 1e6):
+            output = run(self.network, *self.inputs(2 * self.num_tasks, scale))
+            total = output.values.sum() + sum(losses.sum() for losses in output.losses.values())
+            gradients = torch.autograd.grad(total, list(self.network.parameters()), allow_unused=True)
+            finite = [torch.isfinite(output.values).all()]
+            finite += [torch.isfinite(gradient).all() for gradient in gradients if gradient is not None]
+            assert all(finite), f"{self.who}: features of size {scale:.0e} give values or gradients that are not finite"
+
+    def check_gradients_reach_every_parameter(self) -> None:
+        """Over a few steps, because a layer that starts at zero holds back the gradient of those below."""
+        network = self.make(3)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+        waiting = {name for name, _ in network.named_parameters()}
+        for _ in range(6):
+            output = run(network, *self.inputs(32 * self.num_tasks))
+            targets = torch.randn(output.values.shape, generator=self.generator)
+            loss = (output.values - targets).square().mean()
+            loss = loss + sum(losses.mean() for losses in output.losses.values())
+            optimizer.zero_grad()
+            loss.backward()
+            for name, parameter in network.named_parameters():
+                if parameter.grad is not None and bool((parameter.grad != 0).any()):
+                    waiting.discard(name)
+            optimizer.step()
+        if self.num_tasks > 1:  # what chooses between tasks may rest while there is one
+            assert not waiting, (
+                f"{self.who}: no gradient reaches {sorted(waiting)} although the batches held every task; "
+                "drop these parameters, or check for a detach or an argmax on their way"
+            )
+
+    def check_task_gradients(self) -> None:
+        """One vectorised pass over all tasks gives what one pass per task gives."""
+        if not self.network.works_under_vmap:
+            return
+        parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        batch = self._batch(4)
+        expected, _ = task_gradients(self._loss, batch, parameters, self.num_tasks, vectorized=False)
+        try:
+            found, _ = task_gradients(self._loss, batch, parameters, self.num_tasks)
+        except Exception as error:
+            raise AssertionError(
+                f"{self.who}: torch.func.vmap refuses forward ({type(error).__name__}: {error}); write it without "
+                "data-dependent Python (if, .item(), boolean indexing), or set `works_under_vmap = False` on the "
+                "class, and per-task gradients take one pass per task"
+            ) from error
+        for name, gradients in found.items():
+            self._assert_close(gradients, expected[name], f"under vmap the gradient of {name!r} is another")
+
+    def _loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        draw = batch.draws.get("draw")
+        inputs = (batch.observation, batch.task_ids) if draw is None else (batch.observation, batch.task_ids, draw)
+        result = functional_call(self.network, dict(parameters), inputs)
+        output = result if isinstance(result, Output) else Output(result)
+        losses = mean_per_task((output.values - 1).square().mean(-1), batch.task_ids, self.num_tasks)
+        for auxiliary in output.losses.values():
+            losses = losses + auxiliary
+        return TaskLosses(losses)
+
+    def _batch(self, rows_per_task: int) -> Batch:
+        """Rows sorted by task, the same number of each."""
+        features, tasks, draw = self.inputs(rows_per_task * self.num_tasks)
+        zeros = torch.zeros(len(tasks))
+        return Batch(
+            task_ids=tasks.sort().values,
+            observation=features,
+            action=zeros,
+            reward=zeros,
+            terminated=zeros.bool(),
+            truncated=zeros.bool(),
+            next_observation=features,
+            shares=torch.full((self.num_tasks,), 1 / self.num_tasks),
+            counts=self.num_tasks * (rows_per_task,),
+            draws={} if draw is None else {"draw": draw},
+        )

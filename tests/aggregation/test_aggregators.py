@@ -1,0 +1,124 @@
+"""From per-task losses to one gradient. Shapes: M tasks, P parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtrl.aggregation import (
+    GradientAggregator,
+    JacobianAggregator,
+    Mean,
+    Parameters,
+    TaskLosses,
+    aggregators,
+    mean_per_task,
+    task_gradients,
+)
+from mtrl.seeding import torch_stream
+from mtrl.testing import check_aggregator
+from mtrl.testing.aggregator import COUNTS, LinearProblem
+from mtrl.types import Batch
+
+
+class IdentityWeighting(JacobianAggregator):
+    """Every task the same weight."""
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+
+
+def make(cls: type[GradientAggregator], num_tasks: int) -> GradientAggregator:
+    return cls(num_tasks, cls.Config(), torch_stream(1, "aggregator"))
+
+
+def gradients(aggregator: GradientAggregator, problem: LinearProblem) -> dict[str, Tensor]:
+    aggregator.backward(problem.loss, problem.batch, problem.parameters)
+    return {name: parameter.grad.clone() for name, parameter in problem.parameters.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in aggregators.items()])
+def test_every_registered_aggregator_keeps_the_contract(name: str) -> None:
+    check_aggregator(aggregators.get(name))
+
+
+@pytest.mark.parametrize("counts", [*COUNTS, (3, 0, 0, 9)], ids=str)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_the_identity_weighting_equals_mean(counts: Sequence[int], vectorized: bool) -> None:
+    identity = make(IdentityWeighting, len(counts))
+    identity.vectorized = vectorized
+    found = gradients(identity, LinearProblem(counts))
+    expected = gradients(make(Mean, len(counts)), LinearProblem(counts))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_mean_weighs_a_task_by_its_share_of_the_batch() -> None:
+    problem = LinearProblem((1, 3))
+    found = gradients(make(Mean, 2), problem)
+    losses = problem.loss(problem.parameters, problem.batch).losses
+    expected = torch.autograd.grad(0.25 * losses[0] + 0.75 * losses[1], list(problem.parameters.values()))
+    for name, value in zip(problem.parameters, expected, strict=True):
+        torch.testing.assert_close(found[name], value)
+
+
+@pytest.mark.parametrize("counts", [(5, 5, 5), (4,)], ids=str)
+def test_one_vectorised_pass_gives_what_task_slices_give(counts: Sequence[int]) -> None:
+    problem = LinearProblem(counts)
+    arguments = problem.loss, problem.batch, problem.parameters, len(counts)
+    (by_vmap, vmap_losses), (by_slices, slice_losses) = task_gradients(*arguments), task_gradients(*arguments, False)
+    for name in by_slices:
+        torch.testing.assert_close(by_vmap[name], by_slices[name])
+    torch.testing.assert_close(vmap_losses.losses, slice_losses.losses)
+    assert torch.equal(vmap_losses.rows["reward"], slice_losses.rows["reward"])
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 4), (1, 4, 2), (4, 0, 4)], ids=str)
+def test_an_auxiliary_loss_of_every_task_is_counted_once(counts: Sequence[int]) -> None:
+    # A regulariser of the parameters has a value for each task, whichever rows the loss is given.
+    problem = LinearProblem(counts)
+
+    def regularised(parameters: Parameters, batch: Batch) -> TaskLosses:
+        result = problem.loss(parameters, batch)
+        return TaskLosses(result.losses + parameters["bias"].square().sum() * torch.arange(1.0, 4.0), result.rows)
+
+    found: list[dict[str, Tensor]] = []
+    for cls in (IdentityWeighting, Mean):
+        make(cls, 3).backward(regularised, problem.batch, problem.parameters)
+        found.append({name: parameter.grad.clone() for name, parameter in problem.parameters.items()})
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name])
+
+
+def test_a_task_without_rows_has_loss_zero_and_changes_nothing() -> None:
+    alone, beside = LinearProblem((6,)), LinearProblem((0, 6))
+    beside.batch = Batch(**{**vars(alone.batch), "task_ids": torch.ones(6, dtype=torch.int64), "counts": (0, 6),
+                            "shares": torch.tensor([0.0, 1.0])})  # fmt: skip
+    for cls in (Mean, IdentityWeighting):
+        first, second = gradients(make(cls, 1), alone), gradients(make(cls, 2), beside)
+        for name in first:
+            torch.testing.assert_close(first[name], second[name])
+
+
+def test_a_value_that_is_not_finite_stays_with_its_task() -> None:
+    values, tasks = torch.tensor([1.0, 3.0, torch.nan, 5.0]), torch.tensor([0, 0, 1, 2])
+    means = mean_per_task(values, tasks, 4)
+    assert means[[0, 2, 3]].tolist() == [2.0, 5.0, 0.0]
+    assert means[1].isnan()
+
+
+def test_gradients_are_written_on_the_given_parameters_only() -> None:
+    for cls in (Mean, IdentityWeighting):
+        problem = LinearProblem((2, 2))
+        own = {"bias": problem.parameters["bias"]}
+
+        def loss(parameters: Parameters, batch: Batch, problem: LinearProblem = problem) -> TaskLosses:
+            return problem.loss({**problem.parameters, **parameters}, batch)
+
+        make(cls, 2).backward(loss, problem.batch, own)
+        assert problem.parameters["bias"].grad is not None
+        assert problem.parameters["weight"].grad is None
+        assert problem.bystander.grad is None
