@@ -53,12 +53,19 @@ class Evaluated(Protocol):
     def returns(self) -> np.ndarray: ...  # (M, E)
 
 
+class _Console(Console):
+    """A console that tells of a reader that has left, where rich's own would exit."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this in its handler of BrokenPipeError
+
+
 def make_console() -> Console:
     """A console on stdout: as wide as the terminal, 100 characters where there is none."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a task name must not end a run in an ASCII locale
     fixed = None if "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty()) else 100
-    return Console(width=fixed, highlight=False)
+    return _Console(width=fixed, highlight=False)
 
 
 def say(text: str) -> None:

@@ -23,8 +23,7 @@ from mtrl.validation import describe, field_types, shown
 T = TypeVar("T")
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_RULE = re.compile(r"\s*─+\s*")
-_BORDER = "│╭╮╰╯─"
+_RULE = re.compile(r"─+|-{10,}")
 
 
 def named_values(arguments: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
@@ -95,10 +94,7 @@ def _split(argument: str) -> tuple[str, bool, str]:
 
 def _translated(box: str, arguments: Sequence[str], flags: Mapping[str, Any]) -> str:
     """tyro's framed complaint as one sentence that names flag, value and what is allowed."""
-    lines = [_COLOUR.sub("", line).strip(_BORDER + " ") if "│" in line else "" for line in box.splitlines()]
-    # The first section says what is wrong; rules separate it from the help text.
-    end = next((i for i, line in enumerate(box.splitlines()) if "│" in line and _is_rule(line)), len(lines))
-    message = " ".join(filter(None, lines[:end]))
+    message = _complaint(_COLOUR.sub("", box).splitlines())
     unbroken = "".join(message.split())
     flag = next((flag for flag in sorted(flags, key=len, reverse=True) if flag in unbroken), None)
     if unbroken.startswith("Unrecognizedoptions:"):
@@ -111,8 +107,19 @@ def _translated(box: str, arguments: Sequence[str], flags: Mapping[str, Any]) ->
     return f"{flag}: {problem}; must be {allowed}" if allowed else f"{flag}: {problem}; {message}"
 
 
-def _is_rule(line: str) -> bool:
-    return _RULE.fullmatch(_COLOUR.sub("", line).strip("│")) is not None
+def _complaint(lines: Sequence[str]) -> str:
+    """What is wrong: the first section of a box, which rules separate from the help text below it."""
+    framed = any("│" in line for line in lines)
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        text = line.strip("│ ")
+        if _RULE.fullmatch(text):
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    # The title stands in the frame, or, where the terminal has no frames, in a section of its own.
+    body = sections if framed else sections[1:]
+    return " ".join(body[0]) if body else ""
 
 
 def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:

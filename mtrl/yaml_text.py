@@ -98,8 +98,8 @@ class _Reader:
     def _value(self, event: yaml.Event, depth: int) -> Any:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise self._refuse(event, "anchors and aliases are not allowed")
-        if getattr(event, "tag", None) is not None:
-            raise self._refuse(event, f"the tag {event.tag!r} is not allowed")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise self._refuse(event, f"the tag {tag!r} is not allowed")
         if depth > MAX_DEPTH:
             raise self._refuse(event, f"nested more than {MAX_DEPTH} deep")
         if isinstance(event, yaml.ScalarEvent):
@@ -121,7 +121,8 @@ class _Reader:
             yield event
 
     def _refuse(self, event: yaml.Event, problem: str) -> BadInput:
-        return BadInput(f"{self._source}: line {event.start_mark.line + 1}: {problem}")
+        line = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+        return BadInput(f"{self._source}: {line}{problem}")
 
 
 class _Writer(yaml.SafeDumper):
