@@ -1,4 +1,4 @@
-"""Our protocol and Meta-World's own evaluation function agree, episode by episode, for good, bad and middling agents."""
+"""Our protocol and Meta-World's own evaluation function agree, for good, bad and middling agents."""
 
 from __future__ import annotations
 
