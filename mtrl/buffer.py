@@ -181,14 +181,16 @@ class RolloutBuffer:
         """Takes up a state and the chunks saved with it."""
         self.clear()
         load_stream_state(self._stream, state["stream"])
-        self.rows_added, self._oldest = int(state["rows_added"]), int(state["oldest"])
+        self.rows_added = int(state["rows_added"])
+        # A smaller buffer than the one saved keeps the newest rows.
+        self._oldest = max(int(state["oldest"]), self.rows_added - self.capacity)
         ring_rows = self.capacity + 1
         self._columns["observation"][self.rows_added % ring_rows] = np.asarray(state["newest"])
         for _, tensors in chunks:
             first = int(tensors["first_row"])
             # A chunk may begin before the oldest row kept.
-            skip = max(0, self._oldest - first)
             length = tensors["reward"].shape[0]
+            skip = min(max(0, self._oldest - first), length)
             rows = np.arange(first + skip, first + length) % ring_rows
             for name, column in self._columns.items():
                 column[rows] = tensors[name][skip:].numpy()
