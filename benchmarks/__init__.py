@@ -1,0 +1,1 @@
+"""Scripts that measure, their protocols, and what they measured."""

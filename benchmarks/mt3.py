@@ -1,0 +1,85 @@
+"""Learning of the quick preset: what `make train` does, for several seeds, one after the other.
+
+python -m benchmarks.mt3 --seeds 1 2 3 [--output benchmarks/results/mt3]
+
+Writes, as each seed ends, its final success table (50 goals per task), the curves of the periodic evaluations and of
+training, and a summary with the command, commit, versions and machine. `seconds` is the time of the whole command:
+start, training, evaluations, table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mtrl.run_directory import RunDirectory
+from mtrl.run_log import EvaluationRow
+from mtrl.run_metadata import program_facts
+
+
+def train(seed: int, run_dir: Path, flags: list[str]) -> float:
+    """Runs the preset and returns the seconds that the whole command took."""
+    command = [sys.executable, "-m", "mtrl", "train", "--suite", "mt3", "--seed", str(seed), "--run-dir", str(run_dir)]
+    started = time.monotonic()
+    subprocess.run([*command, *flags], check=True)
+    return time.monotonic() - started
+
+
+def curves(run: RunDirectory) -> list[dict[str, Any]]:
+    """Success rate and return of the last training episodes, per logged step."""
+    kept = ("env_steps", "update_rounds", "train_success_rate", "train_return", "alpha", "q_value", "wall_seconds")
+    return [{name: row[name] for name in kept if name in row} for row in run.metrics.rows()]
+
+
+def summarise(rows: list[EvaluationRow], seconds: float) -> dict[str, Any]:
+    """The final evaluation of one seed."""
+    final = [row for row in rows if row.kind == "final"]
+    return {
+        "success_rate": {row.task: row.success_rate for row in final},
+        "mean_success_rate": statistics.fmean(row.success_rate for row in final),
+        "episodes_per_task": final[0].episodes,
+        "env_steps": final[0].env_steps,
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/mt3"))
+    arguments, flags = parser.parse_known_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, Any] = {
+        "command": f"python -m benchmarks.mt3 --seeds {' '.join(map(str, arguments.seeds))} {' '.join(flags)}".strip(),
+        "program": program_facts(["metaworld", "mujoco"]),
+        "seeds": {},
+    }
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder) / "run"
+            seconds = train(seed, run_dir, flags)
+            run = RunDirectory.open(run_dir)
+            rows = run.evaluations.rows()
+            (arguments.output / f"seed-{seed}-config.yaml").write_text(run.config())
+            with open(arguments.output / f"seed-{seed}-eval.csv", "w", newline="") as file:
+                csv.writer(file).writerows([EvaluationRow._fields, *rows])
+            with open(arguments.output / f"seed-{seed}-curves.jsonl", "w") as file:
+                file.writelines(json.dumps(row) + "\n" for row in curves(run))
+            summary["seeds"][str(seed)] = summarise(rows, seconds)
+        means = [own["mean_success_rate"] for own in summary["seeds"].values()]
+        summary["median_of_mean_success_rates"] = statistics.median(means)
+        (arguments.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(f"seed {seed}: {summary['seeds'][str(seed)]}", flush=True)
+    print(f"median over seeds {arguments.seeds}: {summary['median_of_mean_success_rates']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
