@@ -27,6 +27,11 @@ class Descriptor:
             os.close(self.fd)
             self.fd = -1
 
+    def detach(self) -> int:
+        """Hands the descriptor over: the caller closes it."""
+        fd, self.fd = self.fd, -1
+        return fd
+
     def __del__(self) -> None:
         self.close()
 

@@ -130,7 +130,7 @@ def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
     read_end, write_end = pipe()
     process = ChildProcess(_send_goals, write_end, benchmark, seed)
     write_end.close()
-    with open(read_end.fd, "rb") as file:
+    with open(read_end.detach(), "rb") as file:
         content = file.read()
     if code := process.exit_code(seconds=10):
         raise RuntimeError(f"computing the goals of {benchmark} with seed {seed} ended with {code}")
@@ -140,5 +140,5 @@ def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
 def _send_goals(write_end: Descriptor, benchmark: str, seed: int) -> None:
     from envs.metaworld.official_goals import official_goals
 
-    with open(write_end.fd, "wb") as file:
+    with open(write_end.detach(), "wb") as file:
         file.write(encode(official_goals(benchmark, seed), _identity(benchmark, seed)))

@@ -7,7 +7,6 @@ randomness and forgets what was played before, so environments are reused in any
 from __future__ import annotations
 
 import pickle
-from collections import defaultdict
 from typing import Literal
 
 import numpy as np
@@ -19,22 +18,30 @@ from envs.slots import NOBODY, SlotStep
 
 
 class EnvironmentStock:
-    """The environments of one process. Each is a simulator of its own (16-60 MB) and plays in one slot at a time."""
+    """The environments of one process: each is a simulator of its own and plays in one slot at a time.
+
+    At most as many as there are tasks are kept idle, so a process holds no more than its slots and tasks together,
+    whatever tasks its slots change to.
+    """
 
     def __init__(self, task_names: tuple[str, ...], reward_function: Literal["v1", "v2"]):
         self._task_names = task_names
         self._reward_function = reward_function
-        self._idle: defaultdict[int, list[SawyerXYZEnv]] = defaultdict(list)
+        self._idle: list[tuple[int, SawyerXYZEnv]] = []  # the longest idle first
 
     def take(self, task: int) -> SawyerXYZEnv:
-        """An environment of the task that no slot plays in; made if there is none."""
-        if self._idle[task]:
-            return self._idle[task].pop()
+        """An environment of the task that no slot plays in; made (in 0.1 to 0.3 s) if there is none."""
+        for position, (idle_task, env) in enumerate(self._idle):
+            if idle_task == task:
+                del self._idle[position]
+                return env
         return ALL_V3_ENVIRONMENTS[self._task_names[task]](reward_function_version=self._reward_function)
 
     def give_back(self, task: int, env: SawyerXYZEnv) -> None:
         """Another slot may take it now."""
-        self._idle[task].append(env)
+        self._idle.append((task, env))
+        if len(self._idle) > len(self._task_names):
+            del self._idle[0]
 
 
 class MetaWorldSlot:
