@@ -64,8 +64,8 @@ def build_train_state(config: RunConfig, world: SuiteType, device: torch.device)
     num_envs = settings.num_envs or world.suite.num_tasks
     agent = build_agent(config, world, device)
     scheduler = _PARTS["scheduler"].find(config.scheduler.name)(world.suite, config.scheduler.config, settings.seed)
-    # No more rows than the run can fill.
-    capacity = max(1, min(agent.buffer_steps, settings.total_env_steps // num_envs + 1))
+    # No more rows than the run can fill; its last rollout may go beyond its end.
+    capacity = min(agent.buffer_steps, settings.total_env_steps // num_envs + agent.rollout_steps)
     buffer = RolloutBuffer(world.suite, num_envs, capacity, settings.seed, agent.extras, device)
     envs = world.make_envs(
         num_envs,

@@ -76,11 +76,12 @@ class Evaluator:
     def evaluate(
         self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool] = lambda: False
     ) -> EvaluationResult:
-        """Plays E episodes of every task. Touches nothing of the agent but its training flag, which it puts back.
+        """Plays E episodes of every task. Touches nothing of the agent but its training flags, which it puts back.
 
         Raises WorkerFailure, and EvaluationStopped once `should_stop()` is true.
         """
-        training = agent.training
+        # Every module's own flag: an agent may keep a part of itself in evaluation mode for good.
+        training = {module: module.training for module in agent.modules()}
         agent.eval()
         try:
             successes, returns = self._play(agent, episodes_per_task, should_stop)
@@ -88,7 +89,8 @@ class Evaluator:
             self.close()
             raise
         finally:
-            agent.train(training)
+            for module, flag in training.items():
+                module.training = flag
         suite = self.world.suite
         return EvaluationResult(
             suite=suite.name,

@@ -49,7 +49,7 @@ class RecentEpisodes:
 class TrainState:
     """The parts of a running training, and its counts.
 
-    `observation` is the one to act on next; `gradient_steps` counts calls that learnt something.
+    `observation` is the one to act on next; `update_rounds` counts the calls of `Agent.update` that learnt something.
     """
 
     def __init__(self, agent: Agent, envs: MultiTaskVectorEnv, buffer: RolloutBuffer, scheduler: TaskScheduler):
@@ -61,7 +61,7 @@ class TrainState:
         self.observation: np.ndarray | None = None  # (N, *observation); None before the first reset
         self.env_steps = 0  # of single environments
         self.vector_steps = 0
-        self.update_rounds = 0  # calls of `Agent.update` that learnt
+        self.update_rounds = 0
 
     def state(self) -> State:
         """All of it but the buffer's rows; only while nothing is in flight."""
