@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from counting import NumberedEpisodes, Player, audit, counting_world
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,6 +22,7 @@ from mtrl.checkpoint import CheckpointStore
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld
 from mtrl.types import Acted, EnvStep, TaskSpec, TaskSuite
+from tests.counting import NumberedEpisodes, Player, audit, counting_world
 
 WORLD = counting_world()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from counting import counting_world
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl.episodes import IDLE, ListedEpisodes, RandomEpisodes
 from mtrl.types import TaskSuite
+from tests.counting import counting_world
 
 
 def suite(num_tasks: int, num_variations: int | None = 50) -> TaskSuite:

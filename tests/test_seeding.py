@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from counting import counting_world
 
 from mtrl.agent import seeded_construction
 from mtrl.episodes import RandomEpisodes
 from mtrl.seeding import MAX_SEED, load_stream_state, stream, stream_state, torch_stream
 from mtrl.testing.attributes import leaves
 from mtrl.testing.generators import global_generators_untouched
+from tests.counting import counting_world
 
 SEEDS = (0, 1, 2**31, 2**63)
 PURPOSES = ("episodes", "evaluation", "buffer", "explore", "update", "aggregator actor", "aggregator critic")

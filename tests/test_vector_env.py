@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import counting_world
 
 from mtrl.checkpoint import CheckpointStore
 from mtrl.episodes import IDLE, ListedEpisodes, RandomEpisodes
@@ -20,6 +19,7 @@ from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingEnvs
 from mtrl.types import EnvStep
 from mtrl.vector_env import RawStep
+from tests.counting import counting_world
 
 WORLD = counting_world()
 
