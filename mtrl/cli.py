@@ -18,7 +18,7 @@ from typing import Any
 
 from mtrl import __version__
 from mtrl.errors import BadInput, MtrlError
-from mtrl.registry import nearest, plugin_hooks, trust_module
+from mtrl.registry import nearest, plugins_one_by_one, trust_module
 
 HELP = f"""\
 mtrl {__version__}: multi-task reinforcement learning
@@ -193,8 +193,7 @@ def _import_plugins(
     Returns what the command line named. The suite called `warm_up` is told to start what takes long as soon as it is
     known, which is before anything imports torch.
     """
-    for hook in plugin_hooks():
-        hook()
+    for _ in plugins_one_by_one():
         _warm_up(warm_up)
     named = list(dict.fromkeys(modules))
     for module in named:

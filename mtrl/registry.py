@@ -91,18 +91,26 @@ class Registry(Generic[T]):
 def trust_module(module_name: str) -> None:
     """Imports a module that the user named on the command line; the current folder is searched too.
 
-    Raises BadInput if it cannot be imported.
+    Raises BadInput if it cannot be imported, or its `register` fails.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard may exit when it is imported
         raise BadInput(f"plug-in module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     _trusted_modules[module_name] = module
     if callable(hook := getattr(module, "register", None)):
+        call_hook(hook, module_name)
+
+
+def call_hook(hook: Callable[[], None], plugin: str) -> None:
+    """Raises BadInput if the hook of the plug-in raises anything."""
+    try:
         hook()
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"the register() of plug-in {plugin!r} fails: {type(error).__name__}: {error}") from error
 
 
 def trusted_modules() -> tuple[str, ...]:
@@ -112,21 +120,25 @@ def trusted_modules() -> tuple[str, ...]:
 
 def discover_plugins() -> None:
     """Calls every installed `mtrl.plugins` hook. Raises BadInput with the file found if one is not what it claims."""
-    for hook in plugin_hooks():
-        hook()
+    for _ in plugins_one_by_one():
+        pass
 
 
-def plugin_hooks() -> Iterator[Callable[[], None]]:
-    """The installed hooks, each imported when its turn comes. The suites of `envs` come first: they need no torch."""
+def plugins_one_by_one() -> Iterator[str]:
+    """Calls the installed hooks as `discover_plugins` does, and yields the name of each after its call.
+
+    The suites of `envs` come first: they need no torch.
+    """
     entries = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     for entry in sorted(entries, key=lambda entry: (entry.name != "envs", entry.name)):
         try:
             hook = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             module = sys.modules.get(entry.module)
             found = getattr(module, "__file__", None) or "nothing"
             raise BadInput(
                 f"plug-in {entry.value!r} cannot be loaded ({error}); the package found as {entry.module!r} is "
                 f"{found}; install the suite in an environment of its own"
             ) from error
-        yield hook
+        call_hook(hook, entry.value)
+        yield entry.name

@@ -156,7 +156,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_suites_are_known_before_torch_is_imported() -> None:
     script = (
-        "import sys, mtrl.registry as r, mtrl.suite as s; next(iter(r.plugin_hooks()))();"
+        "import sys, mtrl.registry as r, mtrl.suite as s; next(r.plugins_one_by_one());"
         "print('torch' in sys.modules, s.find_suite_type('mt10').__name__, 'metaworld' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -436,6 +436,23 @@ def test_a_configuration_that_names_code_runs_none(tmp_path: Path) -> None:
         for verb in (["train", "--config", "config.yaml"], ["train", "--resume", "."], ["eval", "."]):
             assert_refused(call(*verb), "--plugin canary_cli_module")
     assert not (tmp_path / "sung").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "fragment"),
+    [
+        ("raise SystemExit(0)", "cannot be imported: SystemExit"),
+        ("import sys; sys.exit('bye')", "cannot be imported: SystemExit: bye"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("def broken(:", "cannot be imported: SyntaxError"),
+        ("def register(): 1 / 0", "register() of plug-in"),
+        ("def register(name): pass", "register() of plug-in"),
+    ],
+)
+def test_a_broken_plugin_is_named(source: str, fragment: str, tmp_path: Path) -> None:
+    name = f"broken_cli_module_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source)
+    assert_refused(call("list", "--plugin", name), name, fragment)
 
 
 # Listing and diagnosis.

@@ -204,6 +204,17 @@ def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(document: dict
     assert all(part in message for part in parts), message
 
 
+def test_every_preset_resolves_with_every_agent_and_architecture() -> None:
+    for family in suite_types.classes():
+        for suite in family.suite_names:
+            if "TASK" in suite:  # a pattern
+                continue
+            for agent in agent_types.names():
+                for architecture in architectures.names():
+                    config = resolve_config({"suite": suite, "agent": agent}, {"architecture": architecture})
+                    assert parse_yaml(dump_yaml(config)) == config
+
+
 def test_settings_of_a_run_can_be_changed_within_their_ranges() -> None:
     config = resolve_config(BASE)
     assert changed(config, {"total_env_steps": 3}).settings == RunSettings(total_env_steps=3)
