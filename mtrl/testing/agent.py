@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from mtrl.agent import Agent, Parts, seeded_construction
-from mtrl.aggregation import Mean
+from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.buffer import RolloutBuffer
 from mtrl.checkpoint import CheckpointStore
 from mtrl.encoders import Identity
 from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput, Diverged
+from mtrl.networks import PolicyArchitecture
 from mtrl.networks.mlp import MLP
-from mtrl.normalization import NoNormalizer
+from mtrl.normalization import NoNormalizer, ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.policies.policy import Single
 from mtrl.scheduling import Uniform
@@ -69,22 +70,37 @@ def check_agent(cls: type[Agent], config: Any = None) -> None:
     assert len(refusals) < len(CountingWorld.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
 
 
-def make_agent(cls: type[Agent], config: Any, suite: TaskSuite, seed: int = 1) -> Agent:
-    """An agent on small plain parts: a multilayer perceptron of one hidden layer, no normaliser, mean of the tasks."""
+def make_agent(
+    cls: type[Agent],
+    config: Any,
+    suite: TaskSuite,
+    seed: int = 1,
+    *,
+    architecture: type[PolicyArchitecture] = MLP,
+    architecture_config: Any = None,
+    aggregator: type[GradientAggregator] = Mean,
+    normalizer: type[ReturnNormalizer] = NoNormalizer,
+) -> Any:
+    """An agent on small parts; by default a perceptron of one hidden layer, the mean of the tasks and no normaliser."""
+    if architecture_config is None:
+        architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
 
-    def architecture(in_features: int, out_features: int) -> MLP:
-        return MLP(in_features, out_features, suite.num_tasks, MLP.Config(width=16, depth=1))
+    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
+        return architecture(in_features, out_features, suite.num_tasks, architecture_config)
 
     def policy(in_features: int, head: ActionHead) -> Policy:
-        return Single(architecture, in_features, head, Single.Config())
+        return Single(make_architecture, in_features, head, Single.Config())
+
+    def make_aggregator(group: str) -> GradientAggregator:
+        return aggregator(suite.num_tasks, aggregator.Config(), torch_stream(seed, f"aggregator {group}"))
 
     parts = Parts(
         suite=suite,
         encoder=lambda: Identity(suite.observation_space, Identity.Config()),
-        architecture=architecture,
+        architecture=make_architecture,
         policy=policy,
-        normalizer=lambda: NoNormalizer(suite.num_tasks, NoNormalizer.Config()),
-        aggregator=lambda group: Mean(suite.num_tasks, Mean.Config(), torch_stream(seed, f"aggregator {group}")),
+        normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
+        aggregator=make_aggregator,
         seed=seed,
         device=torch.device("cpu"),
     )

@@ -1,0 +1,105 @@
+"""Every registered architecture, and what is particular to one. Shapes: B batch, M tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
+from mtrl.networks.layers import TaskHeads, one_hot
+from mtrl.networks.mlp import MLP
+from mtrl.networks.multi_head import MultiHead
+from mtrl.testing import check_architecture
+
+
+def num_parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
+def test_every_registered_architecture_keeps_the_contract(name: str) -> None:
+    cls = architectures.get(name)
+    fields = {field.name for field in dataclasses.fields(cls.Config)}
+    check_architecture(cls, cls.Config(**({"width": 24} if "width" in fields else {})))
+
+
+@pytest.mark.parametrize("task_input", ["embedding", "none"])
+def test_every_task_input_of_the_perceptron_keeps_the_contract(task_input: str) -> None:
+    check_architecture(MLP, MLP.Config(width=16, depth=2, task_input=task_input))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
+def test_every_registered_architecture_keeps_the_contract_at_its_own_size(name: str) -> None:
+    check_architecture(architectures.get(name))
+
+
+def test_the_multi_head_actor_of_mt10_has_the_published_size() -> None:
+    # (39 + 10) x 400, twice 400 x 400, and ten heads of 400 x 8, each with its biases.
+    assert num_parameters(MultiHead(39, 8, 10, MultiHead.Config())) == 372_880
+
+
+def test_the_perceptron_of_mt10_has_the_expected_size() -> None:
+    shared = 400 + 2 * (400 * 400 + 400) + 400 * 8 + 8
+    for task_input, task_features, extra in (("one-hot", 10, 0), ("embedding", 64, 640), ("none", 0, 0)):
+        network = MLP(39, 8, 10, MLP.Config(task_input=task_input))
+        assert num_parameters(network) == (39 + task_features) * 400 + shared + extra
+
+
+def test_without_a_task_input_all_tasks_get_the_same_output() -> None:
+    features = torch.ones(1, 5)
+    for task_input, same in (("none", True), ("one-hot", False), ("embedding", False)):
+        network = MLP(5, 2, 3, MLP.Config(width=8, task_input=task_input))
+        first, second = (network(features, torch.tensor([task])) for task in (0, 1))
+        assert torch.equal(first, second) == same
+
+
+def test_every_row_gets_the_head_of_its_own_task() -> None:
+    heads = TaskHeads(4, 2, 3)
+    features, tasks = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([2, 0, 0, 1, 2])
+    found = heads(features, tasks)
+    weight, bias = heads.heads.weight.view(3, 2, 4), heads.heads.bias.view(3, 2)
+    for row, task in enumerate(tasks):
+        torch.testing.assert_close(found[row], weight[task] @ features[row] + bias[task])
+
+
+def test_a_heads_gradient_comes_from_its_own_task_alone() -> None:
+    heads = TaskHeads(4, 2, 3)
+    heads(torch.ones(6, 4), torch.tensor([0, 0, 2, 2, 2, 0])).sum().backward()
+    reached = heads.heads.weight.grad.view(3, 2, 4).abs().sum((1, 2)) > 0
+    assert reached.tolist() == [True, False, True]
+
+
+def test_one_hot_marks_the_task() -> None:
+    assert one_hot(torch.tensor([1, 0]), 3).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+class Talkative(PolicyArchitecture):
+    """Has losses and diagnostics to tell."""
+
+    def __init__(self, in_features: int, out_features: int, num_tasks: int, config: object):
+        super().__init__(in_features, out_features, num_tasks, config)
+        self.layer = torch.nn.Linear(in_features, out_features)
+
+    def forward(
+        self, features: torch.Tensor, task_ids: torch.Tensor, draw: torch.Tensor | None = None
+    ) -> torch.Tensor | Output:
+        return Output(self.layer(features), losses={"size": self.layer.bias.square().sum().expand(3)})
+
+
+def test_an_ensemble_stacks_values_and_averages_auxiliary_losses() -> None:
+    members = [Talkative(2, 1, 3, None) for _ in range(3)]
+    features, tasks = torch.ones(4, 2), torch.arange(4) % 3
+    together = Ensemble(members)(features, tasks)
+    alone = [run(member, features, tasks) for member in members]
+    assert together.values.shape == (3, 4, 1)
+    for index, output in enumerate(alone):
+        assert torch.equal(together.values[index], output.values)
+    torch.testing.assert_close(together.losses["size"], sum(output.losses["size"] for output in alone) / 3)
+
+
+def test_a_bare_tensor_counts_as_an_output_without_extras() -> None:
+    output = run(MLP(2, 1, 1, MLP.Config(width=4)), torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
+    assert (output.route, dict(output.losses), dict(output.diagnostics)) == (None, {}, {})
