@@ -118,15 +118,14 @@ class CheckpointStore:
                     delete(self.folder / name)
 
     def discard_after(self, step: int) -> None:
-        """Removes checkpoints of both kinds newer than `step`: a run that resumes there makes its own.
+        """Removes resumable checkpoints newer than `step`: a run that resumes there makes its own.
 
-        Raises StorageFailure.
+        The best one stays until the run has a better. Raises StorageFailure.
         """
         with storage_faults(self.folder):
-            for kind in ("step", "best"):
-                for later in self._steps(kind):
-                    if later > step:
-                        self._remove(self.folder / folder_name(kind, later))
+            for later in self.steps():
+                if later > step:
+                    self._remove(self.folder / folder_name("step", later))
 
     @property
     def _shown(self) -> str:

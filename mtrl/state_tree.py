@@ -84,7 +84,10 @@ def _put(value: Tensor | np.ndarray | np.generic, pointer: str, values: dict[str
 
 def _from_document(document: Json, pointer: str, remaining: dict[str, Tensor]) -> Any:
     if isinstance(document, list):
-        return [_from_document(child, _child(pointer, index), remaining) for index, child in enumerate(document)]
+        return [
+            _from_document(child, _child(pointer, index), remaining) if isinstance(child, list | dict) else child
+            for index, child in enumerate(document)
+        ]
     if not isinstance(document, dict):
         return document
     if MARK not in document:

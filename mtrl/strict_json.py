@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-MAX_BYTES = 16 * 2**20  # a parsed document takes up to some 25 times its size in memory
+MAX_BYTES = 4 * 2**20  # a parsed document takes up to some 50 times its size in memory
 MAX_DEPTH = 64
 
 
