@@ -26,6 +26,8 @@ from mtrl.registry import PLUGIN_GROUP, trust_module
 
 _GIBIBYTE = 2**30
 _LICENCE_NOTES = {"ale-py": "copyleft: a program that ships it comes under the GPL; imported for Atari suites only"}
+_INDIRECT = ("mujoco",)
+"""What results depend on, required by a requirement."""
 _RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
 
 
@@ -70,7 +72,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "torch threads", str(torch.get_num_threads())
     yield "cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; networks run on the CPU"
     yield "rendering", _rendering()
-    yield "goal cache", _cache()
+    yield "cache", _cache()
     yield "free disk here", f"{shutil.disk_usage(Path.cwd()).free / _GIBIBYTE:.1f} GiB"
 
 
@@ -100,7 +102,7 @@ def _dependencies() -> Iterator[tuple[str, str, str, str]]:
     except importlib.metadata.PackageNotFoundError:
         yield "mtrl-suite", "not installed", "MIT", "pip install -e . makes its plug-ins known"
         return
-    for requirement in requirements:
+    for requirement in [*requirements, *_INDIRECT]:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         name = match[0] if match else requirement
         extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)

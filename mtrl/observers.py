@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from mtrl.checkpoint import CheckpointStore
-from mtrl.console import LiveTable
 from mtrl.errors import Diverged
 from mtrl.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.interruption import Interruption
+from mtrl.live_table import LiveTable
 from mtrl.run_directory import RunDirectory
 from mtrl.run_log import EvaluationKind, EvaluationRow
 from mtrl.tensorboard_sink import TensorBoardSink

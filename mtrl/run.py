@@ -14,10 +14,11 @@ from mtrl.agent import Agent
 from mtrl.build import build_train_state, build_world, choose_device, num_workers
 from mtrl.checkpoint import Checkpoint, CheckpointStore
 from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml, with_suite
-from mtrl.console import LiveTable, say, success_table
+from mtrl.console import say, success_table
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
 from mtrl.evaluator import EvaluationStopped, Evaluator
 from mtrl.interruption import Interruption
+from mtrl.live_table import LiveTable
 from mtrl.loading import TaskNames, load_trained
 from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver
 from mtrl.run_directory import RunDirectory

@@ -482,7 +482,7 @@ def test_list_shows_classes_of_a_plugin(tmp_path: Path, monkeypatch: pytest.Monk
 def test_doctor_names_versions_licences_and_broken_plugins() -> None:
     finished = call("doctor", "--plugin", "no_such_module")
     assert finished.code == 0
-    for fragment in ("python", "torch threads", "GPL-2.0-only", "MIT", "agents:register", "broken", "goal cache"):
+    for fragment in ("python", "torch threads", "GPL-2.0-only", "MIT", "agents:register", "broken", "cache", "mujoco"):
         assert fragment in finished.out
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from mtrl import console
-from mtrl.console import RECENT_EPISODES, LiveTable, render_success, say, success_table
+from mtrl import live_table
+from mtrl.console import render_success, say, success_table
 from mtrl.evaluator import EvaluationResult
+from mtrl.live_table import RECENT_EPISODES, LiveTable
 from mtrl.types import FinishedEpisode
 
 TASKS = ("reach-v3", "push-v3", "drawer-close-v3")
@@ -47,7 +48,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 class Clock:
-    """Stands in for `time` in the console."""
+    """Stands in for `time` in the live table."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +60,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(console, "time", clock)
+    monkeypatch.setattr(live_table, "time", clock)
     return clock
 
 
@@ -194,7 +195,7 @@ def test_a_terminal_that_hangs_up_ends_the_output_and_not_the_run(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdout", HangsUp(error))
-    monkeypatch.setattr(console, "_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(live_table, "_REFRESH_SECONDS", 0.0)
     with LiveTable(TASKS, 100, Console(file=sys.stdout, force_terminal=True)) as table:
         for step in range(3):
             table.update(step, [])
@@ -205,9 +206,10 @@ def test_a_terminal_that_hangs_up_ends_the_output_and_not_the_run(
 
 RUN = """
 import sys, time
-from mtrl import console
-from mtrl.console import LiveTable, say, success_table
-console._LINE_SECONDS = (0.0, 0.0)
+from mtrl import live_table
+from mtrl.console import say, success_table
+from mtrl.live_table import LiveTable
+live_table._LINE_SECONDS = (0.0, 0.0)
 with LiveTable(["a", "b"], 100) as table:
     for step in range(100):
         table.update(step, [])
