@@ -20,7 +20,7 @@ from mtrl.agent import Agent, Parts, seeded_construction
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.buffer import RolloutBuffer
 from mtrl.checkpoint import CheckpointStore
-from mtrl.encoders import Identity
+from mtrl.encoders import Encoder, Identity
 from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput, Diverged
 from mtrl.networks import PolicyArchitecture
@@ -76,6 +76,7 @@ def make_agent(
     suite: TaskSuite,
     seed: int = 1,
     *,
+    encoder: type[Encoder] = Identity,
     architecture: type[PolicyArchitecture] = MLP,
     architecture_config: Any = None,
     aggregator: type[GradientAggregator] = Mean,
@@ -96,7 +97,7 @@ def make_agent(
 
     parts = Parts(
         suite=suite,
-        encoder=lambda: Identity(suite.observation_space, Identity.Config()),
+        encoder=lambda: encoder(suite.observation_space, encoder.Config()),
         architecture=make_architecture,
         policy=policy,
         normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
