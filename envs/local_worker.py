@@ -21,6 +21,9 @@ class LocalWorker:
         self._slots = range(layout.num_slots)
         self._runner: SlotRunner | None = None
 
+    def start(self, costs: Sequence[float]) -> None:
+        """Nothing to start."""
+
     def command(self, command: bytes) -> None:
         """Carries the command out. Raises WorkerFailure."""
         try:

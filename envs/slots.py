@@ -123,7 +123,11 @@ class SlotRunner:
         self._worker = worker
         self._envs = {slot: make_env() for slot in slots}
         self._tasks = dict.fromkeys(slots, NOBODY)
-        self._observation_shape = arrays.observation.shape[1:]
+        # Views of single rows, made once: slicing costs as much as the copy.
+        self._observations = {slot: arrays.observation[slot] for slot in slots}
+        self._final_observations = {slot: arrays.final_observation[slot] for slot in slots}
+        self._shape = arrays.observation.shape[1:]
+        self._begun = 0
 
     def begin(self) -> None:
         """Starts the next episode of every slot that has one."""
@@ -141,15 +145,15 @@ class SlotRunner:
                 continue
             self._note(slot, self._tasks[slot])
             observation, reward, terminated, truncated, success = env.step(arrays.action[slot])
-            self._check_shape(observation)
-            arrays.observation[slot] = observation
-            arrays.final_observation[slot] = observation
+            self._write(self._final_observations[slot], observation)
             arrays.reward[slot] = reward
             arrays.terminated[slot] = terminated
             arrays.truncated[slot] = truncated
             arrays.success[slot] = success
             if terminated or truncated:
                 self._begin(slot)
+            else:
+                self._observations[slot][...] = self._final_observations[slot]
         arrays.busy[self._worker] = False
 
     def _begin(self, slot: int) -> None:
@@ -157,19 +161,21 @@ class SlotRunner:
         task = int(arrays.next_task[slot])
         self._tasks[slot] = task
         if task == NOBODY:
+            self._observations[slot][...] = self._final_observations[slot]
             return
         self._note(slot, task)
-        observation = self._envs[slot].begin(task, int(arrays.next_variation[slot]))
-        self._check_shape(observation)
-        arrays.observation[slot] = observation
+        self._write(self._observations[slot], self._envs[slot].begin(task, int(arrays.next_variation[slot])))
 
     def _note(self, slot: int, task: int) -> None:
         """Leaves word of what is being done, for the message if it is never finished."""
-        self._arrays.last_task[self._worker] = task
-        self._arrays.last_slot[self._worker] = slot
-        self._arrays.progress[self._worker] += 1
+        self._begun += 1
+        arrays, worker = self._arrays, self._worker
+        arrays.last_task[worker] = task
+        arrays.last_slot[worker] = slot
+        arrays.progress[worker] = self._begun
 
-    def _check_shape(self, observation: np.ndarray) -> None:
-        # An assignment would broadcast a wrong shape silently.
-        if observation.shape != self._observation_shape:
-            raise ValueError(f"observation has shape {observation.shape}, expected {self._observation_shape}")
+    def _write(self, row: np.ndarray, observation: np.ndarray) -> None:
+        # The assignment would broadcast a wrong shape silently.
+        if observation.shape != self._shape:
+            raise ValueError(f"observation has shape {observation.shape}, expected {self._shape}")
+        row[...] = observation

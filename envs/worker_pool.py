@@ -6,6 +6,8 @@ code; nothing about a trajectory depends on K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from envs.local_worker import LocalWorker
@@ -30,11 +32,13 @@ class WorkerPool(MultiTaskVectorEnv):
         *,
         num_workers: int,
         worker_timeout: float = 60.0,
+        step_costs: Sequence[float] | None = None,
     ):
         """`make_env` is called once per slot, in the process that steps it.
 
         The processes are started by the first `reset` or `load_state`. One that is at the same slot for more than
-        `worker_timeout` seconds hangs.
+        `worker_timeout` seconds hangs. `step_costs` (M,), how long a step of each task takes in any unit, balances the
+        workers by the tasks that their slots begin with; it changes no result.
         """
         super().__init__(suite, num_envs, episodes)
         self.num_workers = min(num_workers, num_envs)
@@ -46,6 +50,7 @@ class WorkerPool(MultiTaskVectorEnv):
             action_shape=self._actions.shape[2:],
             action_dtype=str(self._actions.dtype),
         )
+        self._step_costs = np.asarray(step_costs if step_costs is not None else [1.0] * suite.num_tasks)
         self._workers: Workers | LocalWorker
         if self.num_workers:
             self._workers = Workers(layout, make_env, suite.task_names, worker_timeout)
@@ -57,6 +62,8 @@ class WorkerPool(MultiTaskVectorEnv):
         return self._workers.arrays
 
     def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+        costs = np.where(tasks == IDLE, self._step_costs.mean(), self._step_costs[tasks])
+        self._workers.start(costs.tolist())
         self._arrays.next_task[:] = tasks
         self._arrays.next_variation[:] = variations
         self._workers.command(BEGIN)

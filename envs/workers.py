@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.balance import balanced_slots
 from envs.descriptors import Descriptor, anonymous_file, mapped, pipe
 from envs.processes import ChildProcess, warm_up
 from envs.slots import SlotArrays, SlotEnvFactory, SlotLayout
@@ -45,7 +46,7 @@ class _Worker:
 
 
 class Workers:
-    """K processes that share the slots out; started by the first command."""
+    """K processes that share the slots out."""
 
     def __init__(self, layout: SlotLayout, make_env: SlotEnvFactory, task_names: Sequence[str], timeout: float):
         self._layout = layout
@@ -61,11 +62,22 @@ class Workers:
         self._failure: WorkerFailure | None = None
         self._closed = False
 
+    def start(self, costs: Sequence[float]) -> None:
+        """Starts the processes, unless they run; `costs` (N,) are how long a step of each slot takes, in any unit."""
+        self._check_usable()
+        if self._workers:
+            return
+        warm_up(["envs.worker"])  # unless a suite has done it with its simulator
+        pickled_factory = pickle.dumps(self._make_env)
+        for index, slots in enumerate(balanced_slots(costs, self._layout.num_workers)):
+            worker = self._start_worker(index, slots, pickled_factory)
+            self._workers.append(worker)
+            self._index_of[worker.finished.fd] = index
+            self._poll.register(worker.finished.fd, select.POLLIN)
+
     def command(self, command: bytes) -> None:
         """Wakes every worker. Raises WorkerFailure if one has failed before."""
         self._check_usable()
-        if not self._workers:
-            self._start()
         self._awaited.update(range(len(self._workers)))
         for worker in self._workers:
             # A dead worker's other pipe is closed as well, and `wait` tells of it.
@@ -108,22 +120,12 @@ class Workers:
         if self._closed:
             raise RuntimeError("the environments are closed")
 
-    def _start(self) -> None:
-        warm_up(["envs.worker"])  # unless a suite has done it with its simulator
-        pickled_factory = pickle.dumps(self._make_env)
-        for index in range(self._layout.num_workers):
-            worker = self._start_worker(index, pickled_factory)
-            self._workers.append(worker)
-            self._index_of[worker.finished.fd] = index
-            self._poll.register(worker.finished.fd, select.POLLIN)
-
-    def _start_worker(self, index: int, pickled_factory: bytes) -> _Worker:
+    def _start_worker(self, index: int, slots: tuple[int, ...], pickled_factory: bytes) -> _Worker:
         wake_read, wake_write = pipe()
         finished_read, finished_write = pipe()
         seat = WorkerSeat(
             index=index,
-            # Interleaved, because neighbouring tasks of a suite tend to cost alike.
-            slots=tuple(range(index, self._layout.num_slots, self._layout.num_workers)),
+            slots=slots,
             layout=self._layout,
             memory=self._memory,
             wake=wake_read,

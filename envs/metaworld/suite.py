@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.metaworld import goals as goal_store
+from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.names import parse
 from envs.metaworld.presets import PRESETS
@@ -59,7 +60,7 @@ class MetaWorld(SuiteType):
         goals = {
             task: of_benchmark[benchmark][task] for task, benchmark in zip(named.tasks, named.benchmarks, strict=True)
         }
-        self._goals = tuple(goals.values())
+        self.goals = tuple(goals.values())  # of each task (50, G)
         self.suite = TaskSuite(
             name=named.name,
             tasks=tuple(
@@ -101,7 +102,13 @@ class MetaWorld(SuiteType):
         if num_workers:
             self.warm_up()
         return WorkerPool(
-            self.suite, num_envs, episodes, factory, num_workers=num_workers, worker_timeout=worker_timeout
+            self.suite,
+            num_envs,
+            episodes,
+            factory,
+            num_workers=num_workers,
+            worker_timeout=worker_timeout,
+            step_costs=[STEP_COSTS[task] for task in self.suite.task_names],
         )
 
     def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
@@ -112,7 +119,7 @@ class MetaWorld(SuiteType):
     def _factory(self, mode: Mode) -> MetaWorldFactory:
         return MetaWorldFactory(
             task_names=self.suite.task_names,
-            goals=self._goals,
+            goals=self.goals,
             reward_function=self.config.reward_function,
             end_at_success=mode == "evaluate",
         )

@@ -150,18 +150,18 @@ def test_goals_are_those_of_the_official_benchmark(
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
     world = MetaWorld(name, CONFIG, seed)
     expected = official_goals(official(seed=seed))
-    for task, goals in zip(world.suite.task_names, world._goals, strict=True):
+    for task, goals in zip(world.suite.task_names, world.goals, strict=True):
         np.testing.assert_array_equal(goals, expected[task])
 
 
 def test_goals_do_not_depend_on_what_the_main_process_did_to_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = MetaWorld("mt1-reach", CONFIG, 1)._goals
+    expected = MetaWorld("mt1-reach", CONFIG, 1).goals
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(metaworld, "_N_GOALS", 3)  # as `gym.make_vec(..., num_goals=3)` leaves it
     before = np.random.get_state()[1].copy()
-    np.testing.assert_array_equal(MetaWorld("mt1-reach", CONFIG, 1)._goals, expected)
+    np.testing.assert_array_equal(MetaWorld("mt1-reach", CONFIG, 1).goals, expected)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
@@ -266,7 +266,7 @@ def test_trajectories_are_those_of_the_official_environment(name: str, reward_fu
     actions = draw_actions(505, num_envs)
     with make_envs(world) as envs:
         tasks, goals = envs.episodes.peek()
-        official = [OfficialEnv(world.suite.task_names[task], world._goals[task], reward_function) for task in tasks]
+        official = [OfficialEnv(world.suite.task_names[task], world.goals[task], reward_function) for task in tasks]
         observation = envs.reset()
         successes = np.zeros(num_envs, bool)
         for slot, env in enumerate(official):
@@ -316,7 +316,7 @@ def test_success_ends_an_episode_in_an_evaluation_only() -> None:
 def test_a_reset_draws_nothing_and_forgets_what_was_played() -> None:
     world = MetaWorld("mt3", CONFIG, 1)
     factory = MetaWorldFactory(
-        task_names=world.suite.task_names, goals=world._goals, reward_function="v2", end_at_success=False
+        task_names=world.suite.task_names, goals=world.goals, reward_function="v2", end_at_success=False
     )
     before = np.random.get_state()[1].copy()
     for task in range(3):
@@ -336,7 +336,7 @@ def test_a_reset_draws_nothing_and_forgets_what_was_played() -> None:
 def test_slots_change_tasks_and_share_idle_environments() -> None:
     world = MetaWorld("mt3", CONFIG, 1)
     factory = MetaWorldFactory(
-        task_names=world.suite.task_names, goals=world._goals, reward_function="v2", end_at_success=False
+        task_names=world.suite.task_names, goals=world.goals, reward_function="v2", end_at_success=False
     )
     one, other = factory(), factory()
     first = one.begin(0, 0)
@@ -379,7 +379,7 @@ def test_a_reset_that_never_ends_is_named() -> None:
     # Object and goal in one place break the task's distance rule: it draws the frozen goal again, for ever.
     factory = MetaWorldFactory(
         task_names=world.suite.task_names,
-        goals=tuple(np.zeros_like(goals) for goals in world._goals),
+        goals=tuple(np.zeros_like(goals) for goals in world.goals),
         reward_function="v2",
         end_at_success=False,
     )
