@@ -140,9 +140,12 @@ class OptimizedGroup:
         Raises Diverged, before the step, if a loss or gradient is not finite.
         """
         result = self.aggregator.backward(loss_of, batch, self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm, foreach=True)
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        # Before clipping, which would spread a value that is not finite over all gradients.
         if not bool(torch.isfinite(norm) & torch.isfinite(result.losses).all()):
             self._name_what_is_not_finite(result.losses)
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm, foreach=True)
         self.optimizer.step()
         return result
 

@@ -1,4 +1,4 @@
-"""Stops a run in good order: on SIGTERM, Ctrl-C, or when its hours are over.
+"""Stops a run in good order: on SIGTERM, Ctrl-C, a closed terminal, or when its hours are over.
 
 The handlers only set a flag, which the loop reads when nothing is in flight. A second signal changes nothing, so a save
 that has begun is always finished.
@@ -40,7 +40,8 @@ class Interruption:
     def __enter__(self) -> Self:
         # Only the main thread of a process may set handlers; elsewhere (a notebook's worker) the default stays.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            # SIGHUP is what a closed terminal sends.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

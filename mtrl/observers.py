@@ -40,7 +40,7 @@ class MetricsObserver:
         self._first_env_steps = state.env_steps
 
     def __call__(self, progress: Progress) -> None:
-        self._table.update(progress.env_steps, progress.episodes)
+        self._table.update(progress.env_steps, progress.episodes, shares=self._state.scheduler.weights().tolist())
         if not due(progress.env_steps, self._last, self._interval):
             return
         self._last = progress.env_steps

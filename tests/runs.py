@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,11 @@ from mtrl import run
 from mtrl.checkpoint import CheckpointStore
 from mtrl.config import RunConfig, resolve_config
 from mtrl.run_directory import RunDirectory
+from mtrl.train_state import TrainState
 from mtrl.types import Progress
+
+LAST_WORDS = Path(tempfile.gettempdir()) / f"last-words-{os.getpid()}"
+"""Where a child leaves the message of the error that ended it."""
 
 WALL_CLOCK = {"wall_seconds", "env_steps_per_second"}
 
@@ -48,10 +53,14 @@ def tiny_config(suite: str = "point-mass", **changes: Any) -> RunConfig:
     return resolve_config(document)
 
 
-def in_child(action: Callable[[], int], at_progress: int | None = None, number: int = signal.SIGKILL) -> int:
-    """Runs `action` in a forked child, which sends itself a signal at its n-th Progress; returns its exit status.
+Fault = Callable[[TrainState], None]
 
-    Negative: the signal that ended it. Output of the child is dropped.
+
+def in_child(action: Callable[[], int], at_progress: int | None = None, fault: int | Fault = signal.SIGKILL) -> int:
+    """Runs `action` in a forked child that meets a fault at its n-th Progress; returns its exit status.
+
+    The fault is a signal that the child sends itself, or a function of its train state. A negative status is the signal
+    that ended the child. Its output is dropped, but for the line that would say why it failed: `LAST_WORDS`.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -61,10 +70,11 @@ def in_child(action: Callable[[], int], at_progress: int | None = None, number: 
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             if at_progress is not None:
-                _signal_at(at_progress, number)
+                _meet_at(at_progress, fault)
             code = action()
         except Exception as error:
             code = getattr(error, "exit_code", 70)
+            LAST_WORDS.write_text(str(error))
             if code == 70:
                 traceback.print_exc()
         finally:
@@ -72,13 +82,16 @@ def in_child(action: Callable[[], int], at_progress: int | None = None, number: 
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _signal_at(at_progress: int, number: int) -> None:
+def _meet_at(at_progress: int, fault: int | Fault) -> None:
     loop = run.training_loop
 
-    def counted(*arguments: Any) -> Iterator[Progress]:
-        for count, progress in enumerate(loop(*arguments), start=1):
+    def counted(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
+        for count, progress in enumerate(loop(state, total_env_steps), start=1):
             if count == at_progress:
-                os.kill(os.getpid(), number)
+                if callable(fault):
+                    fault(state)
+                else:
+                    os.kill(os.getpid(), fault)
             yield progress
 
     run.training_loop = counted  # type: ignore[assignment]
@@ -104,9 +117,7 @@ def final_state(run_dir: Path) -> dict[str, Any]:
 def log_rows(run_dir: Path) -> tuple[list[Any], list[Any]]:
     """Rows of metrics.jsonl without wall-clock values, and of eval.csv."""
     opened = RunDirectory.open(run_dir)
-    metrics = [
-        {name: value for name, value in row.items() if name not in WALL_CLOCK} for row in opened.metrics.rows()
-    ]
+    metrics = [{name: value for name, value in row.items() if name not in WALL_CLOCK} for row in opened.metrics.rows()]
     return metrics, opened.evaluations.rows()
 
 

@@ -16,9 +16,8 @@ from tests.runs import differences, final_state, in_child, log_rows, tiny_config
 def train_with_kills(config: RunConfig, run_dir: Path, kills: list[int], number: int = signal.SIGKILL) -> list[int]:
     """Exit statuses of a run that is killed at the given Progress counts of its processes, and resumed."""
     statuses = [in_child(lambda: run.train(config, run_dir), kills[0] if kills else None, number)]
-    for kill in [*kills[1:], None]:
-        if kills:
-            statuses.append(in_child(lambda: run.resume(run_dir, {}), kill, number))
+    if kills:
+        statuses += [in_child(lambda: run.resume(run_dir, {}), kill, number) for kill in [*kills[1:], None]]
     return statuses
 
 
