@@ -208,7 +208,7 @@ class RunDirectory:
 
 
 def _checked_path(path: str | Path) -> Path:
-    if str(path) in ("", ".") or "\0" in str(path):
+    if str(path) == "" or "\0" in str(path):
         raise BadInput(f"{printable(str(path))} cannot be a run directory")
     return Path(path)
 

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,10 @@ import torch
 Plant = Callable[[Path, Path], None]
 """Changes the run directory (first argument) so that running the payload would create the canary (second)."""
 
-STEP = "checkpoints/step_000000000100"
+
+def newest(run: Path) -> Path:
+    """The folder of the last checkpoint."""
+    return max((run / "checkpoints").glob("step_*"))
 
 
 class Payload:
@@ -72,11 +74,11 @@ def sign(folder: Path, manifest: Mapping[str, object]) -> None:
 
 
 def _tensors(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(run / STEP, {"tensors.safetensors": content(canary)})
+    return lambda run, canary: forge(newest(run), {"tensors.safetensors": content(canary)})
 
 
 def _state(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(run / STEP, {"state.json": content(canary)})
+    return lambda run, canary: forge(newest(run), {"state.json": content(canary)})
 
 
 def _torch_zip(canary: Path) -> bytes:
@@ -115,37 +117,37 @@ def _many_tensors(count: int) -> bytes:
 
 def _replace_by_link(name: str) -> Plant:
     def plant(run: Path, canary: Path) -> None:
-        outside = canary.with_name(f"outside-{Path(name).name}")
-        os.replace(run / STEP / name, outside)
-        (run / STEP / name).symlink_to(outside)
+        outside = canary.with_name(f"outside-{name}")
+        os.replace(newest(run) / name, outside)
+        (newest(run) / name).symlink_to(outside)
 
     return plant
 
 
 def _link_folder(run: Path, canary: Path) -> None:
-    outside = canary.with_name("outside-checkpoint")
-    os.replace(run / STEP, outside)
-    (run / STEP).symlink_to(outside)
+    folder, outside = newest(run), canary.with_name("outside-checkpoint")
+    os.replace(folder, outside)
+    folder.symlink_to(outside)
 
 
 def _pipe(run: Path, _: Path) -> None:
-    (run / STEP / "tensors.safetensors").unlink()
-    os.mkfifo(run / STEP / "tensors.safetensors")
+    (newest(run) / "tensors.safetensors").unlink()
+    os.mkfifo(newest(run) / "tensors.safetensors")
 
 
 def _device(run: Path, _: Path) -> None:
-    (run / STEP / "state.json").unlink()
-    (run / STEP / "state.json").symlink_to("/dev/zero")
+    (newest(run) / "state.json").unlink()
+    (newest(run) / "state.json").symlink_to("/dev/zero")
 
 
 def _folder_in_place_of_file(run: Path, _: Path) -> None:
-    (run / STEP / "state.json").unlink()
-    (run / STEP / "state.json").mkdir()
+    (newest(run) / "state.json").unlink()
+    (newest(run) / "state.json").mkdir()
 
 
 def _sparse(run: Path, _: Path) -> None:
     size = 2**42
-    folder = run / STEP
+    folder = newest(run)
     head = tensor_file_bytes({"x": entry("U8", [size], [0, size])})
     forge(folder, {"tensors.safetensors": head})
     os.truncate(folder / "tensors.safetensors", len(head) + size)
@@ -161,10 +163,10 @@ def _file_named(name: str) -> Plant:
     def plant(run: Path, canary: Path) -> None:
         canary.with_name("outside").write_bytes(b"{}")
         written = {"num_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-        manifest = json.loads((run / STEP / "manifest.json").read_text())
+        manifest = json.loads((newest(run) / "manifest.json").read_text())
         del manifest["checksum"]
         manifest["files"][name.format(canary.with_name("outside"))] = written
-        sign(run / STEP, manifest)
+        sign(newest(run), manifest)
 
     return plant
 
@@ -173,18 +175,18 @@ def _chunk_named(name: str) -> Plant:
     def plant(run: Path, canary: Path) -> None:
         path = name.format(canary.with_name("outside"))
         written = {"num_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-        manifest = json.loads((run / STEP / "manifest.json").read_text())
+        manifest = json.loads((newest(run) / "manifest.json").read_text())
         del manifest["checksum"]
         manifest["files"][f"{path}.safetensors"] = written
         manifest["chunks"].append({"name": path, "complete": True})
-        sign(run / STEP, manifest)
+        sign(newest(run), manifest)
 
     return plant
 
 
 def _manifest(content: Callable[[Path], bytes]) -> Plant:
     def plant(run: Path, canary: Path) -> None:
-        (run / STEP / "manifest.json").write_bytes(content(canary))
+        (newest(run) / "manifest.json").write_bytes(content(canary))
 
     return plant
 
@@ -248,7 +250,7 @@ HOSTILE_CHECKPOINTS: dict[str, Plant] = {
     "a state of empty lists": _state(lambda _: b'{"a":[' + b"[]," * (13 * 10**5) + b"[]]}"),
     "a state in another encoding": _state(lambda _: '{"a": "ü"}'.encode("utf-16")),
     "a manifest nested without end": _manifest(lambda _: b"[" * 10**6),
-    "a manifest of a hundred megabytes": _manifest(lambda _: b" " * 10**8),
+    "a manifest of twenty megabytes": _manifest(lambda _: b" " * 20 * 2**20),
     "a manifest that is a number": _manifest(lambda _: b"1"),
     "a manifest with a constant": _manifest(lambda _: b"NaN"),
     "a file name with separators": _file_named("../../../outside"),
@@ -266,7 +268,10 @@ HOSTILE_CHECKPOINTS: dict[str, Plant] = {
     "a device for the state": _device,
     "a folder for the state": _folder_in_place_of_file,
 }
-"""Each leaves the checkpoint of step 100 unusable; anything but one line of refusal is a fault."""
+"""Each leaves the newest checkpoint unusable; anything but one line of refusal is a fault."""
+
+LARGE = {"a state of empty lists", "forty thousand tensors", "a zip bomb"}
+"""Those that take seconds to refuse."""
 
 HOSTILE_CONFIGURATIONS: dict[str, Callable[[Path], bytes]] = {
     "a YAML tag that applies a function": lambda canary: f"!!python/object/apply:os.mknod ['{canary}']".encode(),
@@ -290,9 +295,3 @@ HOSTILE_CONFIGURATIONS: dict[str, Callable[[Path], bytes]] = {
 
 CANARY_MODULE = "import os, pathlib\nos.mknod(os.environ['CANARY'])\n"
 """The source of `canary_module`, for a folder on the import path."""
-
-
-def copy_run(source: Path, target: Path) -> Path:
-    """A run directory of the same content that shares no file with `source`."""
-    shutil.copytree(source, target, symlinks=True)
-    return target

@@ -22,9 +22,10 @@ from pathlib import Path
 import malicious_files
 import pytest
 import torch
+from forked import in_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from malicious_files import HOSTILE_CHECKPOINTS, STEP, forge, sign
+from malicious_files import HOSTILE_CHECKPOINTS, forge, newest, sign
 
 from mtrl import checkpoint_folder, tensor_file
 from mtrl.checkpoint import CheckpointStore, Chunk
@@ -134,27 +135,6 @@ class CountedCalls:
             return original(*args, **kwargs)
 
         return call
-
-
-def in_child(action: Callable[[], None]) -> tuple[int, str]:
-    """Runs `action` in a forked process; its wait status and what it wrote to its standard output."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            torch.set_num_threads(1)  # a forked process has none of its parent's threads
-            os.dup2(writer, 1)
-            action()
-            status = 0
-        except BaseException as error:
-            os.write(1, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as output:
-        text = output.read()
-    return os.waitpid(child, 0)[1], text
 
 
 def kill_at(number: int) -> CountedCalls:
@@ -570,7 +550,7 @@ def test_a_file_changed_while_it_is_read_is_not_loaded(
 ) -> None:
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     save(store, 100)
-    path = tmp_path / "run" / STEP / "tensors.safetensors"
+    path = newest(tmp_path / "run") / "tensors.safetensors"
     good = path.read_bytes()
 
     def swap() -> None:
@@ -585,7 +565,7 @@ def test_a_chunk_swapped_after_the_check_is_not_handed_out(tmp_path: Path) -> No
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     save(store, 100)
     checkpoint = store.load("latest")
-    path = tmp_path / "run" / STEP / "rows-0.safetensors"
+    path = newest(tmp_path / "run") / "rows-0.safetensors"
     evil = tensor_file.encode({"reward": torch.full((10,), 9)})
     path.unlink()
     path.write_bytes(b"".join(bytes(part) for part in evil))
@@ -601,7 +581,7 @@ def test_a_folder_swapped_while_it_is_read_gives_the_first_or_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _ = hostile_run(tmp_path)
-    folder = run / STEP
+    folder = newest(run)
     shutil.copytree(folder, run / "evil")
     forge(run / "evil", {"state.json": b'{"evil": true}'})
 

@@ -89,6 +89,13 @@ def test_a_new_run_directory_takes_any_name(tmp_path: Path, name: str) -> None:
         assert read.metrics.rows() == [{"env_steps": 1, "critic_loss": 0.5}]
 
 
+def test_the_current_folder_can_be_a_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    started(Path()).close()
+    with RunDirectory.resume(".") as run:
+        assert run.meta() == {"status": "running"}
+
+
 def test_an_existing_run_is_refused_with_both_ways_on(tmp_path: Path) -> None:
     started(tmp_path / "a").close()
     with pytest.raises(BadInput) as caught:
@@ -135,7 +142,7 @@ def test_a_run_killed_before_its_first_file_can_be_started_again(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "nul\0byte", "/dev/null", "/dev/null/run", "/proc/run", "x" * 300],
+    ["", "nul\0byte", "/dev/null", "/dev/null/run", "/proc/run", "x" * 300],
     ids=lambda path: repr(path[:10]),
 )
 def test_a_path_that_cannot_be_a_run_directory_gets_one_line(path: str) -> None:
