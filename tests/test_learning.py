@@ -1,0 +1,116 @@
+"""Agents learn the small worlds to their known optimum, and fail where they must.
+
+The settings are chosen for speed: a short horizon, small networks and 16 slots need a few hundred updates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.sac import SAC
+from envs.point_mass import PointMass
+from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.evaluator import EvaluationResult, evaluate
+from mtrl.networks.mlp import MLP
+from mtrl.networks.multi_head import MultiHead
+from mtrl.testing.agent import make_agent, make_train_state
+from mtrl.trainer import train
+
+NUM_ENVS = 16
+SETTINGS: dict[str, Any] = {
+    "batch_size": 128,
+    "random_steps": 20,
+    "discount": 0.7,
+    "learning_rate": 3e-3,
+    "alpha_learning_rate": 1e-2,
+    "initial_alpha": 0.2,
+    "target_rate": 0.05,
+}
+DISCRETE = {"target_entropy_scale": 0.3}
+SMALL_MLP: dict[str, Any] = {"architecture_config": MLP.Config(width=64, depth=2)}
+SMALL_MULTI_HEAD: dict[str, Any] = {
+    "architecture": MultiHead,
+    "architecture_config": MultiHead.Config(width=64, depth=2),
+}
+MARGIN = 1.5
+"""Reward short of the optimum that counts as learnt: of 16 to 17 in an episode, where chance gets less than 2."""
+
+
+def learn(
+    world: PointMass, vector_steps: int, parts: dict[str, Any] | None = None, **settings: Any
+) -> EvaluationResult:
+    """SAC's returns on every start of every task after a short training."""
+    agent = make_agent(SAC, SAC.Config(**SETTINGS | settings), world.suite, **(parts or SMALL_MLP))
+    state = make_train_state(agent, world, NUM_ENVS)
+    for _ in train(state, vector_steps * NUM_ENVS):
+        pass
+    return evaluate(agent, world, 25, seed=1, num_workers=0)
+
+
+def point_mass(name: str) -> PointMass:
+    return PointMass(name, PointMass.Config(), 1)
+
+
+def optimum(world: PointMass) -> np.ndarray:
+    """Best mean return of each task (M,)."""
+    return np.array([task.target_return for task in world.suite.tasks])
+
+
+def test_sac_learns_continuous_actions_to_the_optimum() -> None:
+    world = point_mass("point-mass")
+    result = learn(world, 600)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    assert result.mean_success_rate >= 0.95
+
+
+def test_sac_learns_discrete_actions_to_the_optimum() -> None:
+    world = point_mass("point-mass-discrete")
+    result = learn(world, 550, **DISCRETE)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    assert result.mean_success_rate >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        pytest.param("point-mass-conflict", SMALL_MLP, id="continuous"),
+        pytest.param("point-mass-conflict-discrete", SMALL_MULTI_HEAD, id="discrete, multi-head"),
+        pytest.param(
+            "point-mass-conflict", SMALL_MLP | {"aggregator": PCGrad}, id="continuous, pcgrad", marks=pytest.mark.full
+        ),
+        pytest.param(
+            "point-mass-conflict-discrete",
+            SMALL_MULTI_HEAD | {"aggregator": PCGrad},
+            id="discrete, multi-head, pcgrad",
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_sac_learns_opposite_optimal_actions_when_it_knows_the_task(name: str, parts: dict[str, Any]) -> None:
+    world = point_mass(name)
+    result = learn(world, 400, parts, **(DISCRETE if world.discrete else {}))
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+def test_sac_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
+    # Who does not know the task moves alike in both. The goals are at x = -0.8 and 0.8, so the two distances along x
+    # add up to 1.6 at least, the mean reward of a step is 0.2 at most, and that of 20 steps is 4. (Not so with
+    # discrete actions: there the tasks differ in which ones are legal.)
+    world = point_mass("point-mass-conflict")
+    blind = {"architecture_config": MLP.Config(width=64, depth=2, task_input="none")}
+    result = learn(world, 200, blind)
+    assert result.mean_returns.mean() <= 20 * 0.2 + 1e-3, result.mean_returns
+    assert optimum(world).mean() - MARGIN > 12
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("name", ["point-mass", "point-mass-discrete", "point-mass-visible", "point-mass-conflict"])
+def test_sac_learns_from_every_seed(name: str, seed: int) -> None:
+    world = point_mass(name)
+    settings = DISCRETE if world.discrete else {}
+    result = learn(world, 700, SMALL_MLP | {"seed": seed}, **settings)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
