@@ -106,6 +106,17 @@ class CheckpointStore:
             self._standing = checkpoint.standing()
         return checkpoint
 
+    def version_changes(self, checkpoint: Checkpoint) -> list[str]:
+        """What `checkpoint` was made with in another version than runs now, e.g. `'torch' '2.13.0', now '2.14.0'`.
+
+        A resume is exact only if there is none.
+        """
+        return [
+            f"{printable(name)} {printable(then)}, now {printable(self.versions.get(name, 'unknown'))}"
+            for name, then in sorted(checkpoint.versions.items())
+            if self.versions.get(name) != then
+        ]
+
     def sweep(self) -> None:
         """Removes what a killed save left behind; for the process that holds the run directory's lock.
 

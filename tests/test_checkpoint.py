@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mtrl import state_tree, tensor_file
 from mtrl.checkpoint import CheckpointStore, Chunk
 from mtrl.errors import BadInput, StorageFailure
-from mtrl.manifest import Manifest
+from mtrl.manifest import FORMAT, Manifest
 from mtrl.storage import Written, free_bytes, require_free_space, write_new_file
 from mtrl.strict_json import InvalidJson, dump, parse
 
@@ -335,6 +335,40 @@ def test_a_later_format_is_named_and_never_passed_over(store: CheckpointStore) -
     (path / "manifest.json").write_bytes(later)
     with pytest.raises(BadInput, match="checkpoint format 7 is not known"):
         store.load("latest")
+
+
+def test_versions_that_changed_since_are_listed(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, versions={"metaworld": "3.1.1", "mujoco": "3.3.0"}).save(1, {}, info={})
+    now = CheckpointStore(tmp_path, versions={"metaworld": "3.1.2", "ale-py": "0.12"})
+    checkpoint = now.load("latest")
+    assert now.version_changes(checkpoint) == ["'metaworld' '3.1.1', now '3.1.2'", "'mujoco' '3.3.0', now 'unknown'"]
+
+
+def test_a_checkpoint_of_every_released_format_loads(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden_checkpoints"
+    formats = sorted(path.name for path in golden.iterdir())
+    assert formats[-1] == f"format_{FORMAT}"
+    for name in formats:
+        checkpoint = CheckpointStore(golden / name).load("latest")
+        assert (checkpoint.step, checkpoint.info) == (12345, {"suite": "mt3", "tasks": ["reach-v3"]})
+        assert_same(checkpoint.state, golden_state())
+        ((name, tensors),) = checkpoint.chunks()
+        assert name == "rows-000000000000-000000000002"
+        assert_same(tensors, {"reward": torch.tensor([0.5, -1.0])})
+
+
+def golden_state() -> dict:
+    """What the checkpoints in `golden_checkpoints` hold."""
+    return {
+        "agent": {"actor/0.weight": torch.tensor([[1.0, -2.0], [0.5, 3.0]]), "steps": torch.tensor(7)},
+        "observation": np.arange(3, dtype=np.float32),
+        "counts": np.array([1, 2], np.uint32),
+        "draw": np.float64(0.25),
+        "ended": np.array([True, False]),
+        "streams": [{"state": "170141183460469231731687303715884105727", "has_uint32": 0}],
+        "best": -float("inf"),
+        "nothing": None,
+    }
 
 
 def test_the_size_of_a_state_is_that_of_its_values() -> None:
