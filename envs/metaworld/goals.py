@@ -1,8 +1,8 @@
 """The 50 goals of each task: those of the official benchmark object of the same seed, computed once and kept.
 
 The benchmark draws them one after the other from one generator, so they depend on the whole task list. A file of the
-cache is used only if it is whole and was written for the same versions, benchmark and seed; otherwise it is computed
-and written anew.
+cache is used only if it is whole and was written for the same version of Meta-World, benchmark and seed; otherwise the
+goals are computed and written anew.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Goals = dict[str, np.ndarray]
 
 def benchmark_goals(benchmark: str, seed: int) -> Goals:
     """Goals of `MT10`, `MT25`, `MT50` or `MT1-TASK` with a seed in [0, 2**32), from the cache where it has them."""
-    file = cache_folder() / f"{benchmark}-seed-{seed}.npz"
+    version = importlib.metadata.version("metaworld")
+    file = cache_folder() / f"metaworld-{version}-{benchmark}-seed-{seed}.npz"
     identity = _identity(benchmark, seed)
     goals = _read(file, identity)
     if goals is None:
@@ -96,8 +97,8 @@ def _decode(content: bytes, identity: str) -> Goals | None:
 
 def _identity(benchmark: str, seed: int) -> str:
     tasks = BENCHMARKS.get(benchmark, (benchmark.removeprefix("MT1-"),))
-    versions = {package: importlib.metadata.version(package) for package in ("metaworld", "mujoco", "numpy")}
-    return json.dumps({"benchmark": benchmark, "seed": seed, "tasks": tasks, "versions": versions})
+    version = importlib.metadata.version("metaworld")
+    return json.dumps({"metaworld": version, "benchmark": benchmark, "seed": seed, "tasks": tasks})
 
 
 def _read(file: Path, identity: str) -> Goals | None:

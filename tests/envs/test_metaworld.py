@@ -195,7 +195,7 @@ def test_a_cache_file_that_is_not_whole_is_computed_anew(
     monkeypatch.setattr(goal_store, "_compute_elsewhere", lambda *asked: computed.append(asked) or content)
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
     expected = goal_store.benchmark_goals("MT1-reach-v3", 1)
-    file = tmp_path / "goals" / "MT1-reach-v3-seed-1.npz"
+    file = tmp_path / "goals" / "metaworld-3.1.1-MT1-reach-v3-seed-1.npz"
     assert file.read_bytes() == content
     if how == "foreign":
         file.write_bytes(goal_store.encode(expected, goal_store._identity("MT1-reach-v3", 2)))
