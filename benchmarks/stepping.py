@@ -1,7 +1,9 @@
 """Env steps per second of our Meta-World MT10 against gymnasium's vector environments, side by side in one run.
 
-All three step the ten official environments with the same random actions. A round is 500 vector steps, so each
-environment is reset once in it; the rounds of the three take turns, because other load on the machine comes and goes.
+All step the ten official environments with the same random actions. A round is 500 vector steps, so each environment is
+reset once in it; the rounds take turns, because other load on the machine comes and goes. The bare loop steps the same
+environments one after the other in this process, without anything around them: no pool can be faster than the number of
+cores times that.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
+from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
 from mtrl.episodes import RandomEpisodes
 
@@ -52,9 +55,10 @@ class _Contestant:
 def measure_stepping(
     rounds: int = 5, vector_steps: int = HORIZON, num_workers: int | None = None, seed: int = 1
 ) -> list[SteppingRow]:
-    """Rows for our pool (`num_workers` processes, by default the number of cores), Async and Sync, in this order.
+    """Rows for our pool, Async, Sync and the bare loop, in this order.
 
-    Goals are cached before the clock starts; gymnasium's set-up draws its goals each time.
+    `num_workers` is of our pool, by default the number of cores; Async has one process per environment. Goals are
+    cached before the clock starts; gymnasium's set-up draws its goals each time.
     """
     import metaworld  # noqa: F401  registers the vector environments, and is imported before any clock starts
 
@@ -63,6 +67,7 @@ def measure_stepping(
         _our_pool(suite, num_workers or os.cpu_count() or 1, seed),
         _gymnasium("async", seed),
         _gymnasium("sync", seed),
+        _bare_loop(suite),
     ]
     actions = np.random.default_rng(seed).uniform(-1, 1, (vector_steps, NUM_SLOTS, 4)).astype(np.float32)
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
@@ -100,6 +105,23 @@ def _gymnasium(strategy: str, seed: int) -> _Contestant:
     envs.reset()
     name = f"gymnasium {strategy.capitalize()}VectorEnv"
     return _Contestant(name, time.perf_counter() - started, envs.step, envs.close)
+
+
+def _bare_loop(suite: MetaWorld) -> _Contestant:
+    started = time.perf_counter()
+    make_slot = MetaWorldFactory(
+        task_names=suite.suite.task_names, goals=suite.goals, reward_function="v2", end_at_success=False
+    )
+    slots = [make_slot() for _ in range(NUM_SLOTS)]
+    for task, slot in enumerate(slots):
+        slot.begin(task, 0)
+
+    def step(action: np.ndarray) -> None:
+        for task, slot in enumerate(slots):
+            if slot.step(action[task]).truncated:
+                slot.begin(task, 0)
+
+    return _Contestant("bare loop, one process", time.perf_counter() - started, step, lambda: None)
 
 
 def main() -> None:
