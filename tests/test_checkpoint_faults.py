@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import malicious_files
@@ -25,7 +25,7 @@ import torch
 from forked import in_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from malicious_files import HOSTILE_CHECKPOINTS, forge, newest, sign
+from malicious_files import HOSTILE_CHECKPOINTS, LARGE, forge, newest, sign
 
 from mtrl import checkpoint_folder, tensor_file
 from mtrl.checkpoint import CheckpointStore, Chunk
@@ -33,8 +33,11 @@ from mtrl.errors import BadInput, StorageFailure
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-CALLS = ("open", "write", "fsync", "close", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "stat")
-"""What a save asks of the system, by its name in `os`."""
+CHANGES = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "mkdir", "rmdir")
+"""What a save asks of the system that can change what is on the disk, by its name in `os`."""
+
+CALLS = (*CHANGES, "close", "stat")
+"""What can fail."""
 
 full = pytest.mark.full
 
@@ -114,10 +117,10 @@ def one_line(error: BaseException) -> str:
 class CountedCalls:
     """Stands in for the file calls of `os` and acts before the ones that `trigger` picks by their number."""
 
-    def __init__(self, trigger: Callable[[int, str], None]):
+    def __init__(self, trigger: Callable[[int, str], None], names: Sequence[str]):
         self.count = 0
         self._trigger = trigger
-        self._originals = {name: getattr(os, name) for name in CALLS}
+        self._originals = {name: getattr(os, name) for name in names}
 
     def __enter__(self) -> CountedCalls:
         for name, original in self._originals.items():
@@ -142,7 +145,7 @@ def kill_at(number: int) -> CountedCalls:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return CountedCalls(trigger)
+    return CountedCalls(trigger, CHANGES)
 
 
 def two_checkpoints(folder: Path, keep: int) -> None:
@@ -168,7 +171,7 @@ def save_another(folder: Path, keep: int) -> None:
 def test_a_kill_at_any_call_of_a_save_loses_nothing(quick_path: Path, keep: int) -> None:
     two_checkpoints(quick_path / "base", keep)
     shutil.copytree(quick_path / "base", quick_path / "dry")
-    with CountedCalls(lambda *_: None) as calls:
+    with CountedCalls(lambda *_: None, CHANGES) as calls:
         save_another(quick_path / "dry", keep)
     assert calls.count > 40
     ages = set()
@@ -307,7 +310,7 @@ def test_an_error_of_any_call_of_a_save_keeps_the_previous_checkpoint(quick_path
             if count == number or (lasting and count > number):
                 raise OSError(5, "Input/output error")
 
-        with CountedCalls(trigger) as calls:
+        with CountedCalls(trigger, CALLS) as calls:
             try:
                 save(store, 300)
                 failed = False
@@ -506,7 +509,7 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_runs_nothing(tmp_path: 
         resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**30, in_use + 2**30))
         watch(events)
         start = time.process_time()
-        for which in ("latest", 100):
+        for which in ("latest",) if name in LARGE else ("latest", 100):
             try:
                 CheckpointStore(run / "checkpoints").load(which)
                 os.write(1, b"LOADED\n")
@@ -518,7 +521,7 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_runs_nothing(tmp_path: 
 
     status, told = in_child(load_all)
     assert status == 0, told
-    assert told == "refused\nrefused\n"
+    assert told == "refused\n" * (1 if name in LARGE else 2)
     assert not canary.exists()
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoints"]
 
