@@ -39,9 +39,11 @@ class Goal:
     sparse: bool = False  # reward 1 within 0.3 of the goal, 0 elsewhere
 
 
+CORNERS = tuple(Goal((x, y)) for x, y in product((-0.8, 0.8), repeat=2))
+
 VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
-    "": ("four goals, the task is not in the observation", tuple(Goal(p) for p in product((-0.8, 0.8), repeat=2))),
-    "visible": ("the goal is in the observation", tuple(Goal(p) for p in product((-0.8, 0.8), repeat=2))),
+    "": ("four goals, the task is not in the observation", CORNERS),
+    "visible": ("the goal is in the observation", CORNERS),
     "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
     "scales": ("two tasks whose rewards differ by 1000", (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0))),
     "hard": (

@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from mtrl.episodes import IDLE, EpisodeSource
-from mtrl.errors import Diverged
+from mtrl.errors import Diverged, WorkerFailure
 from mtrl.types import EnvStep, FinishedEpisode, State, TaskSuite
 
 
@@ -53,6 +53,7 @@ class MultiTaskVectorEnv(ABC):
         self._action_dtype = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
         # Actions since each slot's reset, for the replay.
         self._actions = np.zeros((num_envs, suite.max_episode_steps, *action_shape), self._action_dtype)
+        self._limits = np.array([task.max_episode_steps for task in suite.tasks])
         self._sent: np.ndarray | None = None
 
     # What a backend implements.
@@ -111,6 +112,8 @@ class MultiTaskVectorEnv(ABC):
         playing = self.task_ids != IDLE
         self._check_finite("reward", raw.reward, playing)
         self._check_finite("observation", raw.final_observation, playing)
+
+        self._check_lengths(playing)
 
         rows = np.arange(self.num_envs)
         self._actions[rows[playing], self._lengths[playing]] = action[playing]
@@ -180,6 +183,16 @@ class MultiTaskVectorEnv(ABC):
         self._lengths[slots] = 0
         self._successes[slots] = False
         self.episodes.advance(slots)
+
+    def _check_lengths(self, playing: np.ndarray) -> None:
+        endless = np.flatnonzero(playing & (self._lengths >= self._limits[self.task_ids]))
+        if endless.size:
+            slot = int(endless[0])
+            task = self.suite.tasks[self.task_ids[slot]]
+            raise WorkerFailure(
+                f"an episode did not end: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
+                f"after {self._lengths[slot]} steps, its max_episode_steps"
+            )
 
     def _check_finite(self, what: str, values: np.ndarray, playing: np.ndarray) -> None:
         if values.dtype.kind != "f" or np.isfinite(values[playing]).all():

@@ -13,7 +13,7 @@ import pytest
 
 from mtrl.checkpoint import CheckpointStore
 from mtrl.episodes import IDLE, ListedEpisodes, RandomEpisodes
-from mtrl.errors import Diverged
+from mtrl.errors import Diverged, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingEnvs
@@ -161,3 +161,21 @@ def test_a_resting_slot_is_not_looked_at() -> None:
         assert not step.terminated[2]
         assert not step.truncated[2]
     assert (played.task_ids == IDLE).all()
+
+
+class EndlessEnvs(CountingEnvs):
+    """Goes on where an episode is over."""
+
+    def _recv(self) -> RawStep:
+        raw = super()._recv()
+        return raw._replace(terminated=raw.terminated & False, truncated=raw.truncated & False)
+
+
+def test_an_episode_that_does_not_end_is_named() -> None:
+    played = EndlessEnvs(WORLD, 2, ListedEpisodes([[(1, 6)], [(1, 12)]]))
+    played.reset()
+    for _ in range(7):
+        played.step(zeros(2))
+    message = "an episode did not end: task count-1, slot 0, variation 6, after 7 steps, its max_episode_steps"
+    with pytest.raises(WorkerFailure, match=message):
+        played.step(zeros(2))

@@ -89,8 +89,8 @@ class _Maker:
 def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
     problem = LinearProblem(counts)
     before = {name: parameter.detach().clone() for name, parameter in problem.parameters.items()}
-    result = make().backward(problem.loss, problem.batch, problem.parameters)
     expected = problem.loss(problem.parameters, problem.batch)
+    result = make().backward(problem.loss, problem.batch, problem.parameters)
     assert tuple(result.losses.shape) == (len(counts),), (
         f"{who}: backward returns losses {tuple(result.losses.shape)}, not one per task"
     )

@@ -1,0 +1,183 @@
+"""The contract of an agent finds what it is meant to find. Each class below breaks it in one way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents.sac import SAC
+from mtrl.agent import Agent, Parts
+from mtrl.buffer import RolloutBuffer
+from mtrl.errors import BadInput, Diverged
+from mtrl.testing import check_agent
+from mtrl.types import Acted, Batch, Metrics
+
+CONFIG = SAC.Config(batch_size=6, random_steps=3)
+
+
+class ContinuousOnly(SAC):
+    """Keeps the contract: it says what it cannot play."""
+
+    def __init__(self, parts: Parts, config: SAC.Config):
+        if isinstance(parts.suite.action_space, gym.spaces.Discrete):
+            raise BadInput("continuous actions only")
+        super().__init__(parts, config)
+
+
+def test_an_agent_may_refuse_an_action_space() -> None:
+    check_agent(ContinuousOnly, CONFIG)
+
+
+class RefusesAll(SAC):
+    def __init__(self, parts: Parts, config: SAC.Config):
+        raise BadInput("not today")
+
+
+class MutableConfig(SAC):
+    @dataclass
+    class Config:
+        batch_size: int = 4
+
+
+class CountsActions(SAC):
+    acted = 0
+
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        self.acted += 1
+        return super().act(observation, task_ids, explore)
+
+
+class ExploresAlways(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        return super().act(observation, task_ids, True)
+
+
+class DrawsGlobally(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        np.random.random()
+        return super().act(observation, task_ids, explore)
+
+
+class DoubleActions(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        return Acted(super().act(observation, task_ids, explore).action.astype(np.float64))
+
+
+class BeyondTheBox(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        return Acted(3 * super().act(observation, task_ids, explore).action)
+
+
+class IgnoresTheMask(SAC):
+    def __init__(self, parts: Parts, config: SAC.Config):
+        suite = parts.suite
+        if not isinstance(suite.action_space, gym.spaces.Discrete):
+            raise BadInput("discrete actions only")
+        super().__init__(parts, config)
+
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        return Acted(np.full(len(task_ids), 3))
+
+
+class OneActionForAll(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        return Acted(super().act(observation, task_ids, explore).action[:1])
+
+
+class UndeclaredExtras(SAC):
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        acted = super().act(observation, task_ids, explore)
+        return replace(acted, extras={"value": np.zeros(len(task_ids), np.float32)})
+
+
+class NeverLearns(SAC):
+    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+        return {}
+
+
+class ForgetsACounter(SAC):
+    updates = 0
+
+    def learn_from(self, batch: Batch) -> Metrics:
+        self.updates += 1
+        return super().learn_from(batch)
+
+
+class ForgetsItsTemperatureMoments(SAC):
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state | {"alpha_optimizer": {}})
+
+
+class KeepsAPickle(SAC):
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"config": self.config}
+
+
+class MetricsWithGraph(SAC):
+    def learn_from(self, batch: Batch) -> Metrics:
+        return super().learn_from(batch) | {"alpha": self.log_alpha.exp()}
+
+
+class MetricsOfRows(SAC):
+    def learn_from(self, batch: Batch) -> Metrics:
+        return super().learn_from(batch) | {"reward": batch.reward}
+
+
+class MetricsAsNumbers(SAC):
+    def learn_from(self, batch: Batch) -> Metrics:
+        return super().learn_from(batch) | {"reward": batch.reward.mean().item()}  # type: ignore[dict-item]
+
+
+class SwallowsNaN(SAC):
+    def learn_from(self, batch: Batch) -> Metrics:
+        return super().learn_from(replace(batch, reward=batch.reward.nan_to_num()))
+
+
+class NoticesTooLate(SAC):
+    def learn_from(self, batch: Batch) -> Metrics:
+        metrics = super().learn_from(replace(batch, reward=batch.reward.nan_to_num()))
+        if not torch.isfinite(batch.reward).all():
+            raise Diverged("reward is not finite")
+        return metrics
+
+
+class NoGroups(SAC):
+    def groups(self) -> dict[str, Any]:
+        return {}
+
+
+FAULTS: list[tuple[type[Agent], str]] = [
+    (RefusesAll, r"refuses every kind of action space: \['not today', 'not today'\]"),
+    (MutableConfig, "Config is not frozen"),
+    (CountsActions, "act with explore=False changes the agent: acted"),
+    (ExploresAlways, "act with explore=False changes the agent: .*(explore_stream|steps_acted)"),
+    (DrawsGlobally, "uses the global generator of numpy.random"),
+    (DoubleActions, "gives float64 actions, not (float32|int64)"),
+    (BeyondTheBox, "gives actions beyond"),
+    (IgnoresTheMask, "gives action 3, illegal in task 1"),
+    (OneActionForAll, r"gives actions of shape \(1, 2\), not \(3, 2\)"),
+    (UndeclaredExtras, "gives extras of .*value"),
+    (NeverLearns, "update gave no metrics"),
+    (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
+    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
+    (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
+    (MetricsWithGraph, "metric 'alpha' is not detached"),
+    (MetricsOfRows, r"metric 'reward' has shape \(6,\)"),
+    (MetricsAsNumbers, "metric 'reward' is a float"),
+    (SwallowsNaN, "does not raise Diverged"),
+    (NoticesTooLate, "it raises Diverged after it changed"),
+    (NoGroups, r"groups\(\) is empty"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_agent_is_told_what_is_wrong(cls: type[Agent], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtrl.testing.agent.MAX_VECTOR_STEPS", 200)
+    with pytest.raises(AssertionError, match=message) as caught:
+        check_agent(cls, cls.Config() if cls is MutableConfig else CONFIG)
+    assert cls.__qualname__ in str(caught.value)

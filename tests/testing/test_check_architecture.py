@@ -1,0 +1,232 @@
+"""The contract of an architecture finds what it is meant to find. Each class below breaks it in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtrl.networks import Output, PolicyArchitecture
+from mtrl.testing import check_architecture
+
+
+class Plain(PolicyArchitecture):
+    """Keeps the contract: a linear layer over features and task embedding."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        width: int = 4  # of the embedding
+
+    def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Config):
+        super().__init__(in_features, out_features, num_tasks, config)
+        self.num_tasks, self.out_features = num_tasks, out_features
+        self.embedding = nn.Embedding(num_tasks, config.width)
+        self.layer = nn.Linear(in_features + config.width, out_features)
+        self.build()
+
+    def build(self) -> None: ...
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return self.layer(torch.cat([features, self.embedding(task_ids)], dim=-1))
+
+
+class Drawing(Plain):
+    """Keeps the contract, with everything an author may use."""
+
+    draw_size = 2
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        route = torch.full((len(features), 2), 0.5) if draw is None else draw
+        values = super().forward(features, task_ids) + route.mean(-1, keepdim=True)
+        return Output(
+            values,
+            route=route,
+            route_log_prob=route.log().sum(-1),
+            route_entropy=route.sum(-1),
+            losses={"size": self.embedding.weight.square().sum(-1)},
+            diagnostics={"mean": route.detach().mean()},
+        )
+
+
+class OneTaskAtATime(Plain):
+    """Keeps the contract: it says that vmap refuses it."""
+
+    works_under_vmap = False
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        values = super().forward(features, task_ids)
+        return 2 * values if values.sum().item() > 1e30 else values
+
+
+@pytest.mark.parametrize("cls", [Plain, Drawing, OneTaskAtATime])
+def test_an_architecture_that_keeps_the_contract_passes(cls: type[PolicyArchitecture]) -> None:
+    check_architecture(cls)
+    check_architecture(cls, cls.Config(width=2))
+
+
+class MutableConfig(Plain):
+    @dataclass
+    class Config:
+        width: int = 4
+
+
+class NoDefault(Plain):
+    @dataclass(frozen=True)
+    class Config:
+        width: int
+
+
+class NoDataclass(Plain):
+    class Config:
+        width = 4
+
+
+class WrongShape(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features, task_ids).squeeze(-1)
+
+
+class DoublePrecision(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features, task_ids).double()
+
+
+class DrawsByItself(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return nn.functional.dropout(super().forward(features, task_ids), 0.5)
+
+
+class CountsCalls(Plain):
+    def build(self) -> None:
+        self.history: list[int] = []
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        self.history.append(len(features))
+        return super().forward(features, task_ids)
+
+
+class KeepsStatistics(Plain):
+    def build(self) -> None:
+        self.register_buffer("average", torch.zeros(1))
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        self.average += features.detach().mean()
+        return super().forward(features, task_ids)
+
+
+class LooksAtTheBatch(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features - features.mean(0), task_ids)
+
+
+class LooksAtPositions(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features, torch.arange(len(features)) % self.num_tasks)
+
+
+class HidesATensor(Plain):
+    def build(self) -> None:
+        self.hidden = torch.randn(1)
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features, task_ids) + self.hidden
+
+
+class Unused(Plain):
+    def build(self) -> None:
+        self.spare = nn.Linear(2, 2)
+
+
+class Detached(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return self.layer(torch.cat([features, self.embedding(task_ids).detach()], dim=-1))
+
+
+class Frozen(Plain):
+    def build(self) -> None:
+        self.embedding.weight.requires_grad_(False)
+
+
+class NeedsValues(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        rows = [
+            super(NeedsValues, self).forward(features[i : i + 1], task_ids[i : i + 1]) for i in range(len(features))
+        ]
+        return torch.cat(rows) * (1.0 if task_ids.max().item() >= 0 else 2.0)
+
+
+class Explodes(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features.exp(), task_ids)
+
+
+class WritesItsInput(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features.mul_(2), task_ids)
+
+
+class OneLossForAll(Drawing):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return Output(super().forward(features, task_ids, draw).values, losses={"size": self.layer.bias.square().sum()})
+
+
+class NeedsADraw(Plain):
+    draw_size = 1
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        noise = torch.rand(len(features), 1) if draw is None else draw
+        return super().forward(features, task_ids) + noise
+
+
+class OwnGenerator(Plain):
+    def build(self) -> None:
+        generator = torch.Generator()
+        generator.seed()
+        nn.init.normal_(self.layer.weight, generator=generator)
+
+
+FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
+    (MutableConfig, "Config is not frozen"),
+    (NoDefault, "'width' has no default"),
+    (NoDataclass, "is no dataclass"),
+    (WrongShape, r"forward gives \(1,\) for \(1, 1\)"),
+    (DoublePrecision, "forward gives torch.float64"),
+    (DrawsByItself, "the same inputs give another output"),
+    (CountsCalls, r"forward writes to the module: history\[6\]"),
+    (KeepsStatistics, "the same inputs give another output|forward writes to the module: average"),
+    (LooksAtTheBatch, "a row gets another output alone than in a batch"),
+    (LooksAtPositions, "the order of the rows changes what a row gets"),
+    (HidesATensor, "another instance with the same state_dict gives other outputs"),
+    (Unused, r"no gradient reaches \['spare.bias', 'spare.weight'\]"),
+    (Detached, r"no gradient reaches \['embedding.weight'\]"),
+    (Frozen, "parameter 'embedding.weight' is not trained; constants are buffers"),
+    (NeedsValues, "vmap refuses forward .*set `works_under_vmap = False`"),
+    (Explodes, "features of size 1e\\+03 give values or gradients that are not finite"),
+    (WritesItsInput, "forward changes its inputs in place"),
+    (OneLossForAll, r"auxiliary loss 'size' has shape \(\), not one per task"),
+    (NeedsADraw, "the same inputs give another output"),
+    (OwnGenerator, "made twice with one seed, parameter 'layer.weight' differs"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_architecture_is_told_what_is_wrong(cls: type[PolicyArchitecture], message: str) -> None:
+    with pytest.raises(AssertionError, match=message) as caught:
+        check_architecture(cls)
+    assert cls.__qualname__ in str(caught.value)
+
+
+def test_randomness_hidden_from_the_outputs_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward: Callable[..., Any] = Plain.forward
+
+    def drawing(self: Plain, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        torch.rand(1)
+        return forward(self, features, task_ids)
+
+    monkeypatch.setattr(Plain, "forward", drawing)
+    with pytest.raises(AssertionError, match=r"forward of .*Plain uses the global generator of torch"):
+        check_architecture(Plain)
