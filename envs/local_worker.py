@@ -20,12 +20,15 @@ class LocalWorker:
         self._make_env = make_env
         self._slots = range(layout.num_slots)
         self._runner: SlotRunner | None = None
+        self._closed = False
 
     def start(self, costs: Sequence[float]) -> None:
         """Nothing to start."""
 
     def command(self, command: bytes) -> None:
         """Carries the command out. Raises WorkerFailure."""
+        if self._closed:
+            raise RuntimeError("the environments are closed")
         try:
             if self._runner is None:
                 self._runner = SlotRunner(self.arrays, self._slots, 0, self._make_env)
@@ -41,4 +44,4 @@ class LocalWorker:
 
     def close(self) -> None:
         """Forgets the environments."""
-        self._runner = None
+        self._closed, self._runner = True, None

@@ -163,7 +163,8 @@ class Workers:
 
     def _describe_hang(self, index: int) -> str:
         # A signal handler of the worker writes its stack into the report.
-        os.kill(self._workers[index].process.pid, signal.SIGUSR1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._workers[index].process.pid, signal.SIGUSR1)
         time.sleep(_POLL_SECONDS)
         return f"did not answer for {self._timeout:g} s"
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
 
 
-WORKER_MODULES = ("envs.worker", "envs.metaworld.slot_env")
-"""What a process that steps Meta-World imports."""
+WORKER_MODULES = ("envs.worker", "envs.metaworld.preload")
+"""What the server that forks workers imports."""
 
 
 @dataclass(kw_only=True)

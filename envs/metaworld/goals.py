@@ -24,6 +24,7 @@ from envs.descriptors import Descriptor, pipe
 from envs.metaworld.factory import WORKER_MODULES
 from envs.metaworld.names import BENCHMARKS
 from envs.processes import ChildProcess, warm_up
+from mtrl.errors import WorkerFailure
 
 NUM_GOALS = 50
 
@@ -39,7 +40,10 @@ Goals = dict[str, np.ndarray]
 
 
 def benchmark_goals(benchmark: str, seed: int) -> Goals:
-    """Goals of `MT10`, `MT25`, `MT50` or `MT1-TASK` with a seed in [0, 2**32), from the cache where it has them."""
+    """Goals of `MT10`, `MT25`, `MT50` or `MT1-TASK` with a seed in [0, 2**32), from the cache where it has them.
+
+    Raises WorkerFailure if they cannot be computed.
+    """
     version = importlib.metadata.version("metaworld")
     file = cache_folder() / f"metaworld-{version}-{benchmark}-seed-{seed}.npz"
     identity = _identity(benchmark, seed)
@@ -134,7 +138,7 @@ def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
     with open(read_end.detach(), "rb") as file:
         content = file.read()
     if code := process.exit_code(seconds=10):
-        raise RuntimeError(f"computing the goals of {benchmark} with seed {seed} ended with {code}")
+        raise WorkerFailure(f"the process that computes the goals of {benchmark} with seed {seed} ended with {code}")
     return content
 
 

@@ -391,6 +391,25 @@ def test_a_reset_that_never_ends_is_named() -> None:
         envs.reset()
 
 
+def test_a_simulator_that_cannot_be_imported_is_named() -> None:
+    MetaWorld("mt1-reach", CONFIG, 1)
+    program = (
+        "from envs.metaworld.suite import MetaWorld\nfrom mtrl.episodes import RandomEpisodes\n"
+        "world = MetaWorld('mt1-reach', MetaWorld.Config(), 1)\n"
+        "episodes = RandomEpisodes(world.suite, 1, 1)\n"
+        "world.make_envs(1, episodes, mode='train', num_workers=1, worker_timeout=60).reset()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "MUJOCO_GL": "nonsense"},
+    )
+    assert "WorkerFailure: environment worker 0" in result.stderr
+    assert "invalid value for environment variable MUJOCO_GL: nonsense" in result.stderr
+
+
 @pytest.mark.full
 def test_fifty_environments_take_at_most_60_megabytes_each() -> None:
     world = MetaWorld("mt50", CONFIG, 1)

@@ -273,8 +273,9 @@ def test_a_factory_that_does_not_work_is_a_worker_failure() -> None:
         pool.reset()
 
 
-def test_a_closed_pool_refuses_to_step() -> None:
-    pool = make_pool()
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_closed_pool_refuses_to_step(num_workers: int) -> None:
+    pool = make_pool(num_workers=num_workers)
     pool.reset()
     pool.close()
     pool.close()
