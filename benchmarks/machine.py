@@ -1,0 +1,26 @@
+"""What a results file says about the machine: enough to compare, no names."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from mtrl.run_metadata import available_cores
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor model, cores that this process may use, and memory in GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"processor": _processor(), "cores": available_cores(), "memory_gib": round(memory / 2**30, 1)}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

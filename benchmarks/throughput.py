@@ -1,0 +1,125 @@
+"""How fast it is, side by side in one run on one machine: `python -m benchmarks.throughput`.
+
+stepping    env steps per second of our MT10 against gymnasium's Async and Sync vector environments, and set-up seconds
+update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
+end-to-end  env steps per second of a training on MT10 at its defaults
+memory      bytes per stored Meta-World transition
+start-up    seconds from process start to the first environment step on MT10
+
+Contestants take turns and every figure is a median of repeats with its spread, because other load comes and goes;
+compare ratios within a run, not figures of two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from benchmarks import end_to_end, sac_update, start_up, stepping
+from benchmarks.machine import machine_facts
+from benchmarks.repeats import Repeats
+from mtrl.run_metadata import program_facts
+from mtrl.suite import find_suite_type
+
+Section = Callable[[int], dict[str, Any]]
+"""Takes the number of repeats, prints a report and returns what the results file holds."""
+
+
+def _stepping(repeats: int) -> dict[str, Any]:
+    rows = stepping.measure_stepping(rounds=repeats)
+    speeds = {row.name: Repeats(row.env_steps_per_second) for row in rows}
+    ours = speeds[rows[0].name]
+    for row in rows:
+        print(f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, set-up {row.setup_seconds:.1f} s")
+    for row in rows[1:]:
+        print(f"{rows[0].name} / {row.name}: {ours.ratio_to(speeds[row.name]).shown(2)}")
+    return {
+        row.name: {
+            "env_steps_per_second": speeds[row.name].json(),
+            "setup_seconds": row.setup_seconds,
+            "ours_is_faster_by": ours.ratio_to(speeds[row.name]).json(),
+        }
+        for row in rows
+    }
+
+
+def _update(repeats: int) -> dict[str, Any]:
+    times = sac_update.measure_updates(repeats)
+    print(sac_update.report(times))
+    floor = times.milliseconds["floor"]
+    return {
+        "gflop_of_floor": times.floor_gflop,
+        "milliseconds": {name: milliseconds.json() for name, milliseconds in times.milliseconds.items()},
+        "ratio_to_floor": {name: own.ratio_to(floor).json() for name, own in times.milliseconds.items()},
+    }
+
+
+def _end_to_end(repeats: int) -> dict[str, Any]:
+    speeds = end_to_end.measure_end_to_end(repeats)
+    print(end_to_end.report(speeds))
+    return {"env_steps_per_second": {name: speed.json() for name, speed in speeds.items()}}
+
+
+def _memory(repeats: int) -> dict[str, Any]:
+    envs.register()
+    family = find_suite_type("mt10")
+    buffer = sac_update.filled_buffer(family("mt10", family.Config(), seed=1).suite, capacity=10_000)
+    num_bytes = buffer.num_bytes / (buffer.num_rows * buffer.num_envs)
+    print(f"{num_bytes:.1f} bytes per transition in a full buffer of {buffer.num_rows} vector steps")
+    return {"bytes_per_transition": num_bytes}
+
+
+def _start_up(repeats: int) -> dict[str, Any]:
+    seconds = start_up.measure_start_up(repeats)
+    print(start_up.report(seconds))
+    return {"seconds": {name: values.json() for name, values in seconds.items()}}
+
+
+SECTIONS: Mapping[str, Section] = {
+    "stepping": _stepping,
+    "update": _update,
+    "end-to-end": _end_to_end,
+    "memory": _memory,
+    "start-up": _start_up,
+}
+
+
+def main() -> None:
+    """Runs the sections, prints a report of each and writes one results file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; default all")
+    parser.add_argument("--repeats", type=int, default=5, help="of every figure")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch in this process")
+    parser.add_argument("--output", type=Path, help="results file, e.g. benchmarks/results/throughput.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
+        "program": program_facts(["gymnasium", "metaworld", "mujoco", "stable-baselines3"]),
+        "machine": machine_facts(),
+        "torch_threads": arguments.threads,
+        "repeats": arguments.repeats,
+        "load_before": os.getloadavg()[0],
+    }
+    for name in arguments.only:
+        print(f"\n== {name}")
+        results[name] = SECTIONS[name](arguments.repeats)
+    results["load_after"] = os.getloadavg()[0]
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
