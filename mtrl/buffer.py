@@ -117,10 +117,12 @@ class RolloutBuffer:
         """B transitions sorted by task, uniform with replacement within each task.
 
         Task i gets the share weights[i] (M,) of the rows by largest remainder (equal shares by default); a task
-        without stored rows gives its share to the others.
+        without stored rows gives its share to the others, which share equally where none of them has any. Raises
+        ValueError while nothing is stored.
         """
-        shares = np.ones(self.num_tasks) if weights is None else np.asarray(weights, np.float64)
-        counts = largest_remainder(np.where(self._index.sizes > 0, shares, 0.0), batch_size)
+        stored = (self._index.sizes > 0).astype(np.float64)
+        shares = stored if weights is None else stored * weights
+        counts = largest_remainder(shares if shares.any() else stored, batch_size)
         ids = self._index.draw(counts, self._stream)
         return self._batch(ids, np.repeat(np.arange(self.num_tasks), counts), counts)
 
@@ -232,7 +234,7 @@ class RolloutBuffer:
 def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers (M,) that add up to `total`, as near to the proportions as possible."""
     if not shares.sum() > 0:
-        raise ValueError("no task has both a share and stored transitions")
+        raise ValueError("there is nothing to share out")
     exact = shares / shares.sum() * total
     counts = np.floor(exact + 1e-9).astype(np.int64)
     short = total - counts.sum()

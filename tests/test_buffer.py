@@ -114,8 +114,18 @@ def test_a_task_without_rows_leaves_its_share_to_the_others() -> None:
     assert buffer.sample(32).counts == (16, 0, 16)
 
 
+def test_weights_on_tasks_without_rows_alone_leave_equal_shares() -> None:
+    # A scheduler may turn to a task that no slot has played yet.
+    buffer = new_buffer(capacity=50, num_envs=1)
+    player = Player(WORLD, buffer)
+    player.envs.set_task_weights(np.array([1.0, 0.0, 1.0]))
+    player.observation = player.envs.reset()
+    player.play(30)
+    assert buffer.sample(32, np.array([0.0, 1.0, 0.0])).counts == (16, 0, 16)
+
+
 def test_an_empty_buffer_says_so() -> None:
-    with pytest.raises(ValueError, match="no task has both a share and stored transitions"):
+    with pytest.raises(ValueError, match="nothing to share out"):
         new_buffer(capacity=5).sample(4)
 
 
@@ -265,7 +275,7 @@ def test_more_rows_than_32_bit_ids_are_refused() -> None:
 def test_largest_remainder_shares_out_everything_and_no_more(shares: list[float], total: int) -> None:
     weights = np.array(shares)
     if not weights.sum() > 0:
-        with pytest.raises(ValueError, match="no task has both a share"):
+        with pytest.raises(ValueError, match="nothing to share out"):
             largest_remainder(weights, total)
         return
     counts = largest_remainder(weights, total)

@@ -1,0 +1,186 @@
+"""One loop for every agent: what is collected, when it learns, and what it reports.
+
+Shapes: T rows of time, N slots, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents.sac import SAC
+from mtrl.agent import Agent, OptimizedGroup, Parts, bind
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
+from mtrl.buffer import RolloutBuffer
+from mtrl.errors import BadInput
+from mtrl.policies import make_soft_head
+from mtrl.scheduling import TaskScheduler
+from mtrl.testing import check_agent
+from mtrl.testing.agent import make_agent, make_train_state
+from mtrl.train_state import TrainState
+from mtrl.trainer import train
+from mtrl.types import Acted, Batch, FinishedEpisode, Metrics
+from tests.counting import audit, counting_world
+
+WORLD = counting_world()
+NUM_ENVS = 4
+
+
+class OnPolicy(Agent):
+    """Policy gradient on the rewards of the last rollout; small, but all that an on-policy agent needs."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rollout_steps: int = 5  # vector steps
+
+    learns_from_replay = False
+
+    def __init__(self, parts: Parts, config: Config):
+        if isinstance(parts.suite.action_space, gym.spaces.Discrete):
+            raise BadInput("continuous actions only")
+        super().__init__(parts, config)
+        self.rollout_steps = self.buffer_steps = config.rollout_steps
+        self.extras = {"noise": (2,)}
+        self.head = make_soft_head(parts.suite)
+        self.policy = parts.policy(5, self.head)
+        self.group = OptimizedGroup("policy", self.policy, parts.aggregator("policy"), 1e-3, 1.0)
+        self.stream = parts.stream("explore")
+        self.rollouts: list[Batch] = []
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        distribution = self.policy(self.to_device(observation), self.to_device(task_ids)).distribution
+        if not explore:
+            return Acted(distribution.mode().numpy())
+        noise = self.head.draw_noise(len(task_ids), self.stream)
+        return Acted(distribution.sample(noise).numpy(), {"noise": noise.numpy()})
+
+    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+        rollout = buffer.rollout()
+        self.seen(rollout)
+        batch = rollout.map_rows(lambda value: value.flatten(0, 1))
+        return {"loss": self.group.step(self.losses, batch).losses}
+
+    def seen(self, rollout: Batch) -> None: ...
+
+    def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        distribution = bind(self.policy, parameters)((batch.observation, batch.task_ids)).distribution
+        losses = -batch.reward * distribution.log_prob_of_noise(batch.extras["noise"])
+        return TaskLosses(mean_per_task(losses, batch.task_ids, self.num_tasks))
+
+    def groups(self) -> Mapping[str, OptimizedGroup]:
+        return {"policy": self.group}
+
+    def streams(self) -> Mapping[str, torch.Generator]:
+        return {"explore": self.stream}
+
+
+class Watching(OnPolicy):
+    """Keeps the rollouts it learnt from."""
+
+    def seen(self, rollout: Batch) -> None:
+        self.rollouts.append(rollout)
+
+
+def test_an_on_policy_agent_keeps_the_contract_too() -> None:
+    check_agent(OnPolicy)
+
+
+def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
+    agent = make_agent(Watching, OnPolicy.Config(), WORLD.suite)
+    state = make_train_state(agent, WORLD, NUM_ENVS)
+    reported = list(train(state, 7 * 5 * NUM_ENVS - 1))
+    assert len(reported) == len(agent.rollouts) == 7
+    assert state.buffer.num_rows == 0
+    for rollout in agent.rollouts:
+        assert rollout.reward.shape == (5, NUM_ENVS)
+        audit(rollout, WORLD)
+    for earlier, later in zip(agent.rollouts, agent.rollouts[1:], strict=False):
+        going_on = ~(earlier.terminated | earlier.truncated)[-1]
+        assert torch.equal(earlier.next_observation[-1][going_on], later.observation[0][going_on])
+
+
+@pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 4), (3, 37, 4), (3, 36, 3)])
+def test_env_steps_count_single_environments(steps_per_update: int, total: int, turns: int) -> None:
+    config = SAC.Config(batch_size=6, random_steps=100, steps_per_update=steps_per_update)
+    state = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    reported = list(train(state, total))
+    assert [progress.vector_steps for progress in reported] == [steps_per_update * (turn + 1) for turn in range(turns)]
+    assert [progress.env_steps for progress in reported] == [NUM_ENVS * p.vector_steps for p in reported]
+    assert state.buffer.rows_added == reported[-1].vector_steps
+    assert list(train(state, total)) == []
+
+
+def test_learning_from_replay_overlaps_with_stepping() -> None:
+    state = make_train_state(make_agent(SAC, SAC.Config(batch_size=6, random_steps=2), WORLD.suite), WORLD, NUM_ENVS)
+    order: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        method = getattr(owner, name)
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            order.append(name)
+            return method(*arguments, **keywords)
+
+        setattr(owner, name, noted)
+
+    for owner, name in ((state.agent, "act"), (state.envs, "send"), (state.agent, "learn_from"), (state.envs, "recv")):
+        note(owner, name)
+    run = train(state, 10_000)
+    for _ in range(5):
+        next(run)
+    order.clear()
+    next(run)
+    assert order == ["act", "send", "learn_from", "recv"]
+
+
+def test_every_finished_episode_is_reported_once() -> None:
+    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10_000), WORLD.suite), WORLD, NUM_ENVS)
+    reported = list(train(state, 200 * NUM_ENVS))
+    episodes = [episode for progress in reported for episode in progress.episodes]
+    rewards = sum(episode.return_ for episode in episodes)
+    running = state.envs._returns.sum()
+    batch = state.buffer.rollout()
+    assert rewards + running == pytest.approx(batch.reward.sum().item(), rel=1e-5)
+    ends = batch.terminated | batch.truncated
+    assert len(episodes) == int(ends.sum())
+    last = [episode.return_ for episode in episodes if episode.task == 0][-10:]
+    assert state.recent.mean_returns()[0] == pytest.approx(np.mean(last))
+
+
+class OnlyOneTask(TaskScheduler):
+    """Wants the last task as soon as an episode has ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[FinishedEpisode] = []
+
+    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+        self.seen += episodes
+
+    def weights(self) -> np.ndarray:
+        return np.array([0.0, 0.0, 1.0]) if self.seen else np.array([0.5, 0.5, 0.0])
+
+
+def test_the_schedulers_weights_reach_environments_and_batches() -> None:
+    config = SAC.Config(batch_size=6, random_steps=2)
+    plain = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    state = TrainState(plain.agent, plain.envs, plain.buffer, OnlyOneTask())
+    shares: list[tuple[int, ...]] = []
+    learn_from = state.agent.learn_from
+
+    def watched(batch: Batch) -> Metrics:
+        shares.append(batch.counts)
+        return learn_from(batch)
+
+    state.agent.learn_from = watched
+    list(train(state, 40 * NUM_ENVS))
+    assert set(state.buffer.rollout().task_ids[0].tolist()) == {0, 1}
+    assert shares[0][2] == 0
+    assert (state.envs.task_ids == 2).all()
+    assert shares[-1] == (0, 0, 6)
