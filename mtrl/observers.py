@@ -22,7 +22,17 @@ from mtrl.run_directory import RunDirectory
 from mtrl.run_log import EvaluationKind, EvaluationRow
 from mtrl.tensorboard_sink import TensorBoardSink
 from mtrl.train_state import TrainState
-from mtrl.types import Metrics, Progress, State
+from mtrl.types import Metrics, Progress, State, TaskSuite
+
+
+def suite_facts(suite: TaskSuite) -> dict[str, Any]:
+    """What a number or a checkpoint of a suite depends on, as JSON."""
+    return {
+        "suite": suite.name,
+        "protocol": suite.protocol,
+        "tasks": list(suite.task_names),
+        "settings": dict(suite.settings),
+    }
 
 
 def due(env_steps: int, last: int, interval: int) -> bool:
@@ -154,8 +164,7 @@ class CheckpointObserver:
         content = self._state.state()
         _check_finite(content["agent"], "agent")
         self._run.sync()
-        suite = self._state.envs.suite
-        info = {"suite": suite.name, "protocol": suite.protocol, "tasks": list(suite.task_names)}
+        info = suite_facts(self._state.envs.suite)
         self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
 
 

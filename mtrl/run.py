@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from mtrl.evaluator import EvaluationStopped, Evaluator
 from mtrl.interruption import Interruption
 from mtrl.live_table import LiveTable
 from mtrl.loading import TaskNames, load_trained
-from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver
+from mtrl.manifest import dependency_versions, package_versions
+from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
 from mtrl.run_directory import RunDirectory
 from mtrl.run_metadata import program_facts
 from mtrl.state_tree import state_bytes
@@ -31,7 +31,8 @@ from mtrl.train_state import TrainState
 from mtrl.trainer import train as training_loop
 from mtrl.video import write_videos
 
-logger = logging.getLogger(__name__)
+SIMULATORS = ("metaworld", "mujoco", "ale-py")
+"""Packages whose versions a checkpoint and meta.json record beside the suite's own dependencies."""
 
 
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
@@ -42,7 +43,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     world = build_world(config.suite, config.settings.seed)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
-        return _run(config, world, device, run, resumed=None)
+        return _run(config, world, device, run, _store(run, config), resumed=None)
 
 
 def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = ()) -> int:
@@ -50,16 +51,16 @@ def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (
     with RunDirectory.resume(run_dir) as run:
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
         device = choose_device(config.settings.device)
-        store = CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints)
+        store = _store(run, config)
         checkpoint = store.load("latest")
         world = build_world(config.suite, config.settings.seed)
-        expected = {"suite": world.suite.name, "protocol": world.suite.protocol, "tasks": list(world.suite.task_names)}
-        for name, value in expected.items():
-            if checkpoint.info.get(name) != value:
-                raise BadInput(f"checkpoint {checkpoint.path}: {name} is {checkpoint.info.get(name)!r}, not {value!r}")
+        _refuse_another_suite(checkpoint, world)
+        for change in store.version_changes(checkpoint):
+            say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
         run.truncate_after(checkpoint.step)
+        store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
-        return _run(config, world, device, run, resumed=checkpoint)
+        return _run(config, world, device, run, store, resumed=checkpoint)
 
 
 def evaluate(
@@ -95,16 +96,27 @@ def evaluate(
 
 
 def _run(
-    config: RunConfig, world: SuiteType, device: torch.device, run: RunDirectory, resumed: Checkpoint | None
+    config: RunConfig,
+    world: SuiteType,
+    device: torch.device,
+    run: RunDirectory,
+    store: CheckpointStore,
+    resumed: Checkpoint | None,
 ) -> int:
     settings = config.settings
-    suite = {"suite": world.suite.name, "protocol": world.suite.protocol, "settings": dict(world.suite.settings)}
-    run.write_meta({**program_facts(), **suite, "device": str(device), "status": "running", "exit_code": None})
+    run.write_meta(
+        {
+            **program_facts(SIMULATORS),
+            **suite_facts(world.suite),
+            "device": str(device),
+            "status": "running",
+            "exit_code": None,
+        }
+    )
     with _status(run), ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
         state = build_train_state(config, world, device)
         stack.callback(state.envs.close)
-        store = CheckpointStore(run.checkpoints, keep=settings.keep_checkpoints)
         if resumed is not None:
             _restore(state, resumed, store)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
@@ -157,6 +169,18 @@ def _run(
         return interruption.exit_code
 
 
+def _refuse_another_suite(checkpoint: Checkpoint, world: SuiteType) -> None:
+    """Raises BadInput if the checkpoint's tasks, goals, rewards or protocol are not those of `world`."""
+    now, then = suite_facts(world.suite), dict(checkpoint.info)
+    # Versions of packages are told apart by `version_changes`, which warns.
+    fields = [(name, then.get(name), now[name]) for name in ("suite", "protocol", "tasks")]
+    settings = then.get("settings", {})
+    fields += [(name, settings.get(name), value) for name, value in now["settings"].items() if name not in SIMULATORS]
+    for name, stored, value in fields:
+        if stored != value:
+            raise BadInput(f"checkpoint {checkpoint.path}: {name} is {stored!r}, not {value!r}")
+
+
 def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) -> None:
     """Raises BadInput for a checkpoint of another configuration."""
     try:
@@ -165,6 +189,11 @@ def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) 
         raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
     if not exact:
         say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
+
+
+def _store(run: RunDirectory, config: RunConfig) -> CheckpointStore:
+    versions = {**dependency_versions(), **package_versions(SIMULATORS)}
+    return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
 
 
 def _evaluator(config: RunConfig, world: SuiteType) -> Evaluator:
