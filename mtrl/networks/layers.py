@@ -29,7 +29,8 @@ def relu_layers(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given sizes, a ReLU after each."""
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
-        layers += [hidden_linear(in_features, out_features), nn.ReLU()]
+        # In place: nothing else reads the linear layer's output, and the backward pass needs the ReLU's alone.
+        layers += [hidden_linear(in_features, out_features), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
