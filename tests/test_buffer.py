@@ -172,7 +172,7 @@ def test_rows_are_copies_that_later_steps_do_not_change() -> None:
 
 def contents(buffer: RolloutBuffer) -> dict[str, object]:
     """What two equal buffers have in common, their next draws included; draws from the buffer's stream."""
-    found = {"state": buffer.state(), "sizes": buffer.task_sizes}
+    found = {"state": buffer.state(), "sizes": buffer.task_sizes, "finals": len(buffer._finals)}
     if buffer.num_rows:
         found |= {"rollout": vars(buffer.rollout()), "sample": vars(buffer.sample(40))}
     return leaves(found)

@@ -22,6 +22,7 @@ from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks.mlp import MLP
 from mtrl.normalization import ReturnNormalizer
 from mtrl.testing import check_agent
 from mtrl.testing.agent import make_agent, make_train_state
@@ -40,10 +41,13 @@ def sac(world: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: 
 
 def make_constant(network: nn.Module, outputs: Sequence[float]) -> None:
     """The network gives `outputs` for every input."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        network.head.bias.copy_(torch.tensor(outputs))
+    make_zero(network)
+    network.head.bias.data.copy_(torch.tensor(outputs))
+
+
+def make_zero(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data.zero_()
 
 
 def with_constants(agent: SAC, policy: Sequence[float], critics: Sequence[Sequence[float]]) -> SAC:
@@ -384,6 +388,26 @@ def test_the_critics_train_the_encoder_and_the_actor_does_not() -> None:
     after = agent.critics.encoder.layer.weight
     assert not torch.equal(after, before)
     torch.testing.assert_close(agent.target_critics.encoder.layer.weight, (before + after) / 2)
+
+
+def test_the_actor_sees_the_online_encoder_and_the_target_critics_their_own() -> None:
+    plain = MLP.Config(depth=0, task_input="none")
+    agent = sac(parts={"encoder": Linear, "architecture_config": plain}, discount=0.5)
+    for encoder, value in ((agent.critics.encoder, 2.0), (agent.target_critics.encoder, 5.0)):
+        make_zero(encoder)
+        encoder.layer.bias.data[0] = value
+    # Every critic gives the first feature, and the first mean of the policy is a tenth of it.
+    for network in (*agent.critics.ensemble.members, *agent.target_critics.ensemble.members):
+        make_zero(network)
+        network.head.weight.data[0, 0] = 1.0
+    make_zero(agent.policy.architecture)
+    agent.policy.architecture.head.weight.data[0, 0] = 0.1
+    batch = batch_of([0, 1, 2])
+    log_prob = LOG_PROB - math.log(1 - math.tanh(0.2) ** 2)
+    assert agent.bellman_target(batch).tolist() == pytest.approx([0.5 * (5 - log_prob)] * 3)
+    assert agent.critic_losses(agent.critic_group.parameters, batch).rows["q_value"].tolist() == [2.0] * 3
+    actor = agent.actor_losses(agent.actor_group.parameters, batch).losses
+    assert actor.tolist() == pytest.approx([log_prob - 2] * 3)
 
 
 def test_actions_are_random_until_learning_begins() -> None:
