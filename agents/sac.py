@@ -179,12 +179,12 @@ class SAC(Agent):
     def update_temperatures(self, batch: Batch, log_prob: Tensor) -> Tensor:
         """One step on -log alpha_i (log pi + target entropy_i); returns the losses (M,)."""
         excess = mean_per_task(log_prob + self.target_entropy[batch.task_ids], batch.task_ids, self.num_tasks)
-        losses = -self.log_alpha * excess
-        (self.log_alpha.grad,) = torch.autograd.grad(losses.sum(), self.log_alpha)
+        self.log_alpha.grad = -excess
         if not bool(torch.isfinite(self.log_alpha.grad).all()):
             raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
+        losses = -self.log_alpha.detach() * excess
         self.alpha_optimizer.step()
-        return losses.detach()
+        return losses
 
     def alpha(self, batch: Batch) -> Tensor:
         """Temperature of each transition's task (B,), outside the graph."""

@@ -46,24 +46,29 @@ class SquashedGaussian:
     log_std: Tensor  # (B, A)
 
     def sample(self, noise: Tensor) -> Tensor:
-        return torch.tanh(self.mean + self.log_std.exp() * noise)
+        return torch.tanh(self._unsquashed(noise))
 
     def mode(self) -> Tensor:
         return torch.tanh(self.mean)
 
     def log_prob_of_noise(self, noise: Tensor) -> Tensor:
         """log pi (B,) of `sample(noise)`, finite however large the pre-activation."""
-        unsquashed = self.mean + self.log_std.exp() * noise
+        return self._log_prob(self._unsquashed(noise), noise)
+
+    def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
+        """One reparametrised sample."""
+        unsquashed = self._unsquashed(noise)
+        value = action_values(torch.tanh(unsquashed)).squeeze(-1).amin(0)
+        return Expectation(value, self._log_prob(unsquashed, noise))
+
+    def _unsquashed(self, noise: Tensor) -> Tensor:
+        return self.mean + self.log_std.exp() * noise
+
+    def _log_prob(self, unsquashed: Tensor, noise: Tensor) -> Tensor:
         gaussian = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), without cancellation
         squash = 2 * (math.log(2) - unsquashed - F.softplus(-2 * unsquashed))
         return (gaussian - squash).sum(-1)
-
-    def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
-        """One reparametrised sample."""
-        return Expectation(
-            value=action_values(self.sample(noise)).squeeze(-1).amin(0), log_prob=self.log_prob_of_noise(noise)
-        )
 
 
 @dataclass(frozen=True)
