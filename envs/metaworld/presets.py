@@ -18,7 +18,7 @@ _MT3_SAC = {
     "eval_episodes_per_task": 5,
     "checkpoint_interval": 50_000,
     "log_interval": 3_000,
-    "architecture": {"name": "multi-head", "width": 128, "depth": 2},
+    "architecture": {"name": "multi-head", "width": 128, "depth": 2, "layer_norm": True},
     "agent": {
         "name": "sac",
         "batch_size": 192,

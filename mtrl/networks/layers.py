@@ -25,12 +25,15 @@ def output_linear(in_features: int, out_features: int, bound: float = 1e-3) -> n
     return layer
 
 
-def relu_layers(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given sizes, a ReLU after each."""
+def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential:
+    """Linear layers of the given sizes, a ReLU after each, and before that a layer normalisation if wanted."""
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
-        # In place: nothing else reads the linear layer's output, and the backward pass needs the ReLU's alone.
-        layers += [hidden_linear(in_features, out_features), nn.ReLU(inplace=True)]
+        layers.append(hidden_linear(in_features, out_features))
+        if layer_norm:
+            layers.append(nn.LayerNorm(out_features))
+        # In place: nothing else reads what it changes, and the backward pass needs the ReLU's output alone.
+        layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 

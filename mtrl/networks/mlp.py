@@ -21,6 +21,7 @@ class MLP(PolicyArchitecture):
     class Config:
         width: Annotated[int, Field(ge=1)] = 400  # units per hidden layer
         depth: Annotated[int, Field(ge=0)] = 3  # hidden layers
+        layer_norm: bool = False  # before each ReLU; steadier where many updates are made per step
         task_input: Literal["one-hot", "embedding", "none"] = "one-hot"  # how the task enters
         embedding_size: Annotated[int, Field(ge=1)] = 64  # used by task_input=embedding
 
@@ -31,7 +32,7 @@ class MLP(PolicyArchitecture):
         task_features = {"one-hot": num_tasks, "embedding": config.embedding_size, "none": 0}[config.task_input]
         if config.task_input == "embedding":
             self.embedding = nn.Embedding(num_tasks, config.embedding_size)
-        self.trunk = relu_layers([in_features + task_features] + config.depth * [config.width])
+        self.trunk = relu_layers([in_features + task_features] + config.depth * [config.width], config.layer_norm)
         self.head = output_linear(config.width if config.depth else in_features + task_features, out_features)
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor:

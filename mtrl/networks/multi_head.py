@@ -24,11 +24,12 @@ class MultiHead(PolicyArchitecture):
     class Config:
         width: Annotated[int, Field(ge=1)] = 400  # units per hidden layer
         depth: Annotated[int, Field(ge=1)] = 3  # hidden layers, shared by all tasks
+        layer_norm: bool = False  # before each ReLU; steadier where many updates are made per step
 
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Config):
         super().__init__(in_features, out_features, num_tasks, config)
         self.num_tasks = num_tasks
-        self.trunk = relu_layers([in_features + num_tasks] + config.depth * [config.width])
+        self.trunk = relu_layers([in_features + num_tasks] + config.depth * [config.width], config.layer_norm)
         self.heads = TaskHeads(config.width, out_features, num_tasks)
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor:
