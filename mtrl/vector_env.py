@@ -93,12 +93,13 @@ class MultiTaskVectorEnv(ABC):
         return self.recv()
 
     def send(self, action: np.ndarray) -> None:
-        """Begins one step of every slot with actions (N, A) float32 or (N,) int64."""
+        """Begins one step of every slot with actions (N, A) float32 or (N,) int64. Raises Diverged."""
         expected = (self.num_envs, *self._actions.shape[2:])
         if action.shape != expected:
             raise ValueError(f"actions have shape {action.shape}, expected {expected}")
         if self._sent is not None:
             raise RuntimeError("send was called twice without recv")
+        self._check_finite("action", action, self.task_ids != IDLE)
         self._sent = action.astype(self._action_dtype)
         self._next = self.episodes.peek()
         self._send(self._sent, *self._next)

@@ -153,6 +153,16 @@ def test_a_value_that_is_not_finite_is_named_with_its_task_and_slot(broken: str)
         played.step(zeros())
 
 
+def test_an_action_that_is_not_finite_is_not_sent() -> None:
+    played = envs()
+    played.reset()
+    action = zeros()
+    action[3, 1] = np.inf
+    with pytest.raises(Diverged, match=r"action is not finite: task count-\d, slot 3, variation \d+, step 1"):
+        played.send(action)
+    played.step(zeros())  # nothing is in flight
+
+
 def test_a_resting_slot_is_not_looked_at() -> None:
     played = BrokenEnvs(WORLD, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
     played.reset()

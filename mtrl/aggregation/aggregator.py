@@ -94,7 +94,7 @@ class JacobianAggregator(GradientAggregator):
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
-        """Inner products (M, M) of the task gradients -> weights (M,)."""
+        """Inner products (M, M) of the task gradients -> weights (M,), of their dtype and on their device."""
 
     # `torch.func.grad` differentiates all the same. Without it, the gradients would themselves be differentiable by
     # what else the loss reads (the actor's by the critics), and every update's graph would stay in memory.
