@@ -196,7 +196,7 @@ class MultiTaskVectorEnv(ABC):
             )
 
     def _check_finite(self, what: str, values: np.ndarray, playing: np.ndarray) -> None:
-        if values.dtype.kind != "f" or np.isfinite(values[playing]).all():
+        if values.dtype.kind != "f" or np.isfinite(values).all() or np.isfinite(values[playing]).all():
             return
         finite = np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
         slot = int(np.flatnonzero(~finite & playing)[0])
