@@ -72,7 +72,7 @@ class PointMass(SuiteType):
         self.goal_visible = variant == "visible"
         tasks = tuple(
             TaskSpec(
-                name=f"goal-{goal.position[0]:+.1f}{goal.position[1]:+.1f}",
+                name=f"goal{goal.position[0]:+.1f}{goal.position[1]:+.1f}",
                 index=index,
                 max_episode_steps=EPISODE_STEPS,
                 num_variations=len(STARTS),
