@@ -128,3 +128,8 @@ def test_listed_episodes_go_on_from_a_saved_state() -> None:
 def test_the_episodes_of_an_evaluation_take_no_weights() -> None:
     with pytest.raises(TypeError, match="listed, not drawn"):
         ListedEpisodes([[]]).set_task_weights(np.ones(1))
+
+
+def test_adding_a_task_leaves_every_slots_draws_unchanged() -> None:
+    few, many = RandomEpisodes(suite(3), 4, 1), RandomEpisodes(suite(4), 4, 1)
+    assert np.array_equal(draws(few, 30)[1], draws(many, 30)[1])
