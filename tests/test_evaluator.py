@@ -19,9 +19,9 @@ from mtrl.agent import Agent
 from mtrl.episodes import EpisodeSource
 from mtrl.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.suite import Mode, SuiteType
-from mtrl.testing.agent import make_agent, make_train_state
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
 from mtrl.types import Acted, TaskSpec, TaskSuite
 from mtrl.vector_env import MultiTaskVectorEnv, RawStep

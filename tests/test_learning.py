@@ -16,7 +16,7 @@ from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.evaluator import EvaluationResult, evaluate
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
-from mtrl.testing.agent import make_agent, make_train_state
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
 
 NUM_ENVS = 16

@@ -18,8 +18,8 @@ from mtrl.buffer import RolloutBuffer
 from mtrl.checkpoint import CheckpointStore
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
-from mtrl.testing.agent import make_agent, make_train_state
 from mtrl.testing.attributes import differences, leaves
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
 from mtrl.types import Progress

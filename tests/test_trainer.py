@@ -22,7 +22,7 @@ from mtrl.errors import BadInput
 from mtrl.policies import make_soft_head
 from mtrl.scheduling import TaskScheduler
 from mtrl.testing import check_agent
-from mtrl.testing.agent import make_agent, make_train_state
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
 from mtrl.types import Acted, Batch, FinishedEpisode, Metrics

@@ -16,28 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtrl.agent import Agent, Parts, seeded_construction
-from mtrl.aggregation import GradientAggregator, Mean
-from mtrl.buffer import RolloutBuffer
+from mtrl.agent import Agent
 from mtrl.checkpoint import CheckpointStore
-from mtrl.encoders import Encoder, Identity
-from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput, Diverged
-from mtrl.networks import PolicyArchitecture
-from mtrl.networks.mlp import MLP
-from mtrl.normalization import NoNormalizer, ReturnNormalizer
-from mtrl.policies import ActionHead, Policy
-from mtrl.policies.policy import Single
-from mtrl.scheduling import Uniform
-from mtrl.seeding import stream, torch_stream
-from mtrl.suite import SuiteType
+from mtrl.seeding import stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld
 from mtrl.testing.generators import global_generators_untouched
-from mtrl.train_state import TrainState
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
-from mtrl.types import Progress, TaskSuite
+from mtrl.types import Progress
 
 NUM_ENVS = 4
 MAX_VECTOR_STEPS = 20_000
@@ -68,55 +57,6 @@ def check_agent(cls: type[Agent], config: Any = None) -> None:
             case.check_learning_and_resume()
             case.check_divergence()
     assert len(refusals) < len(CountingWorld.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
-
-
-def make_agent(
-    cls: type[Agent],
-    config: Any,
-    suite: TaskSuite,
-    seed: int = 1,
-    *,
-    encoder: type[Encoder] = Identity,
-    architecture: type[PolicyArchitecture] = MLP,
-    architecture_config: Any = None,
-    aggregator: type[GradientAggregator] = Mean,
-    normalizer: type[ReturnNormalizer] = NoNormalizer,
-) -> Any:
-    """An agent on small parts; by default a perceptron of one hidden layer, the mean of the tasks and no normaliser."""
-    if architecture_config is None:
-        architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
-
-    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
-        return architecture(in_features, out_features, suite.num_tasks, architecture_config)
-
-    def policy(in_features: int, head: ActionHead) -> Policy:
-        return Single(make_architecture, in_features, head, Single.Config())
-
-    def make_aggregator(group: str) -> GradientAggregator:
-        return aggregator(suite.num_tasks, aggregator.Config(), torch_stream(seed, f"aggregator {group}"))
-
-    parts = Parts(
-        suite=suite,
-        encoder=lambda: encoder(suite.observation_space, encoder.Config()),
-        architecture=make_architecture,
-        policy=policy,
-        normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
-        aggregator=make_aggregator,
-        seed=seed,
-        device=torch.device("cpu"),
-    )
-    with seeded_construction(seed, "initial weights"):
-        return cls(parts, config)
-
-
-def make_train_state(agent: Agent, world: SuiteType, num_envs: int = NUM_ENVS, seed: int = 1) -> TrainState:
-    """A run of `agent` on `world` in this process."""
-    suite = world.suite
-    capacity = min(agent.buffer_steps, MAX_VECTOR_STEPS + agent.rollout_steps)
-    buffer = RolloutBuffer(suite, num_envs, capacity, seed, agent.extras)
-    episodes = RandomEpisodes(suite, num_envs, seed)
-    envs = world.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=60.0)
-    return TrainState(agent, envs, buffer, Uniform(suite, Uniform.Config(), seed))
 
 
 class _Case:
@@ -186,7 +126,7 @@ class _Case:
 
     def check_learning_and_resume(self) -> None:
         """It learns; saved and loaded into a fresh agent, both go on bit for bit."""
-        state = make_train_state(self.make(), self.world)
+        state = make_train_state(self.make(), self.world, NUM_ENVS)
         run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
         progress = self._until_it_learns(run)
         for _ in range(2):
@@ -199,7 +139,7 @@ class _Case:
             except TypeError as error:
                 raise AssertionError(f"{self.who}: its state cannot be saved: {error}") from error
             checkpoint = store.load("latest")
-            resumed = make_train_state(self.make(seed=2), self.world, seed=2)
+            resumed = make_train_state(self.make(seed=2), self.world, NUM_ENVS, seed=2)
             resumed.load_state(checkpoint.state, checkpoint.chunks())
         self._check_same("state() and load_state() lose", state.agent, resumed.agent)
         continued = train(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
@@ -229,7 +169,7 @@ class _Case:
 
     def check_divergence(self) -> None:
         """A reward that is not a number stops the run before it changes the networks."""
-        state = make_train_state(self.make(), self.world)
+        state = make_train_state(self.make(), self.world, NUM_ENVS)
         add = state.buffer.add
         poisoned = [False]
 

@@ -1,0 +1,75 @@
+"""Small agents and runs, for checks and tests. Shapes: N slots, M tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtrl.agent import Agent, Parts, seeded_construction
+from mtrl.aggregation import GradientAggregator, Mean
+from mtrl.buffer import RolloutBuffer
+from mtrl.encoders import Encoder, Identity
+from mtrl.episodes import RandomEpisodes
+from mtrl.networks import PolicyArchitecture
+from mtrl.networks.mlp import MLP
+from mtrl.normalization import NoNormalizer, ReturnNormalizer
+from mtrl.policies import ActionHead, Policy
+from mtrl.policies.policy import Single
+from mtrl.scheduling import Uniform
+from mtrl.seeding import torch_stream
+from mtrl.suite import SuiteType
+from mtrl.train_state import TrainState
+from mtrl.types import TaskSuite
+
+MAX_BUFFER_STEPS = 20_000
+"""Vector steps that the buffer of a small run holds at most, beside one rollout."""
+
+
+def make_agent(
+    cls: type[Agent],
+    config: Any,
+    suite: TaskSuite,
+    seed: int = 1,
+    *,
+    encoder: type[Encoder] = Identity,
+    architecture: type[PolicyArchitecture] = MLP,
+    architecture_config: Any = None,
+    aggregator: type[GradientAggregator] = Mean,
+    normalizer: type[ReturnNormalizer] = NoNormalizer,
+) -> Any:
+    """An agent on small parts; by default a perceptron of one hidden layer, the mean of the tasks and no normaliser."""
+    if architecture_config is None:
+        architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
+
+    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
+        return architecture(in_features, out_features, suite.num_tasks, architecture_config)
+
+    def policy(in_features: int, head: ActionHead) -> Policy:
+        return Single(make_architecture, in_features, head, Single.Config())
+
+    def make_aggregator(group: str) -> GradientAggregator:
+        return aggregator(suite.num_tasks, aggregator.Config(), torch_stream(seed, f"aggregator {group}"))
+
+    parts = Parts(
+        suite=suite,
+        encoder=lambda: encoder(suite.observation_space, encoder.Config()),
+        architecture=make_architecture,
+        policy=policy,
+        normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
+        aggregator=make_aggregator,
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+    with seeded_construction(seed, "initial weights"):
+        return cls(parts, config)
+
+
+def make_train_state(agent: Agent, world: SuiteType, num_envs: int = 4, seed: int = 1) -> TrainState:
+    """A run of `agent` on `world` in this process."""
+    suite = world.suite
+    capacity = min(agent.buffer_steps, MAX_BUFFER_STEPS + agent.rollout_steps)
+    buffer = RolloutBuffer(suite, num_envs, capacity, seed, agent.extras)
+    episodes = RandomEpisodes(suite, num_envs, seed)
+    envs = world.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=60.0)
+    return TrainState(agent, envs, buffer, Uniform(suite, Uniform.Config(), seed))

@@ -1,0 +1,74 @@
+"""SAC agents whose networks are constants, and batches written by hand. Shapes: B batch, M tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from agents.sac import SAC
+from mtrl.testing.small_runs import make_agent
+from mtrl.types import Batch
+from tests.counting import counting_world
+
+CONTINUOUS, DISCRETE = counting_world("counting"), counting_world("counting-discrete")
+SMALL = {"batch_size": 24, "random_steps": 5}
+
+
+def sac(world: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> SAC:
+    return make_agent(SAC, SAC.Config(**SMALL | config), world.suite, **parts or {})
+
+
+def make_constant(network: nn.Module, outputs: Sequence[float]) -> None:
+    """The network gives `outputs` for every input."""
+    make_zero(network)
+    network.head.bias.data.copy_(torch.tensor(outputs))
+
+
+def make_zero(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data.zero_()
+
+
+def with_constants(agent: SAC, policy: Sequence[float], critics: Sequence[Sequence[float]]) -> SAC:
+    """The agent with constant networks; target critics get the values of the critics plus 10."""
+    make_constant(agent.policy.architecture, policy)
+    for member, target, values in zip(
+        agent.critics.ensemble.members, agent.target_critics.ensemble.members, critics, strict=True
+    ):
+        make_constant(member, values)
+        make_constant(target, [value + 10 for value in values])
+    return agent
+
+
+def batch_of(task_ids: Sequence[int], num_tasks: int = 3, **columns: Any) -> Batch:
+    """Rows of the given tasks; continuous actions and noise are zero unless given."""
+    rows = len(task_ids)
+    counts = np.bincount(task_ids, minlength=num_tasks)
+    values: dict[str, Any] = {
+        "task_ids": torch.tensor(task_ids),
+        "observation": torch.ones(rows, 5),
+        "action": torch.zeros(rows, 2),
+        "reward": torch.zeros(rows),
+        "terminated": torch.zeros(rows, dtype=torch.bool),
+        "truncated": torch.zeros(rows, dtype=torch.bool),
+        "next_observation": torch.ones(rows, 5),
+        "shares": torch.from_numpy(counts / rows).float(),
+        "counts": tuple(counts.tolist()),
+        "draws": {"next_action": torch.zeros(rows, 2), "action": torch.zeros(rows, 2)},
+    }
+    return Batch(**values | columns)
+
+
+def set_alpha(agent: SAC, alpha: Sequence[float]) -> None:
+    with torch.no_grad():
+        agent.log_alpha.copy_(torch.tensor(alpha).log())
+
+
+# Two dimensions of a standard Gaussian at its mean; tanh has slope 1 there.
+LOG_PROB = -math.log(2 * math.pi)
+STANDARD_GAUSSIAN = [0.0, 0.0, 0.0, 0.0]  # two means, two log standard deviations
