@@ -27,7 +27,8 @@ class Tiny(PolicyArchitecture):
 
     def __init__(self, in_features, out_features, num_tasks, config):
         super().__init__(in_features, out_features, num_tasks, config)
-        self.layers = nn.Sequential(nn.Linear(in_features + 1, config.width), nn.ReLU(), nn.Linear(config.width, out_features))
+        hidden = nn.Linear(in_features + 1, config.width)
+        self.layers = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.width, out_features))
 
     def forward(self, features, task_ids, draw=None):
         return self.layers(torch.cat([features, task_ids.float().unsqueeze(-1)], dim=-1))

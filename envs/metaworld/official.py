@@ -1,9 +1,9 @@
 """Our agents in Meta-World's own evaluation, to check one against the other.
 
-`metaworld.evaluation.evaluation(OfficialAgent(agent), envs, num_episodes=50)` gives the success counts of our protocol
-if `envs` is an official vector environment with one environment per task, in the suite's task order, and the
-pseudorandom task selection switched on (`envs.call("toggle_sample_tasks_on_reset", True)`): then each of the 50 goals is
-played once. With several environments per task the official function counts short episodes too often.
+`metaworld.evaluation.evaluation(OfficialAgent(agent), envs, num_episodes=50)` gives the success counts of our
+protocol if `envs` is an official vector environment with one environment per task, in the suite's task order, and the
+pseudorandom task selection switched on (`envs.call("toggle_sample_tasks_on_reset", True)`): then each of the 50 goals
+is played once. With several environments per task the official function counts short episodes too often.
 """
 
 from __future__ import annotations
