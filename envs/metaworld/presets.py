@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 _MT3_SAC = {
-    "total_env_steps": 300_000,
-    "num_envs": 6,
+    "total_env_steps": 200_000,
+    "num_envs": 12,
     "torch_threads": 1,
     "eval_interval": 100_000,
     "eval_episodes_per_task": 5,
     "checkpoint_interval": 50_000,
-    "log_interval": 3_000,
+    "log_interval": 2_400,
     "architecture": {"name": "multi-head", "width": 128, "depth": 2, "layer_norm": True},
     "agent": {
         "name": "sac",
