@@ -31,6 +31,17 @@ _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _context = multiprocessing.get_context("forkserver")
 
 
+def _forget_the_parents_server() -> None:
+    """A forked copy of this process needs a server of its own: its parent's is no child of it."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+    server.__init__()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents_server)
+
+
 def warm_up(modules: Sequence[str] = ()) -> None:
     """Starts the server that forks children, if it does not run yet, and returns at once.
 

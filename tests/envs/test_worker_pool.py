@@ -24,6 +24,7 @@ from envs.worker_pool import WorkerPool
 from mtrl.episodes import ListedEpisodes, RandomEpisodes
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.types import EnvStep
+from tests.forked import in_child
 
 NUM_ENVS = 5
 
@@ -252,6 +253,19 @@ def test_workers_leave_interrupts_to_the_main_process() -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_forked_copy_of_the_process_starts_workers_of_its_own() -> None:
+    with make_pool(num_workers=1) as pool:
+        pool.reset()
+
+        def play_again() -> None:
+            with make_pool(num_workers=1) as again:
+                again.reset()
+
+        status, output = in_child(play_again)
+        assert status == 0, output
+        pool.step(actions(1)[0])
+
+
 def test_slow_steps_that_go_on_are_no_hang() -> None:
     with make_pool(SlowSlot, num_workers=1, timeout=0.6) as pool:
         pool.reset()
