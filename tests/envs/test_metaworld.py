@@ -385,8 +385,8 @@ def test_a_reset_that_never_ends_is_named() -> None:
     )
     episodes = RandomEpisodes(world.suite, 1, seed=1)
     with (
-        WorkerPool(world.suite, 1, episodes, factory, num_workers=1, worker_timeout=2) as envs,
-        pytest.raises(WorkerFailure, match=r"at task reach-v3 in slot 0 did not answer for 2 s\n(.*\n)*.*reset_model"),
+        WorkerPool(world.suite, 1, episodes, factory, num_workers=1, worker_timeout=6) as envs,
+        pytest.raises(WorkerFailure, match=r"at task reach-v3 in slot 0 did not answer for 6 s\n(.*\n)*.*reset_model"),
     ):
         envs.reset()
 
