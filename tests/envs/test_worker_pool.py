@@ -192,7 +192,7 @@ def test_a_worker_has_one_thread_and_no_copy_of_the_main_process() -> None:
     ],
 )
 @pytest.mark.usefixtures("nothing_left")
-def test_a_failed_worker_is_named_within_seconds(fault: str, said: str) -> None:
+def test_a_failed_worker_is_named_within_two_seconds(fault: str, said: str) -> None:
     action = np.zeros((3, 2), np.float32)
     with make_pool(FaultyFactory(fault), num_envs=3) as pool:
         pool.reset()
@@ -201,7 +201,7 @@ def test_a_failed_worker_is_named_within_seconds(fault: str, said: str) -> None:
         started = time.monotonic()
         with pytest.raises(WorkerFailure) as raised:
             pool.step(action)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 2
         line, _, traceback = str(raised.value).partition("\n")
         assert re.fullmatch(rf"environment worker 1 \(pid \d+\) at task count-5 in slot 1 {said}", line)
         assert ("faulty_slots.py" in traceback) == (fault in ("raise", "memory", "SIGSEGV"))
@@ -210,7 +210,7 @@ def test_a_failed_worker_is_named_within_seconds(fault: str, said: str) -> None:
         with pytest.raises(WorkerFailure, match="count-5"):
             pool.recv()
         started = time.monotonic()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(("fault", "in_reset"), [("hang", True), ("hang", False), ("sleep", False)])
@@ -221,7 +221,7 @@ def test_a_hung_worker_is_named_after_the_timeout(fault: str, in_reset: bool) ->
         started = time.monotonic()
         with pytest.raises(WorkerFailure) as raised:
             play(pool, actions(30))
-        assert 1.5 < time.monotonic() - started < 12
+        assert 1.5 < time.monotonic() - started < 3
     line, _, stack = str(raised.value).partition("\n")
     assert line.endswith("did not answer for 1.5 s")
     assert "at task count-5 in slot" in line
