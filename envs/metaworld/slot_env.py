@@ -14,6 +14,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.types import Task
 
+from envs.metaworld.fast import environment_class
 from envs.slots import NOBODY, SlotStep
 
 
@@ -35,7 +36,7 @@ class EnvironmentStock:
             if idle_task == task:
                 del self._idle[position]
                 return env
-        return ALL_V3_ENVIRONMENTS[self._task_names[task]](reward_function_version=self._reward_function)
+        return environment_class(self._task_names[task])(reward_function_version=self._reward_function)
 
     def give_back(self, task: int, env: SawyerXYZEnv) -> None:
         """Another slot may take it now."""
