@@ -1,32 +1,38 @@
-"""Env steps per second of our Meta-World MT10 against gymnasium's vector environments, side by side in one run.
+"""Env steps per second of our Meta-World against others', side by side in one run.
 
-All step the ten official environments with the same random actions. A round is 500 vector steps, so each environment is
-reset once in it; the rounds take turns, because other load on the machine comes and goes. The bare loop steps the same
-environments one after the other in this process, without anything around them: no pool can be faster than the number of
-cores times that.
+All step the same tasks with the same random actions. A round is 500 vector steps, so each environment is reset once in
+it; the rounds take turns, because other load on the machine comes and goes. Beside other vector environments stand
+
+- the same pool with the official classes untouched: what the fast versions of their methods are worth;
+- physics only: the same pool, processes and tasks, where a step is nothing but action, substeps and one forward pass;
+- a bare loop over our environments in this process: no pool can be faster than the number of cores times that.
 """
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
 
+from benchmarks.stepping_slots import PhysicsFactory, UntouchedFactory
+from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
+from envs.worker_pool import WorkerPool
 from mtrl.episodes import RandomEpisodes
+from mtrl.run_metadata import available_cores
 
-NUM_SLOTS = 10
+OURS = "ours"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SteppingRow:
-    """What was measured of one way to step MT10."""
+    """What was measured of one way to step a suite."""
 
     name: str
     setup_seconds: float  # from construction to the first observations; simulator imported before
@@ -37,39 +43,51 @@ class SteppingRow:
         """Env steps per second."""
         return statistics.median(self.env_steps_per_second)
 
-    def ratio_to(self, other: SteppingRow) -> tuple[float, float, float]:
-        """Median, least and greatest of the rounds' ratios of speed."""
-        pairs = zip(self.env_steps_per_second, other.env_steps_per_second, strict=True)
-        ratios = sorted(ours / theirs for ours, theirs in pairs)
-        return statistics.median(ratios), ratios[0], ratios[-1]
-
 
 @dataclass(frozen=True)
-class _Contestant:
+class Contestant:
+    """One way to step a suite, ready to step."""
+
     name: str
     setup_seconds: float
     step: Callable[[np.ndarray], object]
     close: Callable[[], None]
 
 
-def measure_stepping(
-    rounds: int = 5, vector_steps: int = HORIZON, num_workers: int | None = None, seed: int = 1
-) -> list[SteppingRow]:
-    """Rows for our pool, Async, Sync and the bare loop, in this order.
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What all contestants of a run step."""
 
-    `num_workers` is of our pool, by default the number of cores; Async has one process per environment. Goals are
-    cached before the clock starts; gymnasium's set-up draws its goals each time.
+    world: MetaWorld
+    num_slots: int
+    num_workers: int
+    seed: int
+
+
+Maker = Callable[[Course], Contestant]
+
+
+def measure_stepping(
+    suite: str = "mt10",
+    *,
+    rounds: int = 5,
+    makers: Sequence[Maker] | None = None,
+    num_slots: int | None = None,
+    num_workers: int | None = None,
+    vector_steps: int = HORIZON,
+    seed: int = 1,
+) -> list[SteppingRow]:
+    """One row per contestant, ours first. Slots default to the tasks, the pool's workers to the cores.
+
+    Goals are cached before the clock starts; gymnasium's set-up draws its goals each time.
     """
     import metaworld  # noqa: F401  registers the vector environments, and is imported before any clock starts
 
-    suite = MetaWorld("mt10", MetaWorld.Config(), seed)
-    contestants = [
-        _our_pool(suite, num_workers or os.cpu_count() or 1, seed),
-        _gymnasium("async", seed),
-        _gymnasium("sync", seed),
-        _bare_loop(suite),
-    ]
-    actions = np.random.default_rng(seed).uniform(-1, 1, (vector_steps, NUM_SLOTS, 4)).astype(np.float32)
+    world = MetaWorld(suite, MetaWorld.Config(), seed)
+    slots = num_slots or world.suite.num_tasks
+    course = Course(world=world, num_slots=slots, num_workers=num_workers or available_cores(), seed=seed)
+    contestants = [make(course) for make in makers or all_contestants()]
+    actions = np.random.default_rng(seed).uniform(-1, 1, (vector_steps, slots, 4)).astype(np.float32)
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     try:
         for _ in range(rounds):
@@ -77,7 +95,7 @@ def measure_stepping(
                 started = time.perf_counter()
                 for action in actions:
                     contestant.step(action)
-                speeds[contestant.name].append(vector_steps * NUM_SLOTS / (time.perf_counter() - started))
+                speeds[contestant.name].append(vector_steps * slots / (time.perf_counter() - started))
     finally:
         for contestant in contestants:
             contestant.close()
@@ -91,51 +109,102 @@ def measure_stepping(
     ]
 
 
-def _our_pool(suite: MetaWorld, num_workers: int, seed: int) -> _Contestant:
-    episodes = RandomEpisodes(suite.suite, NUM_SLOTS, seed)
+def all_contestants() -> list[Maker]:
+    """EnvPool takes part where it is installed."""
+    envpool = [our_envpool] if importlib.util.find_spec("envpool") else []
+    return [our_pool, untouched_pool, physics_pool, *envpool, gymnasium_async, gymnasium_sync, bare_loop]
+
+
+def our_pool(course: Course) -> Contestant:
+    return _pool(OURS, MetaWorldFactory, course)
+
+
+def untouched_pool(course: Course) -> Contestant:
+    return _pool("ours, classes untouched", UntouchedFactory, course)
+
+
+def physics_pool(course: Course) -> Contestant:
+    return _pool("physics only", PhysicsFactory, course)
+
+
+def _pool(name: str, factory: type[MetaWorldFactory], course: Course) -> Contestant:
     started = time.perf_counter()
-    envs = suite.make_envs(NUM_SLOTS, episodes, mode="train", num_workers=num_workers, worker_timeout=60.0)
+    suite = course.world.suite
+    envs = WorkerPool(
+        suite,
+        course.num_slots,
+        RandomEpisodes(suite, course.num_slots, course.seed),
+        factory(task_names=suite.task_names, goals=course.world.goals, reward_function="v2", end_at_success=False),
+        num_workers=course.num_workers,
+        step_costs=[STEP_COSTS[task] for task in suite.task_names],
+    )
     envs.reset()
-    return _Contestant(f"ours, {num_workers} workers", time.perf_counter() - started, envs.step, envs.close)
+    return Contestant(name, time.perf_counter() - started, envs.step, envs.close)
 
 
-def _gymnasium(strategy: str, seed: int) -> _Contestant:
+def our_envpool(course: Course) -> Contestant:
+    """Our suite on EnvPool's environments, another task distribution."""
     started = time.perf_counter()
-    envs = gym.make_vec("Meta-World/MT10", vector_strategy=strategy, seed=seed)
+    world = MetaWorld(course.world.suite.name, MetaWorld.Config(env_backend="envpool"), course.seed)
+    envs = world.make_envs(
+        course.num_slots,
+        RandomEpisodes(world.suite, course.num_slots, course.seed),
+        mode="train",
+        num_workers=course.num_workers,
+        worker_timeout=60.0,
+    )
+    envs.reset()
+    return Contestant("envpool", time.perf_counter() - started, envs.step, envs.close)
+
+
+def gymnasium_async(course: Course) -> Contestant:
+    return _gymnasium("async", course)
+
+
+def gymnasium_sync(course: Course) -> Contestant:
+    return _gymnasium("sync", course)
+
+
+def _gymnasium(strategy: str, course: Course) -> Contestant:
+    started = time.perf_counter()
+    envs = gym.make_vec(f"Meta-World/{course.world.suite.name.upper()}", vector_strategy=strategy, seed=course.seed)
     envs.reset()
     name = f"gymnasium {strategy.capitalize()}VectorEnv"
-    return _Contestant(name, time.perf_counter() - started, envs.step, envs.close)
+    return Contestant(name, time.perf_counter() - started, envs.step, envs.close)
 
 
-def _bare_loop(suite: MetaWorld) -> _Contestant:
+def bare_loop(course: Course) -> Contestant:
     started = time.perf_counter()
+    suite = course.world.suite
     make_slot = MetaWorldFactory(
-        task_names=suite.suite.task_names, goals=suite.goals, reward_function="v2", end_at_success=False
+        task_names=suite.task_names, goals=course.world.goals, reward_function="v2", end_at_success=False
     )
-    slots = [make_slot() for _ in range(NUM_SLOTS)]
-    for task, slot in enumerate(slots):
-        slot.begin(task, 0)
+    slots = [make_slot() for _ in range(course.num_slots)]
+    for index, slot in enumerate(slots):
+        slot.begin(index % suite.num_tasks, 0)
 
     def step(action: np.ndarray) -> None:
-        for task, slot in enumerate(slots):
-            if slot.step(action[task]).truncated:
-                slot.begin(task, 0)
+        for index, slot in enumerate(slots):
+            if slot.step(action[index]).truncated:
+                slot.begin(index % suite.num_tasks, 0)
 
-    return _Contestant("bare loop, one process", time.perf_counter() - started, step, lambda: None)
+    return Contestant("bare loop, one process", time.perf_counter() - started, step, lambda: None)
 
 
-def main() -> None:
-    """Prints the rows and our ratios."""
-    rows = measure_stepping()
-    for row in rows:
-        low, high = min(row.env_steps_per_second), max(row.env_steps_per_second)
-        print(
-            f"{row.name:26} {row.median:7.0f} env steps/s ({low:.0f} to {high:.0f}), set-up {row.setup_seconds:.1f} s"
+def measure_scaling(rounds: int) -> list[tuple[int, int, SteppingRow]]:
+    """Workers, slots and the row of our pool on MT10: from one worker to all cores, and from 10 to 200 slots.
+
+    Each setting is measured by itself; a vector step of more slots is fewer vector steps.
+    """
+    cores = available_cores()
+    workers = sorted({1, 2, *(2**power for power in range(cores.bit_length()) if 2**power <= cores), cores})
+    settings = [(count, 10) for count in workers if count <= cores]
+    settings += [(cores, slots) for slots in (20, 50, 100, 200)]
+    rows = []
+    for count, slots in settings:
+        steps = HORIZON * 10 // slots
+        measured = measure_stepping(
+            rounds=rounds, makers=[our_pool], num_slots=slots, num_workers=count, vector_steps=steps
         )
-    for other in rows[1:]:
-        median, low, high = rows[0].ratio_to(other)
-        print(f"{rows[0].name} / {other.name}: {median:.2f} ({low:.2f} to {high:.2f})")
-
-
-if __name__ == "__main__":
-    main()
+        rows.append((count, slots, measured[0]))
+    return rows

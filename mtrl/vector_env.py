@@ -54,6 +54,7 @@ class MultiTaskVectorEnv(ABC):
         # Actions since each slot's reset, for the replay.
         self._actions = np.zeros((num_envs, suite.max_episode_steps, *action_shape), self._action_dtype)
         self._limits = np.array([task.max_episode_steps for task in suite.tasks])
+        self.playing_slots = np.zeros(0, np.int64)  # (n,) the slots that play, in order
         self._sent: np.ndarray | None = None
 
     # What a backend implements.
@@ -99,7 +100,7 @@ class MultiTaskVectorEnv(ABC):
             raise ValueError(f"actions have shape {action.shape}, expected {expected}")
         if self._sent is not None:
             raise RuntimeError("send was called twice without recv")
-        self._check_finite("action", action, self.task_ids != IDLE)
+        self._check_finite("action", action)
         self._sent = action.astype(self._action_dtype)
         self._next = self.episodes.peek()
         self._send(self._sent, *self._next)
@@ -110,19 +111,20 @@ class MultiTaskVectorEnv(ABC):
             raise RuntimeError("recv was called without send")
         raw = self._recv()
         action, self._sent = self._sent, None
-        playing = self.task_ids != IDLE
-        self._check_finite("reward", raw.reward, playing)
-        self._check_finite("observation", raw.final_observation, playing)
+        playing = self.playing_slots
+        self._check_finite("reward", raw.reward)
+        self._check_finite("observation", raw.final_observation)
+        self._check_lengths()
 
-        self._check_lengths(playing)
-
-        rows = np.arange(self.num_envs)
-        self._actions[rows[playing], self._lengths[playing]] = action[playing]
-        self._lengths += playing
-        self._returns += np.where(playing, raw.reward, 0)
-        self._successes |= raw.success & playing
+        self._actions[playing, self._lengths[playing]] = action[playing]
+        self._lengths[playing] += 1
+        self._returns[playing] += raw.reward[playing]
+        self._successes[playing] |= raw.success[playing]
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        terminated[playing] = raw.terminated[playing]
+        truncated[playing] = raw.truncated[playing]
         task_ids = self.task_ids.copy()
-        ended = rows[(raw.terminated | raw.truncated) & playing]
+        ended = np.flatnonzero(terminated | truncated)
         finished = tuple(
             FinishedEpisode(
                 slot=int(slot),
@@ -141,8 +143,8 @@ class MultiTaskVectorEnv(ABC):
             task_ids=task_ids,
             observation=raw.observation.copy(),
             reward=raw.reward.copy(),
-            terminated=raw.terminated & playing,
-            truncated=raw.truncated & playing,
+            terminated=terminated,
+            truncated=truncated,
             final_observation=raw.final_observation.copy(),
             episodes=finished,
         )
@@ -172,6 +174,7 @@ class MultiTaskVectorEnv(ABC):
         self._returns[:] = np.asarray(state["returns"])
         self._lengths[:] = np.asarray(state["lengths"])
         self._successes[:] = np.asarray(state["successes"])
+        self.playing_slots = np.flatnonzero(self.task_ids != IDLE)
         stored = np.asarray(state["actions"])
         self._actions[:, : stored.shape[1]] = stored
         played = [self._actions[slot, :length].copy() for slot, length in enumerate(self._lengths)]
@@ -183,10 +186,12 @@ class MultiTaskVectorEnv(ABC):
         self._returns[slots] = 0
         self._lengths[slots] = 0
         self._successes[slots] = False
+        self.playing_slots = np.flatnonzero(self.task_ids != IDLE)
         self.episodes.advance(slots)
 
-    def _check_lengths(self, playing: np.ndarray) -> None:
-        endless = np.flatnonzero(playing & (self._lengths >= self._limits[self.task_ids]))
+    def _check_lengths(self) -> None:
+        playing = self.playing_slots
+        endless = playing[self._lengths[playing] >= self._limits[self.task_ids[playing]]]
         if endless.size:
             slot = int(endless[0])
             task = self.suite.tasks[self.task_ids[slot]]
@@ -195,11 +200,12 @@ class MultiTaskVectorEnv(ABC):
                 f"after {self._lengths[slot]} steps, its max_episode_steps"
             )
 
-    def _check_finite(self, what: str, values: np.ndarray, playing: np.ndarray) -> None:
+    def _check_finite(self, what: str, values: np.ndarray) -> None:
+        playing = self.playing_slots
         if values.dtype.kind != "f" or np.isfinite(values).all() or np.isfinite(values[playing]).all():
             return
         finite = np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
-        slot = int(np.flatnonzero(~finite & playing)[0])
+        slot = int(playing[~finite[playing]][0])
         task = self.suite.tasks[self.task_ids[slot]]
         raise Diverged(
             f"{what} is not finite: task {task.name}, slot {slot}, variation {self._variations[slot]}, "

@@ -36,6 +36,9 @@ class EnvironmentStock:
             if idle_task == task:
                 del self._idle[position]
                 return env
+        return self._make(task)
+
+    def _make(self, task: int) -> SawyerXYZEnv:
         return environment_class(self._task_names[task])(reward_function_version=self._reward_function)
 
     def give_back(self, task: int, env: SawyerXYZEnv) -> None:

@@ -15,12 +15,14 @@ import numpy as np
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.costs import STEP_COSTS
+from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.names import parse
 from envs.metaworld.presets import PRESETS
 from envs.processes import warm_up
 from envs.worker_pool import WorkerPool
 from mtrl.episodes import EpisodeSource
+from mtrl.errors import BadInput
 from mtrl.suite import Mode, SuiteType, suite_types
 from mtrl.types import TaskSpec, TaskSuite
 from mtrl.vector_env import MultiTaskVectorEnv
@@ -48,11 +50,19 @@ class MetaWorld(SuiteType):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         reward_function: Literal["v1", "v2"] = "v2"  # Meta-World's dense reward, first or second version
+        env_backend: Literal["official", "envpool"] = (
+            "official"  # trains in EnvPool's environments: other goals, physics
+        )
 
     def __init__(self, name: str, config: Config, seed: int):
         """Raises BadInput for an unknown name or task. Computes the goals if they are not cached."""
         self.config = config
+        self._seed = seed
         named = parse(name)
+        if config.env_backend == "envpool":
+            check_installed()
+            if config.reward_function != "v2":
+                raise BadInput("--suite.env-backend envpool has reward function v2 only")
         goals_seed = seed % goal_store.GOAL_SEEDS
         of_benchmark = {
             benchmark: goal_store.benchmark_goals(benchmark, goals_seed) for benchmark in sorted(set(named.benchmarks))
@@ -62,7 +72,7 @@ class MetaWorld(SuiteType):
         }
         self.goals = tuple(goals.values())  # of each task (50, G)
         self.suite = TaskSuite(
-            name=named.name,
+            name=named.name if config.env_backend == "official" else f"{named.name}-{config.env_backend}",
             tasks=tuple(
                 TaskSpec(name=task, index=index, max_episode_steps=HORIZON, num_variations=goal_store.NUM_GOALS)
                 for index, task in enumerate(named.tasks)
@@ -80,6 +90,7 @@ class MetaWorld(SuiteType):
                 "goals_sha256": goal_store.digest(goals),
                 "tasks": list(named.tasks),
                 "success": "at any step; an evaluation episode ends there",
+                **({} if config.env_backend == "official" else {"trained_in": description()}),
             },
         )
 
@@ -98,6 +109,8 @@ class MetaWorld(SuiteType):
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
+        if mode == "train" and self.config.env_backend == "envpool":
+            return EnvPoolEnvs(self.suite, num_envs, episodes, self._seed)
         factory = self._factory(mode)
         if num_workers:
             self.warm_up()
