@@ -1,6 +1,9 @@
 """How fast it is, side by side in one run on one machine: `python -m benchmarks.throughput`.
 
-stepping    env steps per second of our MT10 against gymnasium's Async and Sync vector environments, and set-up seconds
+stepping    env steps per second and set-up seconds of our MT10 against the same pool with the official classes
+            untouched, physics only, EnvPool (if installed) and gymnasium's Async and Sync vector environments
+stepping-mt50  the same on MT50
+scaling     our MT10 from one worker to all cores, and from 10 to 200 slots
 update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
 end-to-end  env steps per second of a training on MT10 at its defaults
 memory      bytes per stored Meta-World transition
@@ -18,6 +21,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +38,15 @@ Section = Callable[[int], dict[str, Any]]
 """Takes the number of repeats, prints a report and returns what the results file holds."""
 
 
-def _stepping(repeats: int) -> dict[str, Any]:
-    rows = stepping.measure_stepping(rounds=repeats)
+def _stepping(repeats: int, suite: str = "mt10") -> dict[str, Any]:
+    rows = stepping.measure_stepping(suite, rounds=repeats)
     speeds = {row.name: Repeats(row.env_steps_per_second) for row in rows}
-    ours = speeds[rows[0].name]
+    ours = speeds[stepping.OURS]
     for row in rows:
-        print(f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, set-up {row.setup_seconds:.1f} s")
-    for row in rows[1:]:
-        print(f"{rows[0].name} / {row.name}: {ours.ratio_to(speeds[row.name]).shown(2)}")
+        ratio = ours.ratio_to(speeds[row.name]).shown(2)
+        print(
+            f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, ours / it {ratio}, set-up {row.setup_seconds:.1f} s"
+        )
     return {
         row.name: {
             "env_steps_per_second": speeds[row.name].json(),
@@ -50,6 +55,15 @@ def _stepping(repeats: int) -> dict[str, Any]:
         }
         for row in rows
     }
+
+
+def _scaling(repeats: int) -> dict[str, Any]:
+    results = {}
+    for workers, slots, row in stepping.measure_scaling(repeats):
+        speed = Repeats(row.env_steps_per_second)
+        print(f"{workers:3} workers, {slots:3} slots: {speed.shown(0)} env steps/s, set-up {row.setup_seconds:.1f} s")
+        results[f"{workers} workers, {slots} slots"] = speed.json()
+    return results
 
 
 def _update(repeats: int) -> dict[str, Any]:
@@ -86,6 +100,8 @@ def _start_up(repeats: int) -> dict[str, Any]:
 
 SECTIONS: Mapping[str, Section] = {
     "stepping": _stepping,
+    "stepping-mt50": partial(_stepping, suite="mt50"),
+    "scaling": _scaling,
     "update": _update,
     "end-to-end": _end_to_end,
     "memory": _memory,
@@ -106,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
-        "program": program_facts(["gymnasium", "metaworld", "mujoco", "stable-baselines3"]),
+        "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "stable-baselines3"]),
         "machine": machine_facts(),
         "torch_threads": arguments.threads,
         "repeats": arguments.repeats,

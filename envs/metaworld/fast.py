@@ -129,11 +129,6 @@ def _tolerance(
     return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
 
 
-def _bounded(x: np.ndarray, low: Any, high: Any) -> np.ndarray:
-    """`np.clip` without its checks."""
-    return np.minimum(np.maximum(x, low), high)
-
-
 class _QuickRotation:
     """As much of scipy's `Rotation` as the environments use.
 
@@ -207,6 +202,7 @@ class _QuickMethods:
         self._site_positions: dict[str, np.ndarray] = {}
         self._pads: tuple[int, int] | None = None
         self._rehearsing = False
+        self._reach: tuple[float, list[float], list[float]] | None = None
         self._mocap_pos, self._mocap_quat, self._ctrl = data.mocap_pos, data.mocap_quat, data.ctrl
         return model, data
 
@@ -233,9 +229,19 @@ class _QuickMethods:
         return (self._site_view("rightEndEffector") + self._site_view("leftEndEffector")) / 2.0
 
     def set_xyz_action(self: Any, action: np.ndarray) -> None:
-        position = self._mocap_pos
-        position += _bounded(action, -1, 1) * self.action_scale
-        position[0] = _bounded(position[0], self.mocap_low, self.mocap_high)
+        if len(self._mocap_pos) != 1 or action.dtype != np.float32:
+            SawyerXYZEnv.set_xyz_action(self, action)
+            return
+        if self._reach is None:
+            self._reach = float(np.float32(self.action_scale)), self.mocap_low.tolist(), self.mocap_high.tolist()
+        farthest, low, high = self._reach
+        position = self._mocap_pos[0]
+        x, y, z = position.tolist()
+        # Single precision, as the official product; bounding it is the same as bounding the action.
+        dx, dy, dz = (action * self.action_scale).tolist()
+        position[0] = min(max(x + min(max(dx, -farthest), farthest), low[0]), high[0])
+        position[1] = min(max(y + min(max(dy, -farthest), farthest), low[1]), high[1])
+        position[2] = min(max(z + min(max(dz, -farthest), farthest), low[2]), high[2])
         self._mocap_quat[:] = _MOCAP_QUATERNION
 
     def do_simulation(self: Any, ctrl: Any, n_frames: int) -> None:
@@ -276,7 +282,9 @@ class _QuickMethods:
         # The official step moves the target sites here; the next line computes all sites from the model.
         mujoco.mj_forward(self.model, self.data)
         space = self.sawyer_observation_space
-        self._last_stable_obs = observation = _bounded(self._get_obs(), space.low, space.high)
+        self._last_stable_obs = observation = self._get_obs()
+        # `np.clip` without its checks.
+        np.minimum(np.maximum(observation, space.low, out=observation), space.high, out=observation)
         reward, info = self.evaluate_state(observation, action)
         return observation.copy(), reward, False, self.curr_path_length == self.max_path_length, info
 
@@ -296,6 +304,10 @@ class _QuickMethods:
         # A gripper is open to about 0.1 m.
         observation[3] = min(max(math.sqrt(between_fingers.dot(between_fingers)) / 0.1, 0.0), 1.0)
         positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
+        if len(positions) == 3 and len(quaternions) == 4:
+            observation[4:7] = positions
+            observation[7:11] = quaternions
+            return observation
         assert len(positions) % 3 == 0
         assert len(quaternions) % 4 == 0
         for index in range(min(len(positions) // 3, len(quaternions) // 4)):
