@@ -45,7 +45,7 @@ def _stepping(repeats: int, suite: str = "mt10") -> dict[str, Any]:
     for row in rows:
         ratio = ours.ratio_to(speeds[row.name]).shown(2)
         print(
-            f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, ours / it {ratio}, set-up {row.setup_seconds:.1f} s"
+            f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, ours / it {ratio}, {row.setup_seconds:.1f} s set-up"
         )
     return {
         row.name: {

@@ -55,7 +55,6 @@ class RandomEpisodes(EpisodeSource):
         self._streams = [stream(seed, "episodes", slot) for slot in range(num_envs)]
         self._uniform = np.stack([generator.random(2) for generator in self._streams])  # (N, 2) task, variation
         self._weights = np.zeros(0)
-        self._next: tuple[np.ndarray, np.ndarray] | None = None
         self.set_task_weights(np.full(suite.num_tasks, 1 / suite.num_tasks))
 
     def set_task_weights(self, weights: np.ndarray) -> None:
@@ -63,14 +62,12 @@ class RandomEpisodes(EpisodeSource):
             return
         if weights.shape != self._num_variations.shape or not np.all(weights >= 0) or not weights.sum() > 0:
             raise ValueError(f"task weights must be {self._num_variations.shape[0]} non-negative numbers, not all zero")
-        self._weights = np.asarray(weights, np.float64)
+        self._weights = np.array(weights, np.float64)
         self._upper = np.cumsum(self._weights) / self._weights.sum()
-        self._next = None
+        self._next = self._find_next()
 
     def peek(self) -> tuple[np.ndarray, np.ndarray]:
         # Asked for at every step, and another only once an episode has begun or the weights have changed.
-        if self._next is None:
-            self._next = self._find_next()
         return self._next
 
     def _find_next(self) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +80,7 @@ class RandomEpisodes(EpisodeSource):
     def advance(self, slots: np.ndarray) -> None:
         for slot in slots:
             self._uniform[slot] = self._streams[slot].random(2)
-        self._next = None
+        self._next = self._find_next()
 
     def state(self) -> State:
         return {
@@ -96,8 +93,8 @@ class RandomEpisodes(EpisodeSource):
         for generator, stored in zip(self._streams, state["streams"], strict=True):
             load_stream_state(generator, stored)
         self._uniform[:] = np.asarray(state["uniform"])
-        self._next = None
         self.set_task_weights(np.asarray(state["weights"]))
+        self._next = self._find_next()
 
 
 class ListedEpisodes(EpisodeSource):
