@@ -14,7 +14,7 @@ from mtrl.scheduling.scheduler import schedulers
 
 @schedulers.register("a5c")
 class A5C(ActiveScheduler):
-    """Softmax of m_i / temperature."""
+    """Softmax of each task's distance from its target."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ActiveScheduler.Config):

@@ -14,7 +14,7 @@ from mtrl.scheduling.scheduler import schedulers
 
 @schedulers.register("explicit")
 class Explicit(ActiveScheduler):
-    """1 / (min(1, a_i / b_i)^alpha + epsilon), normalised."""
+    """1 / ((a_i / b_i)^alpha + epsilon), normalised: a_i is a task's score, b_i its target."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ActiveScheduler.Config):
