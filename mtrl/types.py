@@ -83,6 +83,10 @@ class TaskSuite:
         """Scores of episodes (or their means, of mean returns and success rates), any shape."""
         return np.asarray(successes if self.score == "success" else returns, np.float64)
 
+    def score_of(self, episode: FinishedEpisode) -> float:
+        """The score of one episode."""
+        return float(episode.success if self.score == "success" else episode.return_)
+
     @property
     def target_scores(self) -> np.ndarray | None:
         """Mean score (M,) at which a task counts as solved: 1 where success is the score, else its target return.

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl.errors import BadInput
-from mtrl.recent_episodes import WINDOW, RecentEpisodes
+from mtrl.recent_episodes import WINDOW, RecentMeans
 from mtrl.scheduling.scheduler import TaskScheduler
 from mtrl.target_quality import solved_fractions
 from mtrl.types import FinishedEpisode, State, TaskSuite
@@ -38,19 +38,19 @@ class ActiveScheduler(TaskScheduler):
         self.num_tasks = suite.num_tasks
         self._suite = suite
         self._targets = _targets(suite)
-        self._recent = RecentEpisodes(suite.num_tasks, config.window)
+        self._recent = RecentMeans(suite.num_tasks, config.window)  # of scores
         self._played = np.zeros(suite.num_tasks, np.int64)  # (M,) episodes since the start of the run
         self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
 
     def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
         if not episodes:
             return
-        ended = np.bincount([episode.task for episode in episodes], minlength=self.num_tasks)
-        self._recent.observe(episodes)
+        ended = np.zeros(self.num_tasks, np.int64)
+        for episode in episodes:
+            self._recent.add(episode.task, self._suite.score_of(episode))
+            ended[episode.task] += 1
         self._played += ended
-        distances = 1 - solved_fractions(
-            self._suite.scores(self._recent.mean_returns, self._recent.success_rates), self._targets
-        )
+        distances = 1 - solved_fractions(self._recent.means, self._targets)
         self.take_note(distances, ended)
         if self._played.min() >= self.config.uniform_episodes:
             kept = self.config.min_share
