@@ -46,7 +46,7 @@ class EA4C(ActiveScheduler):
     class Config(ActiveScheduler.Config):
         distance_weight: Annotated[float, Field(ge=0, le=1)] = 0.7  # lambda of the reward
         discount: Annotated[float, Field(ge=0, lt=1)] = 0.9  # per decision
-        decisions_per_update: PositiveInt = 5  # also how far back in time gradients reach
+        decisions_per_update: PositiveInt = 10  # also how far back in time gradients reach
         learning_rate: PositiveFloat = 3e-3  # Adam
         entropy_weight: NonNegativeFloat = 0.01  # of the policy's entropy in the loss
         max_grad_norm: PositiveFloat = 1.0  # global norm

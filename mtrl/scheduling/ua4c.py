@@ -18,6 +18,7 @@ Episodes that end in the same vector step count as simultaneous. Shapes: M tasks
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -61,10 +62,10 @@ class UA4C(ActiveScheduler):
         counts = np.maximum(self._counts, _FEW)
         means = self._rewards / counts
         variances = np.maximum(means * (1 - means), config.min_variance)
-        bounds = config.exploration * np.sqrt(variances * np.log(max(1.0, counts.sum())))
+        bounds = config.exploration * np.sqrt(variances * math.log(max(1.0, float(counts.sum()))))
         indices = means[:, None] + bounds[:, None] / np.sqrt(counts[:, None] + self._ahead)  # (M, P)
-        picked = np.argpartition(indices.ravel(), -picks)[-picks:]
-        return np.bincount(picked // picks, minlength=self.num_tasks) / picks
+        picked = np.argpartition(indices.ravel(), -picks)[-picks:] // picks
+        return np.bincount(picked, minlength=self.num_tasks) / picks
 
     def state(self) -> State:
         return super().state() | {"counts": self._counts.copy(), "rewards": self._rewards.copy()}

@@ -91,7 +91,7 @@ def test_it_stays_near_uniform_where_all_tasks_are_alike() -> None:
 
 def test_it_is_saved_with_optimiser_memory_and_decisions() -> None:
     whole, restored = (EA4C(suite_with_targets(4), EA4C.Config(uniform_episodes=0), seed) for seed in (1, 2))
-    play(whole, 23)  # after four updates, in the middle of a fifth
+    play(whole, 43)  # after four updates, in the middle of a fifth
     assert len(whole._inputs) == 3
     restored.load_state(whole.state())
     assert not differences(leaves(whole), leaves(restored))
