@@ -8,6 +8,7 @@ update      milliseconds per SAC update against stable-baselines3's and the floo
 end-to-end  env steps per second of a training on MT10 at its defaults
 memory      bytes per stored Meta-World transition
 start-up    seconds from process start to the first environment step on MT10
+scheduling  microseconds per decision of every task scheduler at 57 tasks
 
 Contestants take turns and every figure is a median of repeats with its spread, because other load comes and goes;
 compare ratios within a run, not figures of two runs.
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 
 import envs
-from benchmarks import end_to_end, sac_update, start_up, stepping
+from benchmarks import end_to_end, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts
 from benchmarks.repeats import Repeats
 from mtrl.run_metadata import program_facts
@@ -98,6 +99,17 @@ def _start_up(repeats: int) -> dict[str, Any]:
     return {"seconds": {name: values.json() for name, values in seconds.items()}}
 
 
+def _scheduling(repeats: int) -> dict[str, Any]:
+    times = scheduling.measure_decisions(repeats)
+    print(scheduling.report(times))
+    return {
+        "microseconds": {
+            name: {"mean": own.mean.json(), "slowest": own.slowest.json(), "reading": own.reading.json()}
+            for name, own in times.items()
+        }
+    }
+
+
 SECTIONS: Mapping[str, Section] = {
     "stepping": _stepping,
     "stepping-mt50": partial(_stepping, suite="mt50"),
@@ -106,6 +118,7 @@ SECTIONS: Mapping[str, Section] = {
     "end-to-end": _end_to_end,
     "memory": _memory,
     "start-up": _start_up,
+    "scheduling": _scheduling,
 }
 
 

@@ -36,7 +36,7 @@ class Goal:
 
     position: tuple[float, float]
     reward_scale: float = 1.0
-    sparse: bool = False  # reward 1 within 0.3 of the goal, 0 elsewhere
+    radius: float | None = None  # reward 1 within this L1 distance of the goal and 0 elsewhere; None: by distance
 
 
 CORNERS = tuple(Goal((x, y)) for x, y in product((-0.8, 0.8), repeat=2))
@@ -47,8 +47,8 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
     "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
     "scales": ("two tasks whose rewards differ by 1000", (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0))),
     "hard": (
-        "three plain tasks and one with a sparse reward",
-        (Goal((-0.8, 0.0)), Goal((0.8, 0.0)), Goal((0.0, 0.8)), Goal((0.0, -0.8), sparse=True)),
+        "seven tasks that any policy solves, and one that has to be learnt",
+        (*(Goal((x, 0.0), radius=4.0) for x in (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)), Goal((0.8, 0.8))),
     ),
 }
 
@@ -100,7 +100,7 @@ class PointMass(SuiteType):
             distance = distance.sum(keepdims=True)
         moved = STEP_LENGTH * np.arange(1, EPISODE_STEPS + 1)[:, None]
         left = np.maximum(0, distance - moved).sum(1)
-        rewards = (left <= 0.3 + 1e-6).astype(float) if goal.sparse else 1 - left
+        rewards = 1 - left if goal.radius is None else (left <= goal.radius + 1e-6).astype(float)
         return float(goal.reward_scale * rewards.sum())
 
     def make_envs(
@@ -117,7 +117,8 @@ class PointMassEnvs(MultiTaskVectorEnv):
         self.world = world
         self._goals = np.array([goal.position for goal in world.goals], np.float32)  # (M, 2)
         self._scale = np.array([goal.reward_scale for goal in world.goals], np.float32)
-        self._sparse = np.array([goal.sparse for goal in world.goals])
+        self._dense = np.array([goal.radius is None for goal in world.goals])
+        self._radius = np.array([goal.radius or 0.0 for goal in world.goals], np.float32)
         self._position = np.zeros((num_envs, 2), np.float32)
         self._playing = np.full(num_envs, IDLE)  # (N,) task
         self._step = np.zeros(num_envs, np.int64)
@@ -137,9 +138,8 @@ class PointMassEnvs(MultiTaskVectorEnv):
         self._position[:] = np.clip(self._position + np.float32(STEP_LENGTH) * move, -1, 1)
         self._step += 1
         distance = np.abs(self._position - self._goals[self._playing]).sum(1)
-        dense = 1 - distance
-        near = (distance <= 0.3 + 1e-6).astype(np.float32)
-        reward = self._scale[self._playing] * np.where(self._sparse[self._playing], near, dense)
+        near = (distance <= self._radius[self._playing] + 1e-6).astype(np.float32)
+        reward = self._scale[self._playing] * np.where(self._dense[self._playing], 1 - distance, near)
         truncated = self._step >= EPISODE_STEPS
         final_observation = self._observe()
         self._playing = np.where(truncated, next_tasks, self._playing)

@@ -162,16 +162,25 @@ class OptimizedGroup:
 
     def state(self) -> State:
         """Optimiser moments by parameter name, and the aggregator's state."""
-        moments = {name: dict(self.optimizer.state[value]) for name, value in self.parameters.items()}
-        return {"optimizer": moments, "aggregator": self.aggregator.state()}
+        return {"optimizer": optimizer_state(self.optimizer, self.parameters), "aggregator": self.aggregator.state()}
 
     def load_state(self, state: State) -> None:
-        self.optimizer.state.clear()
-        for name, value in self.parameters.items():
-            # Empty before the first step. Cloned: the optimiser writes in place, and the caller keeps its state.
-            if stored := state["optimizer"][name]:
-                self.optimizer.state[value] = {key: moment.clone().to(value.device) for key, moment in stored.items()}
+        load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
         self.aggregator.load_state(state["aggregator"])
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:
+    """An optimiser's moments by parameter name; empty before the first step."""
+    return {name: dict(optimizer.state[value]) for name, value in parameters.items()}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, parameters: Parameters, state: State) -> None:
+    """Takes up moments written by `optimizer_state`. Raises KeyError for a parameter that it lacks."""
+    optimizer.state.clear()
+    for name, value in parameters.items():
+        # Cloned: the optimiser writes in place, and the caller keeps its state.
+        if stored := state[name]:
+            optimizer.state[value] = {key: moment.clone().to(value.device) for key, moment in stored.items()}
 
 
 def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
 from mtrl.policies import ActionHead, Policy
+from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import torch_stream
 from mtrl.suite import SuiteType
 from mtrl.train_state import TrainState
@@ -58,12 +59,18 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
         return cls("agent")(parts, config.agent.config)
 
 
+def build_scheduler(config: RunConfig, world: SuiteType) -> TaskScheduler:
+    """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
+    cls: Any = _PARTS["scheduler"].find(config.scheduler.name)
+    return cls(world.suite, config.scheduler.config, config.settings.seed)
+
+
 def build_train_state(config: RunConfig, world: SuiteType, device: torch.device) -> TrainState:
     """Agent, environments, buffer and scheduler of a run; the environments' workers are started."""
     settings = config.settings
     num_envs = settings.num_envs or world.suite.num_tasks
     agent = build_agent(config, world, device)
-    scheduler = _PARTS["scheduler"].find(config.scheduler.name)(world.suite, config.scheduler.config, settings.seed)
+    scheduler = build_scheduler(config, world)
     # No more rows than the run can fill; its last rollout may go beyond its end.
     capacity = min(agent.buffer_steps, settings.total_env_steps // num_envs + agent.rollout_steps)
     buffer = RolloutBuffer(world.suite, num_envs, capacity, settings.seed, agent.extras, device)

@@ -34,6 +34,8 @@ class Evaluated(Protocol):
     def successes(self) -> np.ndarray: ...  # (M, E) bool
     @property
     def returns(self) -> np.ndarray: ...  # (M, E)
+    @property
+    def target_quality(self) -> Mapping[str, float]: ...  # empty without targets
 
 
 class _Console(Console):
@@ -64,9 +66,11 @@ def success_table(result: Evaluated, title: str) -> None:
 def render_success(result: Evaluated, title: str) -> Table:
     """The success table of an evaluation."""
     settings = ", ".join(f"{name} {value}" for name, value in result.settings.items())
+    quality = ", ".join(f"{name} {value:.3f}" for name, value in result.target_quality.items())
+    protocol = f"protocol {result.protocol}: {settings}"
     table = Table(
         title=Text(f"{result.suite}: {title}"),
-        caption=Text(f"protocol {result.protocol}: {settings}"),
+        caption=Text(f"of the targets: {quality}\n{protocol}" if quality else protocol),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -20,6 +20,7 @@ from mtrl.agent import Agent
 from mtrl.episodes import IDLE, ListedEpisodes
 from mtrl.seeding import stream
 from mtrl.suite import SuiteType
+from mtrl.target_quality import target_quality
 from mtrl.types import TaskSpec
 from mtrl.vector_env import MultiTaskVectorEnv
 
@@ -41,6 +42,8 @@ class EvaluationResult:
     task_names: tuple[str, ...]
     successes: np.ndarray  # (M, E) bool
     returns: np.ndarray  # (M, E) float64, raw rewards up to the end of the episode
+    mean_scores: np.ndarray  # (M,) by which the suite judges its tasks: success rates or mean returns
+    target_scores: np.ndarray | None  # (M,) at which a task counts as solved; None: the suite has no targets
 
     @property
     def episodes_per_task(self) -> int:
@@ -60,6 +63,11 @@ class EvaluationResult:
     def mean_success_rate(self) -> float:
         """Mean over tasks."""
         return float(self.success_rates.mean())
+
+    @property
+    def target_quality(self) -> Mapping[str, float]:
+        """q_am, q_gm and q_hm of `mtrl.target_quality`; empty on a suite without targets."""
+        return target_quality(self.mean_scores, self.target_scores)
 
 
 class Evaluator:
@@ -99,6 +107,8 @@ class Evaluator:
             task_names=suite.task_names,
             successes=successes,
             returns=returns,
+            mean_scores=suite.scores(returns, successes).mean(1),
+            target_scores=suite.target_scores,
         )
 
     def _play(

@@ -20,6 +20,7 @@ from mtrl.interruption import Interruption
 from mtrl.live_table import LiveTable
 from mtrl.run_directory import RunDirectory
 from mtrl.run_log import EvaluationKind, EvaluationRow
+from mtrl.target_quality import target_quality
 from mtrl.tensorboard_sink import TensorBoardSink
 from mtrl.train_state import TrainState
 from mtrl.types import Metrics, Progress, State, TaskSuite
@@ -61,9 +62,10 @@ class MetricsObserver:
     def _row(self, progress: Progress) -> dict[str, Any]:
         state, suite = self._state, self._state.envs.suite
         seconds = time.monotonic() - self._started
+        rates, returns = state.recent.success_rates, state.recent.mean_returns
         per_task = {
-            "train_success_rate": state.recent.success_rates(),
-            "train_return": state.recent.mean_returns(),
+            "train_success_rate": _known(rates),
+            "train_return": _known(returns),
             "share": state.scheduler.weights().tolist(),
         }
         per_task |= {name: values for name, values in _listed(progress.metrics).items() if isinstance(values, list)}
@@ -73,6 +75,8 @@ class MetricsObserver:
             "update_rounds": state.update_rounds,
             **{name: dict(zip(suite.task_names, values, strict=True)) for name, values in per_task.items()},
             **{name: value for name, value in _listed(progress.metrics).items() if not isinstance(value, list)},
+            # Of the last training episodes, on a suite with targets.
+            **target_quality(suite.scores(returns, rates), suite.target_scores),
             # Of this process; the only values that differ between a run and its repetition.
             "wall_seconds": round(seconds, 3),
             "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(seconds, 1e-9), 1),
@@ -144,7 +148,9 @@ class EvaluationObserver:
         ]
         self._run.append_evaluation(rows)
         self._table.evaluation(env_steps, result.success_rates.tolist())
-        self._curves.add_scalars(env_steps, {f"eval_success_rate/{row.task}": row.success_rate for row in rows})
+        curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
+        curves |= {f"eval_{name}": value for name, value in result.target_quality.items()}
+        self._curves.add_scalars(env_steps, curves)
 
 
 class CheckpointObserver:
@@ -174,6 +180,11 @@ def _check_finite(part: State, path: str) -> None:
             _check_finite(value, f"{path}.{name}")
         elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Diverged(f"{path}.{name} is not finite; the last good checkpoint stays")
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """The values, None for NaN: a task without an episode yet."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _listed(metrics: Metrics) -> dict[str, Any]:

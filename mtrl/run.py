@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mtrl.agent import Agent
-from mtrl.build import build_train_state, build_world, choose_device, num_workers
+from mtrl.build import build_scheduler, build_train_state, build_world, choose_device, num_workers
 from mtrl.checkpoint import Checkpoint, CheckpointStore
 from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml, with_suite
 from mtrl.console import say, success_table
@@ -41,6 +41,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)
     world = build_world(config.suite, config.settings.seed)
+    build_scheduler(config, world)  # which may refuse the suite: not after there is a run directory
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, world, device, run, _store(run, config), resumed=None)

@@ -5,8 +5,7 @@ Shapes: N slots, M tasks.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,36 +13,10 @@ from torch import Tensor
 
 from mtrl.agent import Agent
 from mtrl.buffer import RolloutBuffer
+from mtrl.recent_episodes import RecentEpisodes
 from mtrl.scheduling import TaskScheduler
-from mtrl.types import FinishedEpisode, State
+from mtrl.types import State
 from mtrl.vector_env import MultiTaskVectorEnv
-
-
-class RecentEpisodes:
-    """The last training episodes of every task, for the log and the live table."""
-
-    def __init__(self, num_tasks: int, window: int = 10):
-        self._episodes: list[deque[tuple[float, bool]]] = [deque(maxlen=window) for _ in range(num_tasks)]
-
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        for episode in episodes:
-            self._episodes[episode.task].append((episode.return_, episode.success))
-
-    def mean_returns(self) -> list[float | None]:
-        """Per task (M,); None before its first episode."""
-        return [float(np.mean([r for r, _ in own])) if own else None for own in self._episodes]
-
-    def success_rates(self) -> list[float | None]:
-        """Per task (M,); None before its first episode."""
-        return [float(np.mean([s for _, s in own])) if own else None for own in self._episodes]
-
-    def state(self) -> State:
-        return {"episodes": [[list(pair) for pair in own] for own in self._episodes]}
-
-    def load_state(self, state: State) -> None:
-        for own, stored in zip(self._episodes, state["episodes"], strict=True):
-            own.clear()
-            own.extend((float(return_), bool(success)) for return_, success in stored)
 
 
 class TrainState:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,10 @@ Metrics = dict[str, "Tensor"]
 """Named values of one update, each (M,) per task or a scalar, detached and still on the device."""
 
 
+Score = Literal["return", "success"]
+"""What an episode is judged by: its undiscounted return of raw rewards, or 1 for a success and 0 without."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """One task of a suite."""
@@ -31,7 +35,7 @@ class TaskSpec:
     max_episode_steps: int  # env steps until truncation
     num_variations: int | None = None  # distinct episode starts (goals); None: unlimited
     random_return: float | None = None  # return of a uniformly random policy
-    target_return: float | None = None  # return that counts as solved
+    target_return: float | None = None  # mean return that counts as solved; not read where success is the score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class TaskSuite:
     observation_space: gym.spaces.Box  # of one environment
     action_space: gym.spaces.Box | gym.spaces.Discrete  # of one environment
     action_mask: np.ndarray | None = None  # (M, A) bool, True where legal; discrete suites whose tasks differ
+    score: Score = "return"  # of an episode, for schedulers and reports
     protocol: str  # name of the evaluation protocol
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the protocol fixes, JSON
 
@@ -73,6 +78,25 @@ class TaskSuite:
     def max_episode_steps(self) -> int:
         """The longest episode of any task, env steps."""
         return max(task.max_episode_steps for task in self.tasks)
+
+    def scores(self, returns: np.ndarray, successes: np.ndarray) -> np.ndarray:
+        """Scores of episodes (or their means, of mean returns and success rates), any shape."""
+        return np.asarray(successes if self.score == "success" else returns, np.float64)
+
+    def score_of(self, episode: FinishedEpisode) -> float:
+        """The score of one episode."""
+        return float(episode.success if self.score == "success" else episode.return_)
+
+    @property
+    def target_scores(self) -> np.ndarray | None:
+        """Mean score (M,) at which a task counts as solved: 1 where success is the score, else its target return.
+
+        None if a task has no target, or one that is not positive, of which no fraction can be reached.
+        """
+        if self.score == "success":
+            return np.ones(self.num_tasks)
+        targets = [task.target_return for task in self.tasks if task.target_return is not None]
+        return np.array(targets) if len(targets) == self.num_tasks and min(targets) > 0 else None
 
 
 class FinishedEpisode(NamedTuple):

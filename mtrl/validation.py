@@ -110,6 +110,9 @@ def describe(annotation: Any) -> str:
     if origin in (list, tuple) and arguments:
         items = {describe(argument) for argument in arguments if argument is not Ellipsis}
         return f"a list, each {items.pop()}" if len(items) == 1 and all(items) else ""
+    if origin is dict:
+        values = describe(arguments[1])
+        return f"a mapping from names, each {values}" if values else ""
     names = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", types.NoneType: "null"}
     return names.get(annotation, "")
 

@@ -32,7 +32,8 @@ def result(num_episodes: int = 4) -> EvaluationResult:
     successes[1, :1], successes[2] = True, True
     returns = np.arange(3.0)[:, None] * np.ones(num_episodes)
     settings = {"horizon": 500, "reward_function": "v2"}
-    return EvaluationResult("mt3", "metaworld-plus", settings, TASKS, successes, returns)
+    rates = successes.mean(1)
+    return EvaluationResult("mt3", "metaworld-plus", settings, TASKS, successes, returns, rates, np.ones(3))
 
 
 def drawn(renderable: Any, width: int = 100, height: int = 40) -> str:

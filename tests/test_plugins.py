@@ -1,7 +1,8 @@
-"""An architecture from a folder outside the project: trained, resumed and evaluated without being installed."""
+"""Classes from a folder outside the project: trained with, resumed and evaluated without being installed."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,42 @@ def test_a_class_that_the_module_lacks_is_named(folder: Path) -> None:
     assert result.returncode == 2
     assert "Tony" in result.stderr
     assert not (folder / "other").exists()
+
+
+SCHEDULER = '''
+"""A scheduler of somebody else."""
+from dataclasses import dataclass
+
+from mtrl.scheduling import ActiveScheduler
+from mtrl.testing import check_scheduler
+
+
+class Mine(ActiveScheduler):
+    """Shares by the square of the distance from the target."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ActiveScheduler.Config):
+        power: float = 2.0  # of the distance
+
+    def shares(self, distances, ended):
+        raw = distances**self.config.power + 1e-9
+        return raw / raw.sum()
+
+
+if __name__ == "__main__":
+    check_scheduler(Mine)
+'''
+
+
+def test_a_scheduler_of_a_user_keeps_the_contract_and_schedules(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(SCHEDULER)
+    command = [sys.executable, "my_module.py"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert checked.returncode == 0, checked.stderr
+    settings = ["--scheduler.power", "3", "--scheduler.uniform-episodes", "1", "--log-interval", "80"]
+    small = [*TRAIN[5:], "--suite", "point-mass-hard"]
+    result = mtrl(tmp_path, "train", "--scheduler", "my_module:Mine", *settings, *small)
+    assert result.returncode == 0, result.stderr
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["share"]["goal+0.8+0.8"] > 0.5
+    assert "q_am" in result.stdout

@@ -36,6 +36,13 @@ CELLS = {
         "aggregator": "pcgrad",
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "temperature_task_weights": True},
     },
+    # Shares that change over time make slots change tasks, and batches that are not cut into equal parts.
+    "a5c": {"suite": "point-mass-hard", "scheduler": {"name": "a5c", "uniform_episodes": 1}},
+    "ea4c, pcgrad": {
+        "suite": "point-mass-hard",
+        "aggregator": "pcgrad",
+        "scheduler": {"name": "ea4c", "uniform_episodes": 1, "decisions_per_update": 2},
+    },
     "small buffer, two updates": {
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
     },

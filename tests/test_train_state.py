@@ -18,6 +18,7 @@ from mtrl.buffer import RolloutBuffer
 from mtrl.checkpoint import CheckpointStore
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
+from mtrl.scheduling import schedulers
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.train_state import TrainState
@@ -104,6 +105,32 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(
     assert leaves(found) == leaves(expected)
     changed = differences(leaves(whole, VIEWS), leaves(second, VIEWS), limit=20)
     assert not changed, "\n".join(changed)
+
+
+@pytest.mark.parametrize("name", ["proportional", "a5c", "ua4c", "ea4c", "explicit"])
+def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
+    def new(seed: int) -> TrainState:
+        world = PointMass("point-mass-hard", PointMass.Config(), seed)
+        config = SAC.Config(batch_size=16, random_steps=30, buffer_steps=50)
+        cls: Any = schedulers.get(name)
+        quick = {"decisions_per_update": 2} if name == "ea4c" else {}
+        scheduler = cls(world.suite, cls.Config(uniform_episodes=1, **quick), seed)
+        # Five slots for eight tasks: what each plays changes all the time.
+        return make_train_state(make_agent(SAC, config, world.suite, seed), world, 5, seed, scheduler)
+
+    def go_on(state: TrainState, vector_steps: int) -> list[Progress]:
+        return list(train(state, state.env_steps + 5 * vector_steps))
+
+    whole, first, second = new(1), new(1), new(2)
+    expected = go_on(whole, 140)
+    found = go_on(first, 105)
+    save(first, tmp_path)
+    assert load(second, tmp_path)
+    found += go_on(second, 35)
+    assert leaves(found) == leaves(expected)
+    changed = differences(leaves(whole, VIEWS), leaves(second, VIEWS), limit=20)
+    assert not changed, "\n".join(changed)
+    assert len({*whole.scheduler.weights().tolist()}) > 1
 
 
 @pytest.mark.parametrize("vector_steps", [0, 1, 7, 9, 10])

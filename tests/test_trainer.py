@@ -151,7 +151,7 @@ def test_every_finished_episode_is_reported_once() -> None:
     ends = batch.terminated | batch.truncated
     assert len(episodes) == int(ends.sum())
     last = [episode.return_ for episode in episodes if episode.task == 0][-10:]
-    assert state.recent.mean_returns()[0] == pytest.approx(np.mean(last))
+    assert state.recent.mean_returns[0] == pytest.approx(np.mean(last))
 
 
 class OnlyOneTask(TaskScheduler):

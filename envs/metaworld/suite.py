@@ -79,6 +79,7 @@ class MetaWorld(SuiteType):
             ),
             observation_space=gym.spaces.Box(-np.inf, np.inf, (39,), np.float32),
             action_space=gym.spaces.Box(-1, 1, (4,), np.float32),
+            score="success",
             protocol="metaworld-plus",
             settings={
                 "metaworld": importlib.metadata.version("metaworld"),

@@ -16,7 +16,8 @@ from mtrl.networks.mlp import MLP
 from mtrl.normalization import NoNormalizer, ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.policies.policy import Single
-from mtrl.scheduling import Uniform
+from mtrl.scheduling import TaskScheduler
+from mtrl.scheduling.uniform import Uniform
 from mtrl.seeding import torch_stream
 from mtrl.suite import SuiteType
 from mtrl.train_state import TrainState
@@ -65,11 +66,13 @@ def make_agent(
         return cls(parts, config)
 
 
-def make_train_state(agent: Agent, world: SuiteType, num_envs: int = 4, seed: int = 1) -> TrainState:
-    """A run of `agent` on `world` in this process."""
+def make_train_state(
+    agent: Agent, world: SuiteType, num_envs: int = 4, seed: int = 1, scheduler: TaskScheduler | None = None
+) -> TrainState:
+    """A run of `agent` on `world` in this process, with equal shares unless a scheduler is given."""
     suite = world.suite
     capacity = min(agent.buffer_steps, MAX_BUFFER_STEPS + agent.rollout_steps)
     buffer = RolloutBuffer(suite, num_envs, capacity, seed, agent.extras)
     episodes = RandomEpisodes(suite, num_envs, seed)
     envs = world.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=60.0)
-    return TrainState(agent, envs, buffer, Uniform(suite, Uniform.Config(), seed))
+    return TrainState(agent, envs, buffer, scheduler or Uniform(suite, Uniform.Config(), seed))

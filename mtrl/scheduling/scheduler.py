@@ -1,6 +1,7 @@
-"""Task scheduling: one weight vector, read by the environments (which task next) and the buffer (share of a batch).
+"""The interface: one weight vector, read by the environments (which task next) and the buffer (share of a batch).
 
-Shapes: M tasks.
+N slots read the weights stratified (`mtrl.episodes.RandomEpisodes`): a share is how many of the N episodes begun under
+the same weights a task gets, to within one, and its share of every batch. Shapes: M tasks.
 """
 
 from __future__ import annotations
@@ -24,36 +25,23 @@ class TaskScheduler(ABC):
         """Hyperparameters."""
 
     @abstractmethod
-    def __init__(self, suite: TaskSuite, config: Any, seed: int): ...
+    def __init__(self, suite: TaskSuite, config: Any, seed: int):
+        """Raises BadInput for a suite that it cannot schedule; made before anything is started."""
 
     @abstractmethod
     def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        """Takes note of the episodes that ended since the last call."""
+        """Takes note of the episodes that ended since the last call. Any costly decision is taken here."""
 
     @abstractmethod
     def weights(self) -> np.ndarray:
-        """Share (M,) float64 of each task, summing to one."""
+        """Share (M,) float64 of each task, summing to one. Called several times per vector step; changes nothing."""
 
     def state(self) -> State:
         """What a restart needs."""
         return {}
 
     def load_state(self, state: State) -> None:  # noqa: B027 - nothing to take up by default
-        """Takes up a state written by `state`."""
+        """Takes up a state written by `state`. Raises KeyError or ValueError where it does not fit."""
 
 
 schedulers: Registry[TaskScheduler] = Registry("scheduler")
-
-
-@schedulers.register("uniform")
-class Uniform(TaskScheduler):
-    """Every task the same share."""
-
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
-        self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
-
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        pass
-
-    def weights(self) -> np.ndarray:
-        return self._weights

@@ -1,0 +1,89 @@
+"""What the active schedulers share: a task gets the more, the further it is from its target (Sharma et al., 2017,
+arXiv:1702.06053).
+
+m_i = 1 - a_i / b_i: a_i is the mean score of a task's last episodes, b_i its target, their ratio clipped to [0, 1]
+(`mtrl.target_quality`). All tasks are sampled uniformly at first, and afterwards every task keeps a small share, so
+that it goes on being measured. Shapes: M tasks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from mtrl.errors import BadInput
+from mtrl.recent_episodes import WINDOW, RecentMeans
+from mtrl.scheduling.scheduler import TaskScheduler
+from mtrl.target_quality import solved_fractions
+from mtrl.types import FinishedEpisode, State, TaskSuite
+
+
+class ActiveScheduler(TaskScheduler):
+    """Shares that follow from how far each task is from its target; a subclass says how: `shares`."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        window: PositiveInt = WINDOW  # episodes of a task behind its mean score
+        uniform_episodes: NonNegativeInt = 10  # of every task, until which all get the same share
+        min_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # that every task keeps, as a fraction of a uniform one
+
+    def __init__(self, suite: TaskSuite, config: Config, seed: int):
+        """Raises BadInput for a suite without targets."""
+        self.config: Any = config
+        self.num_tasks = suite.num_tasks
+        self._suite = suite
+        self._targets = _targets(suite)
+        self._recent = RecentMeans(suite.num_tasks, config.window)  # of scores
+        self._played = np.zeros(suite.num_tasks, np.int64)  # (M,) episodes since the start of the run
+        self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
+
+    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+        if not episodes:
+            return
+        ended = np.zeros(self.num_tasks, np.int64)
+        for episode in episodes:
+            self._recent.add(episode.task, self._suite.score_of(episode))
+            ended[episode.task] += 1
+        self._played += ended
+        distances = 1 - solved_fractions(self._recent.means, self._targets)
+        self.take_note(distances, ended)
+        if self._played.min() >= self.config.uniform_episodes:
+            kept = self.config.min_share
+            self._weights = (1 - kept) * self.shares(distances, ended) + kept / self.num_tasks
+
+    def take_note(self, distances: np.ndarray, ended: np.ndarray) -> None:
+        """Told of every observation, in the uniform phase too; arguments as of `shares`."""
+
+    @abstractmethod
+    def shares(self, distances: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Shares (M,), summing to one, of the episodes to come.
+
+        distances: m_i (M,) in [0, 1], 1 for a task without an episode yet. ended: how many episodes of each task have
+        just ended (M,) int64.
+        """
+
+    def weights(self) -> np.ndarray:
+        return self._weights
+
+    def state(self) -> State:
+        return {"recent": self._recent.state(), "played": self._played.copy(), "weights": self._weights.copy()}
+
+    def load_state(self, state: State) -> None:
+        self._recent.load_state(state["recent"])
+        self._played[:] = np.asarray(state["played"])
+        self._weights = np.array(state["weights"], np.float64)
+
+
+def _targets(suite: TaskSuite) -> np.ndarray:
+    if suite.target_scores is None:
+        without = [task.name for task in suite.tasks if task.target_return is None or task.target_return <= 0]
+        raise BadInput(
+            f"this scheduler needs a positive target return for every task; suite {suite.name!r} has none for "
+            f"{', '.join(without[:3])}{' and others' if len(without) > 3 else ''}; use --scheduler uniform or fixed"
+        )
+    return suite.target_scores

@@ -1,0 +1,94 @@
+"""Every registered scheduler keeps the contract, and the check finds those that do not. Shapes: M tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtrl.scheduling import ActiveScheduler, TaskScheduler, schedulers
+from mtrl.scheduling.a5c import A5C
+from mtrl.scheduling.ea4c import EA4C
+from mtrl.scheduling.fixed import Fixed
+from mtrl.scheduling.ua4c import UA4C
+from mtrl.testing import check_scheduler
+from mtrl.types import FinishedEpisode, State, TaskSuite
+
+ACTIVE = [name for name, cls in schedulers.items() if issubclass(cls, ActiveScheduler)]
+
+
+def test_these_are_the_schedulers() -> None:
+    assert sorted(schedulers.names()) == ["a5c", "ea4c", "explicit", "fixed", "proportional", "ua4c", "uniform"]
+    assert sorted(ACTIVE) == ["a5c", "ea4c", "explicit", "proportional", "ua4c"]
+
+
+@pytest.mark.parametrize("name", ["uniform", *ACTIVE])
+def test_every_registered_scheduler_keeps_the_contract(name: str) -> None:
+    check_scheduler(schedulers.get(name))
+
+
+def test_fixed_keeps_the_contract() -> None:
+    check_scheduler(Fixed, Fixed.Config(weights=(1.0, 0.0, 3.0)), num_tasks=[3])
+
+
+@pytest.mark.parametrize(
+    ("cls", "config"),
+    [
+        (A5C, A5C.Config(min_share=0.0, uniform_episodes=0, window=1, temperature=1e-6)),
+        (UA4C, UA4C.Config(min_share=0.0, uniform_episodes=0, discount=0.5, picks=3)),
+        (EA4C, EA4C.Config(min_share=0.0, uniform_episodes=0, decisions_per_update=1, learning_rate=1.0)),
+    ],
+)
+def test_extreme_settings_keep_the_contract(cls: type[TaskScheduler], config: Any) -> None:
+    check_scheduler(cls, config)
+
+
+class Forgetful(A5C):
+    """Leaves a count out of its state."""
+
+    def __init__(self, suite: TaskSuite, config: Any, seed: int):
+        super().__init__(suite, config, seed)
+        self.calls = 0
+
+    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+        self.calls += 1
+        super().observe(episodes)
+
+
+class Unnormalised(A5C):
+    """Shares that sum to more than one."""
+
+    def shares(self, distances: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        return 1.1 * super().shares(distances, ended)
+
+
+class Restless(A5C):
+    """Changes when it is read."""
+
+    def weights(self) -> np.ndarray:
+        self._played = self._played + 1
+        return super().weights()
+
+
+class Aliasing(A5C):
+    """Writes into the state that it was given."""
+
+    def load_state(self, state: State) -> None:
+        super().load_state(state)
+        self._played = np.asarray(state["played"])
+
+
+@pytest.mark.parametrize(
+    ("cls", "complaint"),
+    [
+        (Forgetful, "calls"),
+        (Unnormalised, "sum to"),
+        (Restless, "changes the scheduler"),
+        (Aliasing, "share what they write"),
+    ],
+)
+def test_a_planted_fault_is_found(cls: type[TaskScheduler], complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_scheduler(cls)
