@@ -45,9 +45,8 @@ def _stepping(repeats: int, suite: str = "mt10") -> dict[str, Any]:
     ours = speeds[stepping.OURS]
     for row in rows:
         ratio = ours.ratio_to(speeds[row.name]).shown(2)
-        print(
-            f"{row.name:26} {speeds[row.name].shown(0)} env steps/s, ours / it {ratio}, {row.setup_seconds:.1f} s set-up"
-        )
+        speed = speeds[row.name].shown(0)
+        print(f"{row.name:26} {speed} env steps/s, ours / it {ratio}; {row.setup_seconds:.1f} s set-up")
     return {
         row.name: {
             "env_steps_per_second": speeds[row.name].json(),
