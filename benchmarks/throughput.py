@@ -6,6 +6,8 @@ stepping-mt50  the same on MT50
 scaling     our MT10 from one worker to all cores, and from 10 to 200 slots
 update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
 end-to-end  env steps per second of a training on MT10 at its defaults
+evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
+            repeats
 memory      bytes per stored Meta-World transition
 start-up    seconds from process start to the first environment step on MT10
 scheduling  microseconds per decision of every task scheduler at 57 tasks
@@ -29,7 +31,7 @@ from typing import Any
 import torch
 
 import envs
-from benchmarks import end_to_end, sac_update, scheduling, start_up, stepping
+from benchmarks import end_to_end, evaluation, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts
 from benchmarks.repeats import Repeats
 from mtrl.run_metadata import program_facts
@@ -83,6 +85,12 @@ def _end_to_end(repeats: int) -> dict[str, Any]:
     return {"env_steps_per_second": {name: speed.json() for name, speed in speeds.items()}}
 
 
+def _evaluation(repeats: int) -> dict[str, Any]:
+    seconds = evaluation.measure_evaluation(max(1, repeats // 5))
+    print(evaluation.report(seconds))
+    return {"seconds": {name: values.json() for name, values in seconds.items()}}
+
+
 def _memory(repeats: int) -> dict[str, Any]:
     envs.register()
     family = find_suite_type("mt10")
@@ -115,6 +123,7 @@ SECTIONS: Mapping[str, Section] = {
     "scaling": _scaling,
     "update": _update,
     "end-to-end": _end_to_end,
+    "evaluation": _evaluation,
     "memory": _memory,
     "start-up": _start_up,
     "scheduling": _scheduling,
