@@ -9,8 +9,15 @@ from typing import Any
 
 import torch
 
-from mtrl.agent import Agent
-from mtrl.build import build_scheduler, build_train_state, build_world, choose_device, num_workers
+from mtrl.agent import Agent, seeded_construction
+from mtrl.build import (
+    build_encoder,
+    build_scheduler,
+    build_train_state,
+    build_world,
+    choose_device,
+    num_workers,
+)
 from mtrl.checkpoint import Checkpoint, CheckpointStore
 from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml, with_suite
 from mtrl.console import say, success_table
@@ -42,7 +49,10 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)
     world = build_world(config.suite, config.settings.seed)
-    build_scheduler(config, world)  # which may refuse the suite: not after there is a run directory
+    # These may refuse the suite: not after there is a run directory.
+    build_scheduler(config, world)
+    with seeded_construction(config.settings.seed, "check"):
+        build_encoder(config, world)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, world, device, run, _store(run, config), resumed=None)
@@ -69,7 +79,7 @@ def evaluate(
     run_dir: Path,
     *,
     checkpoint: str = "latest",
-    episodes_per_task: int = 50,
+    episodes_per_task: int | None = None,
     suite: str | None = None,
     num_workers: int | None = None,
     seed: int | None = None,
@@ -87,7 +97,8 @@ def evaluate(
     agent: Agent = TaskNames(trained.agent, world.suite)
     with Interruption() as interruption, _evaluator(config, world) as evaluator:
         try:
-            result = evaluator.evaluate(agent, episodes_per_task, lambda: bool(interruption))
+            episodes = episodes_per_task or config.settings.final_eval_episodes_per_task or 50
+            result = evaluator.evaluate(agent, episodes, lambda: bool(interruption))
         except EvaluationStopped:
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
