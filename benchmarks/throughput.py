@@ -7,6 +7,7 @@ scaling     our MT10 from one worker to all cores, and from 10 to 200 slots
 update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
 end-to-end  env steps per second of a training on MT10 at its defaults
 memory      bytes per stored Meta-World transition
+atari       env steps per second of six Atari games and bytes per stored step against stable-baselines3's
 start-up    seconds from process start to the first environment step on MT10
 scheduling  microseconds per decision of every task scheduler at 57 tasks
 
@@ -92,6 +93,14 @@ def _memory(repeats: int) -> dict[str, Any]:
     return {"bytes_per_transition": num_bytes}
 
 
+def _atari(repeats: int) -> dict[str, Any]:
+    from benchmarks import atari  # which needs OpenCV
+
+    speeds, memory = atari.measure_stepping(repeats), atari.measure_memory()
+    print(atari.report(speeds, memory))
+    return atari.results(speeds, memory)
+
+
 def _start_up(repeats: int) -> dict[str, Any]:
     seconds = start_up.measure_start_up(repeats)
     print(start_up.report(seconds))
@@ -116,6 +125,7 @@ SECTIONS: Mapping[str, Section] = {
     "update": _update,
     "end-to-end": _end_to_end,
     "memory": _memory,
+    "atari": _atari,
     "start-up": _start_up,
     "scheduling": _scheduling,
 }
@@ -134,7 +144,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
-        "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "stable-baselines3"]),
+        "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "ale-py", "stable-baselines3"]),
         "machine": machine_facts(),
         "torch_threads": arguments.threads,
         "repeats": arguments.repeats,

@@ -109,3 +109,22 @@ def test_a_residual_block_adds_to_its_input() -> None:
     nn.init.constant_(block.second.bias, 0.5)
     x = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(block(x), x + 0.5)
+
+
+@pytest.mark.parametrize("name", PIXEL_ENCODERS)
+def test_gradients_of_single_rows_can_be_taken_at_once(name: str) -> None:
+    # As the aggregators that look at per-task gradients do.
+    small = {"features": 8} if name == "nature" else {"features": 8, "channels": 2}
+    encoder = made(name, gym.spaces.Box(0, 255, (2, 36, 36), np.uint8), **small)
+    parameters = dict(encoder.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    observation = torch.randint(0, 256, (3, 4, 2, 36, 36), dtype=torch.uint8, generator=generator)
+
+    def loss(values: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(encoder, values, (rows,)).square().sum()
+
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, observation)
+    for task, rows in enumerate(observation):
+        alone = torch.func.grad(loss)(parameters, rows)
+        for key, gradient in alone.items():
+            torch.testing.assert_close(together[key][task], gradient, rtol=1e-3, atol=1e-3)
