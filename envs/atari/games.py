@@ -95,8 +95,6 @@ def full_game_name(name: str) -> str:
     """The name of a game as ale-py has it; `SpaceInvaders` and `space-invaders` are understood. Raises BadInput."""
     letters = name.lower().replace("_", "").replace("-", "")
     if letters not in _BY_LETTERS:
-        hint = nearest(letters, _BY_LETTERS)
-        if hint:
-            hint = nearest(_BY_LETTERS[hint.split("'")[1]], LEGAL_ACTIONS)
+        hint = nearest(name.lower(), LEGAL_ACTIONS)
         raise BadInput(f"unknown Atari game {name!r}{hint}; known: {', '.join(LEGAL_ACTIONS)}")
     return _BY_LETTERS[letters]

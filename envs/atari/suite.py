@@ -105,7 +105,7 @@ class Atari(SuiteType):
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return preset(len(parse(name).games), agent)
+        return preset(len(SETS[name]) if name in SETS else 1 + name.count(","), agent)
 
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float

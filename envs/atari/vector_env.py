@@ -40,7 +40,6 @@ class AtariEnvs(MultiTaskVectorEnv):
         self.replays_exactly = seed_every_episode
         self._stock = PoolStock(suite.task_names, emulation)
         self._pools: list[GamePool | None] = [None] * num_envs
-        self._playing = np.full(num_envs, IDLE, np.int64)  # (N,) task
         self._targets = np.array([np.inf if task.target_return is None else task.target_return for task in suite.tasks])
         space = suite.observation_space
         self._observation = np.zeros((num_envs, *space.shape), space.dtype)
@@ -56,18 +55,18 @@ class AtariEnvs(MultiTaskVectorEnv):
 
     def _send(self, action: np.ndarray, next_tasks: np.ndarray, next_variations: np.ndarray) -> None:
         self._next_episodes = next_tasks, next_variations
-        slots = np.flatnonzero(self._playing != IDLE)
+        slots = self.playing_slots
         # An emulator thread that meets an unknown action never answers.
         if slots.size and not 0 <= action[slots].min() <= action[slots].max() < NUM_ACTIONS:
             raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, not {action[slots].tolist()}")
         self._send_to(slots, action)
 
     def _recv(self) -> RawStep:
-        slots = np.flatnonzero(self._playing != IDLE)
+        slots = self.playing_slots
         self._recv_from(slots)
         ended = self._terminated | self._truncated
         # The score of an episode counts when it is over: in some games points are lost again.
-        success = ended & (self._returns + self._reward >= self._targets[self._playing])
+        success = ended & (self._returns + self._reward >= self._targets[self.task_ids])
         self._observation[slots] = self._final_observation[slots]
         if ended.any():
             self._begin_episodes(np.flatnonzero(ended), *self._next_episodes)
@@ -101,7 +100,6 @@ class AtariEnvs(MultiTaskVectorEnv):
         """Ends the emulators' threads."""
         self._closed = True
         self._pools = [None] * self.num_envs
-        self._playing[:] = IDLE
         self._stock = PoolStock((), self._stock.emulation)
 
     def _send_to(self, slots: np.ndarray, action: np.ndarray) -> None:
@@ -127,7 +125,6 @@ class AtariEnvs(MultiTaskVectorEnv):
         """Starts an episode in each of `slots`, of `tasks` (N,) and `variations` (N,); IDLE: the slot rests."""
         if self._closed:
             raise RuntimeError("the environments are closed")
-        self._playing[slots] = tasks[slots]
         begun = [int(slot) for slot in slots if tasks[slot] != IDLE]
         # In slot order, so that which pool a slot gets does not depend on timing.
         pools = [self._pool_of(slot, int(tasks[slot])) for slot in begun]
