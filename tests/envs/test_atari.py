@@ -9,6 +9,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -26,6 +27,7 @@ from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from envs.atari.suite import Atari
 from envs.atari.vector_env import AtariEnvs
 from mtrl.buffer import RolloutBuffer
+from mtrl.cli import main
 from mtrl.config import resolve_config
 from mtrl.episodes import ListedEpisodes, RandomEpisodes
 from mtrl.errors import BadInput
@@ -56,10 +58,11 @@ def legal(envs: AtariEnvs, generator: np.random.Generator) -> np.ndarray:
 # The contract.
 
 
-@pytest.mark.parametrize(("exact_resume", "frames"), [(False, 48), (True, 16)])
-def test_the_suite_keeps_its_contract(exact_resume: bool, frames: int) -> None:
-    config = Atari.Config(max_episode_frames=frames, exact_resume=exact_resume)
-    check_suite(Atari, "atari:pong,breakout", config)
+@pytest.mark.parametrize(
+    ("name", "exact_resume", "frames"), [("atari:pong,breakout", False, 48), ("atari:breakout", True, 16)]
+)
+def test_the_suite_keeps_its_contract(name: str, exact_resume: bool, frames: int) -> None:
+    check_suite(Atari, name, Atari.Config(max_episode_frames=frames, exact_resume=exact_resume))
 
 
 def test_observations_are_those_of_ale_py_bit_for_bit() -> None:
@@ -287,6 +290,27 @@ def test_games_are_found_in_any_spelling_and_the_nearest_is_named() -> None:
         parse("atari:")
     with pytest.raises(BadInput, match=r"'atari-mt8' is not one of Atari's"):
         parse("atari-mt8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suite", "atari:pong,breakot"], "unknown Atari game 'breakot' (did you mean 'breakout'?)"),
+        (["--suite", "atari:pong,pong"], "names game 'pong' twice"),
+        (["--suite", "atari:pong,freeway", "--suite.targets", "sharma"], "no target score for freeway"),
+        (["--suite", "atari:pong", "--suite.protocol", "clasic"], "clasic"),
+        (["--suite", "atari:pong", "--encoder", "identity"], "for pixels use --encoder nature or impala"),
+        (["--suite", "point-mass", "--encoder", "nature"], "for vectors use --encoder identity"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line_before_there_is_a_run(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", [*SETS, "atari:pong"])

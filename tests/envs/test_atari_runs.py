@@ -34,7 +34,7 @@ def test_a_killed_run_begins_new_episodes_says_so_and_is_otherwise_exact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed, again = tmp_path / "killed", tmp_path / "again"
-    settings = config(180)
+    settings = config(150)
     assert in_child(lambda: run.train(settings, killed), at_progress=47) < 0
     checkpoint = final_state(killed)
     assert checkpoint["step"] == 120
