@@ -140,22 +140,24 @@ def _our_buffer(suite: TaskSuite, rows: int, num_slots: int) -> RolloutBuffer:
     return buffer
 
 
-def report(speeds: Mapping[str, Repeats], memory: Mapping[str, float]) -> str:
-    """Speeds, our ratios, and bytes."""
+def report_stepping(speeds: Mapping[str, Repeats]) -> str:
+    """Speeds, and ours in proportion to each."""
     lines = [f"{name:34} {speed.shown(0)} env steps/s" for name, speed in speeds.items()]
     lines += [f"ours / {name}: {speeds[OURS].ratio_to(speeds[name]).shown(2)}" for name in (SUBPROCESSES, IN_TURN)]
-    lines += [f"{name:38} {num_bytes:.0f} bytes per stored step" for name, num_bytes in memory.items()]
     return "\n".join(lines)
 
 
-def results(speeds: Mapping[str, Repeats], memory: Mapping[str, float]) -> dict[str, Any]:
-    """The same for a results file."""
+def report_memory(memory: Mapping[str, float]) -> str:
+    """Bytes of every buffer."""
+    return "\n".join(f"{name:40} {num_bytes:.0f} bytes per stored step" for name, num_bytes in memory.items())
+
+
+def stepping_results(speeds: Mapping[str, Repeats]) -> dict[str, Any]:
+    """What a results file says of the speeds."""
+    others = {name: speed for name, speed in speeds.items() if name != OURS}
     return {
         "env_steps_per_second": {name: speed.json() for name, speed in speeds.items()},
-        "ours_is_faster_by": {
-            name: speeds[OURS].ratio_to(speed).json() for name, speed in speeds.items() if name != OURS
-        },
-        "bytes_per_stored_step": dict(memory),
+        "ours_is_faster_by": {name: speeds[OURS].ratio_to(speed).json() for name, speed in others.items()},
     }
 
 
@@ -164,8 +166,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200, help="vector steps per round")
+    parser.add_argument("--slots-per-game", type=int, default=2)
     arguments = parser.parse_args()
-    print(report(measure_stepping(arguments.repeats, arguments.steps), measure_memory()))
+    print(report_memory(measure_memory()))
+    print(report_stepping(measure_stepping(arguments.repeats, arguments.steps, arguments.slots_per_game)))
 
 
 if __name__ == "__main__":

@@ -96,9 +96,13 @@ def _memory(repeats: int) -> dict[str, Any]:
 def _atari(repeats: int) -> dict[str, Any]:
     from benchmarks import atari  # which needs OpenCV
 
-    speeds, memory = atari.measure_stepping(repeats), atari.measure_memory()
-    print(atari.report(speeds, memory))
-    return atari.results(speeds, memory)
+    results: dict[str, Any] = {"bytes_per_stored_step": dict(memory := atari.measure_memory())}
+    print(atari.report_memory(memory))
+    for slots_per_game in (1, 2):
+        speeds = atari.measure_stepping(repeats, slots_per_game=slots_per_game)
+        print(f"{slots_per_game} slot(s) per game\n{atari.report_stepping(speeds)}")
+        results[f"{slots_per_game} slots per game"] = atari.stepping_results(speeds)
+    return results
 
 
 def _start_up(repeats: int) -> dict[str, Any]:
