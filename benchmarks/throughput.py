@@ -9,6 +9,7 @@ end-to-end  env steps per second of a training on MT10 at its defaults
 evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
             repeats
 memory      bytes per stored Meta-World transition
+atari       env steps per second of six Atari games and bytes per stored step against stable-baselines3's
 start-up    seconds from process start to the first environment step on MT10
 scheduling  microseconds per decision of every task scheduler at 57 tasks
 
@@ -100,6 +101,18 @@ def _memory(repeats: int) -> dict[str, Any]:
     return {"bytes_per_transition": num_bytes}
 
 
+def _atari(repeats: int) -> dict[str, Any]:
+    from benchmarks import atari  # which needs OpenCV
+
+    results: dict[str, Any] = {"bytes_per_stored_step": dict(memory := atari.measure_memory())}
+    print(atari.report_memory(memory))
+    for slots_per_game in (1, 2):
+        speeds = atari.measure_stepping(repeats, slots_per_game=slots_per_game)
+        print(f"{slots_per_game} slot(s) per game\n{atari.report_stepping(speeds)}")
+        results[f"{slots_per_game} slots per game"] = atari.stepping_results(speeds)
+    return results
+
+
 def _start_up(repeats: int) -> dict[str, Any]:
     seconds = start_up.measure_start_up(repeats)
     print(start_up.report(seconds))
@@ -125,6 +138,7 @@ SECTIONS: Mapping[str, Section] = {
     "end-to-end": _end_to_end,
     "evaluation": _evaluation,
     "memory": _memory,
+    "atari": _atari,
     "start-up": _start_up,
     "scheduling": _scheduling,
 }
@@ -143,7 +157,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
-        "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "stable-baselines3"]),
+        "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "ale-py", "stable-baselines3"]),
         "machine": machine_facts(),
         "torch_threads": arguments.threads,
         "repeats": arguments.repeats,

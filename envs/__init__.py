@@ -1,4 +1,4 @@
-"""The worlds: Meta-World, small worlds of known optimum, and what plays them in parallel.
+"""The worlds: Meta-World, Atari, small worlds of known optimum, and what plays them in parallel.
 
 Importing this package imports no simulator; `register` imports the suites, which import theirs when they are stepped.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-_SUITE_MODULES = ("envs.metaworld.suite", "envs.point_mass")
+_SUITE_MODULES = ("envs.metaworld.suite", "envs.atari.suite", "envs.point_mass")
 
 
 def register() -> None:

@@ -11,6 +11,7 @@ from mtrl.agent import Agent, Parts, seeded_construction
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer import RolloutBuffer
 from mtrl.config import PARTS, Choice, RunConfig
+from mtrl.encoders import Encoder
 from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
@@ -26,6 +27,11 @@ _PARTS = {part.name: part for part in PARTS}
 def build_world(suite: Choice, seed: int) -> SuiteType:
     """The suite that a configuration names. Raises BadInput."""
     return _PARTS["suite"].find(suite.name)(suite.name, suite.config, seed)
+
+
+def build_encoder(config: RunConfig, world: SuiteType) -> Encoder:
+    """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
+    return _PARTS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
 
 
 def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Agent:
@@ -47,7 +53,7 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
 
     parts = Parts(
         suite=suite,
-        encoder=lambda: cls("encoder")(suite.observation_space, config.encoder.config),
+        encoder=lambda: build_encoder(config, world),
         architecture=make_architecture,
         policy=make_policy,
         normalizer=lambda: cls("normalizer")(suite.num_tasks, config.normalizer.config),

@@ -36,6 +36,8 @@ class Evaluated(Protocol):
     def returns(self) -> np.ndarray: ...  # (M, E)
     @property
     def target_quality(self) -> Mapping[str, float]: ...  # empty without targets
+    @property
+    def normalized(self) -> Mapping[str, np.ndarray]: ...  # (M,) each
 
 
 class _Console(Console):
@@ -83,8 +85,11 @@ def render_success(result: Evaluated, title: str) -> Table:
     table.add_column("success rate", Text(f"{rates.mean():.3f}"), justify="right")
     table.add_column("successes", Text(f"{result.successes.sum()}/{result.successes.size}"), justify="right")
     table.add_column("mean return", Text(f"{returns.mean():.1f}"), justify="right")
-    for name, successes, rate, return_ in zip(result.task_names, result.successes.sum(1), rates, returns, strict=True):
-        cells = (Text(name), rate_text(rate), Text(f"{successes}/{episodes}"), Text(f"{return_:.1f}"))
+    for name, scores in result.normalized.items():
+        table.add_column(name, Text(f"{scores.mean():.3f}, median {np.median(scores):.3f}"), justify="right")
+    for task, name in enumerate(result.task_names):
+        cells = [Text(name), rate_text(rates[task]), Text(f"{result.successes[task].sum()}/{episodes}")]
+        cells += [Text(f"{returns[task]:.1f}"), *(Text(f"{scores[task]:.3f}") for scores in result.normalized.values())]
         table.add_row(*cells)
     return table
 

@@ -23,7 +23,7 @@ class EvaluateFlags:
     """Play the evaluation protocol of a suite with a trained agent, and print success rates per task."""
 
     run: Annotated[Path, tyro.conf.Positional, _arg(metavar="RUN")]  # run directory
-    episodes_per_task: PositiveInt = 50  # episodes per task
+    episodes_per_task: PositiveInt | None = None  # episodes per task; None: as in the run's final evaluation
     checkpoint: Annotated[str, _arg(metavar="best|latest|STEP")] = "latest"  # best: chosen on the goals of evaluation
     suite: Annotated[str | None, _arg(metavar="NAME")] = None  # another suite of tasks the run was trained on
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core

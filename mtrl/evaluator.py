@@ -10,7 +10,7 @@ Shapes: M tasks, E episodes per task, C slots per task, N = C M slots.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from mtrl.agent import Agent
 from mtrl.episodes import IDLE, ListedEpisodes
+from mtrl.scores import normalized_scores
 from mtrl.seeding import stream
 from mtrl.suite import SuiteType
 from mtrl.target_quality import target_quality
@@ -44,6 +45,7 @@ class EvaluationResult:
     returns: np.ndarray  # (M, E) float64, raw rewards up to the end of the episode
     mean_scores: np.ndarray  # (M,) by which the suite judges its tasks: success rates or mean returns
     target_scores: np.ndarray | None  # (M,) at which a task counts as solved; None: the suite has no targets
+    normalized: Mapping[str, np.ndarray] = field(default_factory=dict)  # scores (M,) of `mtrl.scores`, by name
 
     @property
     def episodes_per_task(self) -> int:
@@ -109,6 +111,7 @@ class Evaluator:
             returns=returns,
             mean_scores=suite.scores(returns, successes).mean(1),
             target_scores=suite.target_scores,
+            normalized=normalized_scores(suite.tasks, returns.mean(1)),
         )
 
     def _play(

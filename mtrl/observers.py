@@ -150,6 +150,9 @@ class EvaluationObserver:
         self._table.evaluation(env_steps, result.success_rates.tolist())
         curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
         curves |= {f"eval_{name}": value for name, value in result.target_quality.items()}
+        for score, values in result.normalized.items():
+            named = zip(result.task_names, values.tolist(), strict=True)
+            curves |= {f"eval_{score}/{task}": value for task, value in named}
         self._curves.add_scalars(env_steps, curves)
 
 

@@ -9,8 +9,15 @@ from typing import Any
 
 import torch
 
-from mtrl.agent import Agent
-from mtrl.build import build_scheduler, build_train_state, build_world, choose_device, num_workers
+from mtrl.agent import Agent, seeded_construction
+from mtrl.build import (
+    build_encoder,
+    build_scheduler,
+    build_train_state,
+    build_world,
+    choose_device,
+    num_workers,
+)
 from mtrl.checkpoint import Checkpoint, CheckpointStore
 from mtrl.config import RunConfig, changed, dump_yaml, parse_yaml, with_suite
 from mtrl.console import say, success_table
@@ -23,6 +30,7 @@ from mtrl.manifest import dependency_versions, package_versions
 from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
 from mtrl.run_directory import RunDirectory
 from mtrl.run_metadata import program_facts
+from mtrl.scores import reference_returns
 from mtrl.state_tree import state_bytes
 from mtrl.storage import require_free_space
 from mtrl.suite import SuiteType
@@ -41,7 +49,10 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)
     world = build_world(config.suite, config.settings.seed)
-    build_scheduler(config, world)  # which may refuse the suite: not after there is a run directory
+    # These may refuse the suite: not after there is a run directory.
+    build_scheduler(config, world)
+    with seeded_construction(config.settings.seed, "check"):
+        build_encoder(config, world)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, world, device, run, _store(run, config), resumed=None)
@@ -68,7 +79,7 @@ def evaluate(
     run_dir: Path,
     *,
     checkpoint: str = "latest",
-    episodes_per_task: int = 50,
+    episodes_per_task: int | None = None,
     suite: str | None = None,
     num_workers: int | None = None,
     seed: int | None = None,
@@ -86,7 +97,8 @@ def evaluate(
     agent: Agent = TaskNames(trained.agent, world.suite)
     with Interruption() as interruption, _evaluator(config, world) as evaluator:
         try:
-            result = evaluator.evaluate(agent, episodes_per_task, lambda: bool(interruption))
+            episodes = episodes_per_task or config.settings.final_eval_episodes_per_task or 50
+            result = evaluator.evaluate(agent, episodes, lambda: bool(interruption))
         except EvaluationStopped:
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
@@ -109,6 +121,8 @@ def _run(
         {
             **program_facts(SIMULATORS),
             **suite_facts(world.suite),
+            # With the mean returns of eval.csv, these give every normalised score.
+            "reference_returns": reference_returns(world.suite.tasks),
             "device": str(device),
             "status": "running",
             "exit_code": None,
@@ -188,7 +202,9 @@ def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) 
         exact = state.load_state(checkpoint.state, checkpoint.chunks())
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
-    if not exact:
+    if not state.envs.replays_exactly:
+        say(f"this suite cannot replay the running episodes: resumed at step {checkpoint.step} with new ones")
+    elif not exact:
         say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
 
 

@@ -66,4 +66,8 @@ class TrainState:
             return True
         stored = np.asarray(state["observation"])
         self.observation = self.envs.load_state(state["envs"])
-        return self.observation.tobytes() == stored.tobytes()
+        exact = self.observation.tobytes() == stored.tobytes()
+        if not exact:
+            # The next row does not follow the newest one stored.
+            self.buffer.end_running_episodes()
+        return exact

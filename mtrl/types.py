@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from mtrl.errors import BadInput
+
 if TYPE_CHECKING:  # suites need these types too, and worker processes start before torch is imported
     from torch import Tensor
 
@@ -35,6 +37,7 @@ class TaskSpec:
     max_episode_steps: int  # env steps until truncation
     num_variations: int | None = None  # distinct episode starts (goals); None: unlimited
     random_return: float | None = None  # return of a uniformly random policy
+    human_return: float | None = None  # return of a human, for human-normalised scores
     target_return: float | None = None  # mean return that counts as solved; not read where success is the score
 
 
@@ -47,6 +50,7 @@ class TaskSuite:
     observation_space: gym.spaces.Box  # of one environment
     action_space: gym.spaces.Box | gym.spaces.Discrete  # of one environment
     action_mask: np.ndarray | None = None  # (M, A) bool, True where legal; discrete suites whose tasks differ
+    frame_stack: int = 1  # an observation is this many frames along axis 0, oldest first, zeros before an episode
     score: Score = "return"  # of an episode, for schedulers and reports
     protocol: str  # name of the evaluation protocol
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the protocol fixes, JSON
@@ -55,20 +59,29 @@ class TaskSuite:
         for index, task in enumerate(self.tasks):
             if task.index != index:
                 raise ValueError(f"task {task.name!r} has index {task.index} at position {index}")
+        shape = self.observation_space.shape
+        if self.frame_stack < 1 or shape[0] % self.frame_stack:
+            raise ValueError(f"observations of shape {shape} are no stack of {self.frame_stack} frames")
         if self.action_mask is not None:
             if not isinstance(self.action_space, gym.spaces.Discrete):
-                raise ValueError("an action mask needs a discrete action space")
+                raise BadInput(f"suite {self.name!r}: an action mask needs a discrete action space")
             if self.action_mask.shape != (self.num_tasks, int(self.action_space.n)):
-                raise ValueError(
-                    f"action mask {self.action_mask.shape} does not fit {self.num_tasks} tasks "
+                raise BadInput(
+                    f"suite {self.name!r}: action mask {self.action_mask.shape} does not fit {self.num_tasks} tasks "
                     f"with {self.action_space.n} actions"
                 )
             if not self.action_mask.any(axis=1).all():
-                raise ValueError("a task has no legal action")
+                raise BadInput(f"suite {self.name!r}: a task has no legal action")
 
     @property
     def num_tasks(self) -> int:
         return len(self.tasks)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame of an observation; of all of it where frames are not stacked."""
+        first, *rest = self.observation_space.shape
+        return (first // self.frame_stack, *rest)
 
     @property
     def task_names(self) -> tuple[str, ...]:

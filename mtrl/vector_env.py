@@ -3,7 +3,7 @@
 Contract: auto-reset in the same step. Where an episode ends, `EnvStep.observation` already is the first one of the
 slot's next episode and `EnvStep.final_observation` the last one of the old. Which task and variation a slot plays next
 is decided here, in the main process, before the step is sent. An episode is a function of (task, variation, actions),
-so a running one is saved as these three and restored by replay.
+so a running one is saved as these three and restored by replay; a backend of which that is not true says so.
 
 Shapes: N slots, M tasks, A action.
 """
@@ -37,7 +37,10 @@ class MultiTaskVectorEnv(ABC):
     """N slots over the tasks of `suite`. Use as a context manager, or call `close`."""
 
     replays_exactly: bool = True
-    """Whether `load_state` restores running episodes bit for bit; a backend that cannot starts new ones."""
+    """Whether an episode is a function of (task, variation, actions), so that `load_state` restores running ones.
+
+    Where it is not, `load_state` leaves them and every slot begins its next one.
+    """
 
     def __init__(self, suite: TaskSuite, num_envs: int, episodes: EpisodeSource):
         self.suite = suite
@@ -167,8 +170,10 @@ class MultiTaskVectorEnv(ABC):
         }
 
     def load_state(self, state: State) -> np.ndarray:
-        """Restores the running episodes and returns the observations (N, *observation) to act on."""
+        """Restores the running episodes, or begins new ones; returns the observations (N, *observation) to act on."""
         self.episodes.load_state(state["episodes"])
+        if not self.replays_exactly:
+            return self.reset()
         self.task_ids[:] = np.asarray(state["task_ids"])
         self._variations[:] = np.asarray(state["variations"])
         self._returns[:] = np.asarray(state["returns"])

@@ -29,7 +29,7 @@ LAST_WORDS = Path(tempfile.gettempdir()) / f"last-words-{os.getpid()}"
 WALL_CLOCK = {"wall_seconds", "env_steps_per_second"}
 
 
-def tiny_config(suite: str = "point-mass", **changes: Any) -> RunConfig:
+def tiny_config(suite: str | dict[str, Any] = "point-mass", **changes: Any) -> RunConfig:
     """A run of a few hundred environment steps that logs, evaluates and saves often."""
     agents.register()
     envs.register()

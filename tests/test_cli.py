@@ -368,7 +368,7 @@ def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str
         (run_dir,),
         {
             "checkpoint": "latest",
-            "episodes_per_task": 50,
+            "episodes_per_task": None,
             "suite": None,
             "num_workers": None,
             "seed": None,

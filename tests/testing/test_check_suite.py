@@ -12,6 +12,7 @@ import pytest
 
 from envs.point_mass import PointMass
 from mtrl.episodes import EpisodeSource
+from mtrl.errors import BadInput
 from mtrl.suite import SuiteType
 from mtrl.testing import check_suite
 from mtrl.testing.counting_world import CountingEnvs, CountingWorld
@@ -259,5 +260,5 @@ def test_a_task_suite_refuses_what_does_not_fit_together() -> None:
         ({"action_space": gym.spaces.Box(-1, 1, (4,), np.float32)}, "an action mask needs a discrete action space"),
     ]
     for replaced, message in wrong:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, BadInput), match=message):
             dataclasses.replace(suite, **replaced)

@@ -9,12 +9,15 @@ from typing import Any
 import gymnasium as gym
 from torch import Tensor, nn
 
-from mtrl.errors import BadInput
 from mtrl.registry import Registry
 
 
 class Encoder(nn.Module, ABC):
-    """observation (B, *shape) -> features (B, out_features) float32, shared over tasks."""
+    """observation (B, *shape) -> features (B, out_features) float32, shared over tasks.
+
+    The constructor raises BadInput for a shape that it cannot take. Observations arrive in the suite's own dtype:
+    uint8 pixels are scaled here, on the device.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -31,17 +34,3 @@ class Encoder(nn.Module, ABC):
 
 
 encoders: Registry[Encoder] = Registry("encoder")
-
-
-@encoders.register("identity")
-class Identity(Encoder):
-    """Vector observations as they are."""
-
-    def __init__(self, observation_space: gym.spaces.Box, config: Any):
-        super().__init__(observation_space, config)
-        if len(observation_space.shape) != 1:
-            raise BadInput(f"encoder 'identity' takes vectors, not observations of shape {observation_space.shape}")
-        self.out_features = observation_space.shape[0]
-
-    def forward(self, observation: Tensor) -> Tensor:
-        return observation

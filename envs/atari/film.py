@@ -1,0 +1,37 @@
+"""Pictures of an Atari episode: the same game twice, once for the agent and once in colour.
+
+Both emulators get the same seed and the same actions, so they show the same episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from envs.atari.emulation import Emulation
+from envs.atari.pool import GamePool, emulator_seed
+from mtrl.types import TaskSpec
+
+MAX_PICTURES = 3_000
+"""Of one episode, each of one env step; a picture that moves for longer is not wanted."""
+
+
+def film(
+    task: TaskSpec, emulation: Emulation, variation: int, act: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], bool]:
+    """Screens (210, 160, 3) uint8 of one episode played by `act`, and whether it reached the target score."""
+    seen, shown = GamePool(task.name, emulation), GamePool(task.name, emulation, pictures=True)
+    observation = seen.begin(emulator_seed(variation))
+    pictures = [shown.begin(emulator_seed(variation))[0]]
+    score, ended = 0.0, False
+    while not ended and len(pictures) < MAX_PICTURES:
+        action = np.array([act(observation)])
+        for pool in (seen, shown):
+            pool.send(action)
+        stacked, reward, terminated, truncated, _ = seen.recv()
+        pictures.append(shown.recv()[0][0, 0])
+        observation = stacked[0]
+        score += float(reward[0])
+        ended = bool(terminated[0] or truncated[0])
+    return pictures, ended and task.target_return is not None and score >= task.target_return

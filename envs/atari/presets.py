@@ -1,0 +1,39 @@
+"""Default settings of the Atari suites per agent: what a YAML file would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def preset(num_games: int, agent: str) -> Mapping[str, Any]:
+    """Settings for `num_games` games; an agent without a row of its own gets what any agent on pixels wants."""
+    return {**_any_agent(num_games), **(_sac(num_games) if agent == "sac" else {})}
+
+
+def _any_agent(num_games: int) -> dict[str, Any]:
+    return {
+        "total_env_steps": 10_000_000 * num_games,  # 40 million frames per game
+        "num_envs": 8 * num_games,
+        "encoder": {"name": "nature"},
+        "architecture": {"name": "multi-head", "width": 512, "depth": 1},
+        "eval_interval": 1_000_000 * num_games,
+        "eval_episodes_per_task": 5,
+        "final_eval_episodes_per_task": 30,
+        "checkpoint_interval": 250_000 * num_games,
+        "log_interval": 10_000 * num_games,
+    }
+
+
+def _sac(num_games: int) -> dict[str, Any]:
+    """Discrete SAC (Christodoulou, 2019): an update on 64 transitions per game after 4 env steps of each.
+
+    The buffer holds 50 000 transitions per game, 0.35 GB.
+    """
+    return {
+        "total_env_steps": 2_000_000 * num_games,
+        "num_envs": 4 * num_games,
+        "agent": {"name": "sac", "batch_size": 64 * num_games, "buffer_steps": 12_500, "random_steps": 1_250},
+        "eval_interval": 200_000 * num_games,
+        "checkpoint_interval": 50_000 * num_games,
+    }

@@ -1,0 +1,8 @@
+"""Encoders: what turns an observation into features, before any policy architecture."""
+
+from mtrl.encoders.encoder import Encoder, encoders
+from mtrl.encoders.identity import Identity
+from mtrl.encoders.impala import Impala
+from mtrl.encoders.nature import Nature
+
+__all__ = ["Encoder", "Identity", "Impala", "Nature", "encoders"]
