@@ -1,23 +1,18 @@
-"""stable-baselines3 as the oracle: the squashed Gaussian, and advantages from the rollout reader of our buffer.
-
-Shapes: T time, N slots, D observation, A action.
-"""
+"""stable-baselines3 as the oracle: the action distributions. Shapes: B batch, A action."""
 
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    SquashedDiagGaussianDistribution,
+)
 from torch import Tensor
 
-from mtrl.buffer import RolloutBuffer
-from mtrl.policies.distributions import SquashedGaussian
-from mtrl.types import Acted, Batch, EnvStep, TaskSpec, TaskSuite
-
-DISCOUNT, TRACE = 0.9, 0.8
+from mtrl.policies.distributions import DiagonalGaussian, MaskedCategorical, SquashedGaussian
 
 
 def gaussian(num_rows: int, size: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,90 +77,22 @@ def test_the_log_probability_is_exact_where_tanh_saturates(before_tanh: float, d
     assert gradient.item() == pytest.approx(2 * np.tanh(before_tanh), rel=1e-6)  # d/du of -log(1 - tanh(u)^2)
 
 
-def stored(
-    observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, finals: np.ndarray
-) -> Batch:
-    """What the rollout reader gives for observations (T + 1, N, D), the rest (T, N), successors at ends (T, N, D)."""
-    num_steps, num_slots = reward.shape
-    suite = TaskSuite(
-        name="scripted",
-        tasks=tuple(TaskSpec(name=name, index=index, max_episode_steps=99) for index, name in enumerate("ab")),
-        observation_space=gym.spaces.Box(-np.inf, np.inf, observation.shape[2:], np.float32),
-        action_space=gym.spaces.Box(-1, 1, (1,), np.float32),
-        protocol="none",
-    )
-    buffer = RolloutBuffer(suite, num_slots, num_steps, seed=0)
-    for t in range(num_steps):
-        ended = (terminated[t] | truncated[t])[:, None]
-        step = EnvStep(
-            task_ids=np.arange(num_slots) % 2,
-            observation=observation[t + 1],
-            reward=reward[t],
-            terminated=terminated[t],
-            truncated=truncated[t],
-            final_observation=np.where(ended, finals[t], observation[t + 1]),
-            episodes=(),
-        )
-        buffer.add(observation[t], Acted(np.zeros((num_slots, 1), np.float32)), step)
-    return buffer.rollout()
+def test_the_diagonal_gaussian_is_stable_baselines_one() -> None:
+    mean, log_std, noise = gaussian(200, 4, torch.float64)
+    ours, theirs = DiagonalGaussian(mean, log_std), DiagGaussianDistribution(4).proba_distribution(mean, log_std)
+    action = ours.sample(noise)
+    torch.testing.assert_close(action, mean + log_std.exp() * noise)
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    torch.testing.assert_close(ours.mode(), theirs.mode())
 
 
-def advantages(batch: Batch, values: Tensor, next_values: Tensor) -> Tensor:
-    """Generalised advantage estimates (T, N): only `terminated` ends the return, either flag ends the trace."""
-    error = batch.reward + DISCOUNT * ~batch.terminated * next_values - values
-    goes_on = ~(batch.terminated | batch.truncated)
-    result = torch.zeros_like(error)
-    following = torch.zeros_like(error[0])
-    for t in reversed(range(len(error))):
-        following = error[t] + DISCOUNT * TRACE * goes_on[t] * following
-        result[t] = following
-    return result
-
-
-def test_three_steps_of_advantages_worked_by_hand() -> None:
-    # One slot; the value of an observation is the number that it is. Step 2 is cut off at 5, a new episode begins at 7.
-    observation = np.array([1, 2, 7, 4], np.float32).reshape(4, 1, 1)
-    finals = np.array([0, 5, 0], np.float32).reshape(3, 1, 1)
-    flags = np.array([[False], [True], [False]])
-    batch = stored(observation, np.array([[1], [2], [3]], np.float32), ~np.ones_like(flags), flags, finals)
-    result = advantages(batch, batch.observation.squeeze(-1), batch.next_observation.squeeze(-1))
-    # third: 3 + 0.9 * 4 - 7 = -0.4; second: 2 + 0.9 * 5 - 2 = 4.5; first: 1 + 0.9 * 2 - 1 + 0.72 * 4.5 = 5.04
-    torch.testing.assert_close(result.flatten(), torch.tensor([5.04, 4.5, -0.4]))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_advantages_from_the_rollout_reader_are_stable_baselines_ones(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    num_steps, num_slots, size = 40, 4, 3
-    observation = generator.normal(size=(num_steps + 1, num_slots, size)).astype(np.float32)
-    finals = generator.normal(size=(num_steps, num_slots, size)).astype(np.float32)
-    reward = generator.normal(size=(num_steps, num_slots)).astype(np.float32)
-    # Both flags are sometimes set, and the last row sometimes ends an episode.
-    terminated, truncated = generator.random((2, num_steps, num_slots)) < 0.15
-    terminated[-1, 0], truncated[-1, 1] = True, True
-    weights = generator.normal(size=size).astype(np.float32)
-
-    batch = stored(observation, reward, terminated, truncated, finals)
-    ours = advantages(
-        batch, batch.observation @ torch.from_numpy(weights), batch.next_observation @ torch.from_numpy(weights)
-    )
-
-    theirs = SB3RolloutBuffer(
-        num_steps,
-        gym.spaces.Box(-np.inf, np.inf, (size,)),
-        gym.spaces.Box(-1, 1, (1,)),
-        device="cpu",
-        gae_lambda=TRACE,
-        gamma=DISCOUNT,
-        n_envs=num_slots,
-    )
-    starts = np.ones(num_slots, bool)
-    for t in range(num_steps):
-        # As its `collect_rollouts` does: a time-out's bootstrap value is added to the reward.
-        timed_out = truncated[t] & ~terminated[t]
-        bootstrapped = reward[t] + DISCOUNT * timed_out * (finals[t] @ weights)
-        values = torch.from_numpy(observation[t] @ weights)
-        theirs.add(observation[t], np.zeros((num_slots, 1)), bootstrapped, starts, values, torch.zeros(num_slots))
-        starts = terminated[t] | truncated[t]
-    theirs.compute_returns_and_advantage(torch.from_numpy(observation[-1] @ weights), starts)
-    torch.testing.assert_close(ours, torch.from_numpy(theirs.advantages), rtol=1e-5, atol=1e-5)
+def test_the_categorical_is_stable_baselines_one_on_the_legal_actions() -> None:
+    logits = gaussian(200, 5, torch.float64)[0]
+    legal = torch.tensor([True, False, True, True, False])
+    ours = MaskedCategorical(torch.where(legal, logits, torch.finfo(torch.float64).min))
+    theirs = CategoricalDistribution(3).proba_distribution(logits[:, legal])
+    for index, action in enumerate((0, 2, 3)):
+        expected = theirs.log_prob(torch.full((200,), index))
+        torch.testing.assert_close(ours.log_prob(torch.full((200,), action)), expected)
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())

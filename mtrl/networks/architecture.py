@@ -20,8 +20,8 @@ class Output:
     """What an architecture returns when it has more to say than a tensor."""
 
     values: Tensor  # (B, out_features)
-    route: Tensor | None = None  # (B, ...) the choices made, to be passed back as `draw`
-    route_log_prob: Tensor | None = None  # (B,)
+    route: Tensor | None = None  # (B, route_size) int64, the choices made, to be passed back as `draw`
+    route_log_prob: Tensor | None = None  # (B,) of `route`, with a graph; what learns by reinforcement has one
     route_entropy: Tensor | None = None  # (B,)
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # named auxiliary losses, each (M,)
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, any shape
@@ -31,7 +31,8 @@ class PolicyArchitecture(nn.Module, ABC):
     """A network of (features, task). Subclass, give it a `Config`, register it; `forward` must write no attribute.
 
     The architecture owns its head. Randomness comes in as `draw`: the agent draws `draw_size` uniform numbers per row
-    from its own stream (0: none, and `forward` may leave the argument out).
+    from its own stream (0: none, and `forward` may leave the argument out). An architecture that chooses a route, and
+    declares `route_size`, takes a route there too: int64 numbers are choices to make again, floating ones are noise.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class PolicyArchitecture(nn.Module, ABC):
         """Hyperparameters; every field has a default and a trailing comment."""
 
     draw_size: int = 0
+    route_size: int = 0
+    """Choices per row in `Output.route` (0: none)."""
     works_under_vmap: bool = True
     """False where `torch.func.vmap` refuses `forward`: per-task gradients then take one pass per task."""
 
@@ -48,7 +51,10 @@ class PolicyArchitecture(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor | Output:
-        """features (B, in_features) float32, task_ids (B,) int64, draw (B, draw_size) -> (B, out_features)."""
+        """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
+
+        `draw`: uniform (B, draw_size) float32, a route (B, route_size) int64, or None: the most likely choices.
+        """
 
 
 architectures: Registry[PolicyArchitecture] = Registry("architecture")

@@ -1,15 +1,26 @@
 """Policies: architectures composed into action distributions."""
 
-from mtrl.policies.heads import ActionHead, CategoricalHead, SquashedGaussianHead, make_soft_head
+from mtrl.policies.heads import (
+    ActionHead,
+    CategoricalHead,
+    GaussianHead,
+    SoftHead,
+    SquashedGaussianHead,
+    make_policy_gradient_head,
+    make_soft_head,
+)
 from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policies
 
 __all__ = [
     "ActionHead",
     "CategoricalHead",
+    "GaussianHead",
     "MakeArchitecture",
     "Policy",
     "PolicyOutput",
+    "SoftHead",
     "SquashedGaussianHead",
+    "make_policy_gradient_head",
     "make_soft_head",
     "policies",
 ]

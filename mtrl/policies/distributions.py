@@ -1,4 +1,8 @@
-"""Action distributions, and the one method in which continuous and discrete SAC differ: `expect`.
+"""Action distributions: what they can be asked depends on the learner.
+
+Soft actor-critic needs `expect`, the one method in which its continuous and discrete forms differ. Policy gradients
+need `log_prob` of actions taken before and `entropy`; a squashed Gaussian offers neither: its entropy has no closed
+form, and the pre-activation of a stored action is lost where tanh saturates.
 
 Shapes: B batch, A action dimensions or number of actions, K critics.
 """
@@ -31,11 +35,25 @@ class ActionDistribution(Protocol):
     def mode(self) -> Tensor:
         """The deterministic actions."""
 
+
+class SoftDistribution(ActionDistribution, Protocol):
+    """What soft actor-critic asks for."""
+
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """Expected value and log-probability.
 
         `action_values(action)` gives (K, B, 1) for continuous actions, `action_values(None)` (K, B, A) for discrete.
         """
+
+
+class PolicyGradientDistribution(ActionDistribution, Protocol):
+    """What policy gradients ask for."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """log pi (B,) of what `sample` gave, (B, A) or (B,)."""
+
+    def entropy(self) -> Tensor:
+        """(B,)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,27 @@ class SquashedGaussian:
 
 
 @dataclass(frozen=True)
+class DiagonalGaussian:
+    """A Gaussian of independent dimensions, on all of R^A."""
+
+    mean: Tensor  # (B, A)
+    log_std: Tensor  # (B, A)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean + self.log_std.exp() * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        noise = (action - self.mean) * (-self.log_std).exp()
+        return (-0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+@dataclass(frozen=True)
 class MaskedCategorical:
     """A categorical over the legal actions; illegal ones have the lowest finite logit (never minus infinity)."""
 
@@ -89,12 +128,21 @@ class MaskedCategorical:
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
 
+    def log_prob(self, action: Tensor) -> Tensor:
+        """log pi (B,) of legal actions (B,) int64."""
+        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        return -_mean_log_prob(self.log_probs)
+
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """The exact sum over actions (Christodoulou, 2019, arXiv:1910.07207); illegal ones have probability 0."""
         log_probs = self.log_probs
-        probs = log_probs.exp()
-        # 0 * lowest float is 0 where an action is illegal, so neither sum sees it.
-        return Expectation(
-            value=(probs * action_values(None).amin(0)).sum(-1),
-            log_prob=torch.where(probs > 0, probs * log_probs, 0.0).sum(-1),
-        )
+        value = (log_probs.exp() * action_values(None).amin(0)).sum(-1)
+        return Expectation(value, _mean_log_prob(log_probs))
+
+
+def _mean_log_prob(log_probs: Tensor) -> Tensor:
+    """Sum of p log p (B,); 0 times the lowest float is 0 where an action is illegal, so the sum does not see it."""
+    probs = log_probs.exp()
+    return torch.where(probs > 0, probs * log_probs, 0.0).sum(-1)

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtrl.policies.distributions import ActionDistribution, MaskedCategorical, SquashedGaussian
+from mtrl.policies.distributions import ActionDistribution, DiagonalGaussian, MaskedCategorical, SquashedGaussian
 from mtrl.types import TaskSuite
 
 
 class ActionHead(nn.Module, ABC):
-    """Turns network outputs into action distributions, and says what a critic of this action space looks like."""
+    """Turns network outputs into action distributions."""
 
     num_outputs: int  # network outputs per row
-    critic_action_inputs: int  # critic inputs beside the features
-    critic_outputs: int
+    clips: bool = False
+    """Whether `to_environment` loses what was sampled; who needs the sample later has to store it."""
 
     @abstractmethod
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> ActionDistribution:
@@ -29,7 +29,18 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        """Noise (B, A) that `ActionDistribution.sample` and `expect` take."""
+        """Noise (B, A) that `ActionDistribution.sample` takes."""
+
+    def to_environment(self, sample: Tensor) -> Tensor:
+        """The legal actions that samples stand for."""
+        return sample
+
+
+class SoftHead(ActionHead):
+    """The heads of soft actor-critic; they also say what a critic of their action space looks like."""
+
+    critic_action_inputs: int  # critic inputs beside the features
+    critic_outputs: int
 
     @abstractmethod
     def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,16 +59,12 @@ class ActionHead(nn.Module, ABC):
         """The entropy (M,) that a temperature aims at; `scale` None: the action space's usual one."""
 
 
-class SquashedGaussianHead(ActionHead):
+class SquashedGaussianHead(SoftHead):
     """Continuous actions in [-1, 1]^A: tanh of a Gaussian, log standard deviation bounded by `log_std_bounds`."""
 
     def __init__(self, suite: TaskSuite, log_std_bounds: tuple[float, float] = (-20.0, 2.0)):
         super().__init__()
-        space = suite.action_space
-        assert isinstance(space, gym.spaces.Box)
-        if not (np.all(space.low == -1) and np.all(space.high == 1)):
-            raise ValueError(f"suite {suite.name!r}: continuous actions must be bounded by -1 and 1")
-        self.size = int(np.prod(space.shape))
+        self.size = _box_size(suite)
         self.num_tasks = suite.num_tasks
         self.num_outputs = 2 * self.size
         self.critic_action_inputs = self.size
@@ -86,7 +93,32 @@ class SquashedGaussianHead(ActionHead):
         return torch.full((self.num_tasks,), -(1.0 if scale is None else scale) * self.size)
 
 
-class CategoricalHead(ActionHead):
+class GaussianHead(ActionHead):
+    """Continuous actions of an unsquashed Gaussian whose log standard deviations (M, A) are learnt, one set per task.
+
+    What is sampled has the Gaussian's density and is what log-probabilities are of; the environment gets it clipped to
+    the box.
+    """
+
+    clips = True
+
+    def __init__(self, suite: TaskSuite, initial_log_std: float = 0.0):
+        super().__init__()
+        self.size = _box_size(suite)
+        self.num_outputs = self.size
+        self.log_std = nn.Parameter(torch.full((suite.num_tasks, self.size), initial_log_std))
+
+    def distribution(self, outputs: Tensor, task_ids: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(outputs, self.log_std[task_ids])
+
+    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+
+    def to_environment(self, sample: Tensor) -> Tensor:
+        return sample.clamp(-1, 1)
+
+
+class CategoricalHead(SoftHead):
     """Discrete actions, with each task's illegal ones masked."""
 
     def __init__(self, suite: TaskSuite):
@@ -121,8 +153,24 @@ class CategoricalHead(ActionHead):
         return (0.89 if scale is None else scale) * self.mask.sum(1).log()
 
 
-def make_soft_head(suite: TaskSuite) -> ActionHead:
+def make_soft_head(suite: TaskSuite) -> SoftHead:
     """The head that SAC uses on the suite's action space."""
     return (
         CategoricalHead(suite) if isinstance(suite.action_space, gym.spaces.Discrete) else SquashedGaussianHead(suite)
     )
+
+
+def make_policy_gradient_head(suite: TaskSuite, initial_log_std: float = 0.0) -> ActionHead:
+    """The head that PPO uses on the suite's action space; `initial_log_std` is of continuous actions."""
+    if isinstance(suite.action_space, gym.spaces.Discrete):
+        return CategoricalHead(suite)
+    return GaussianHead(suite, initial_log_std)
+
+
+def _box_size(suite: TaskSuite) -> int:
+    """Action dimensions of a suite whose actions lie in [-1, 1]^A. Raises ValueError for other bounds."""
+    space = suite.action_space
+    assert isinstance(space, gym.spaces.Box)
+    if not (np.all(space.low == -1) and np.all(space.high == 1)):
+        raise ValueError(f"suite {suite.name!r}: continuous actions must be bounded by -1 and 1")
+    return int(np.prod(space.shape))

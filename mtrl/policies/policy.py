@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, run
-from mtrl.policies.distributions import ActionDistribution
 from mtrl.policies.heads import ActionHead
 from mtrl.registry import Registry
 
@@ -21,7 +20,7 @@ MakeArchitecture = Callable[[int, int], PolicyArchitecture]
 class PolicyOutput(NamedTuple):
     """The distribution for B observations and what the architecture said beside it."""
 
-    distribution: ActionDistribution
+    distribution: Any  # what the head makes: a SoftDistribution for SAC, a PolicyGradientDistribution for PPO
     network: Output
 
 
@@ -34,14 +33,17 @@ class Policy(nn.Module, ABC):
 
     draw_size: int
     """Uniform numbers per row that the architecture wants as `draw` (0: none)."""
+    route_size: int
+    """Choices per row that its `Output.route` holds (0: it has none)."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
         super().__init__()
+        self.head = head
 
     @abstractmethod
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> PolicyOutput:
-        """features (B, F), task_ids (B,) int64, draw (B, draw_size)."""
+        """features (B, F), task_ids (B,) int64, draw (B, draw_size) uniform or a route (B, route_size) int64."""
 
 
 policies: Registry[Policy] = Registry("policy")
@@ -54,8 +56,8 @@ class Single(Policy):
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
         super().__init__(make_architecture, in_features, head, config)
         self.architecture = make_architecture(in_features, head.num_outputs)
-        self.head = head
         self.draw_size = self.architecture.draw_size
+        self.route_size = self.architecture.route_size
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> PolicyOutput:
         output = run(self.architecture, features, task_ids, draw)

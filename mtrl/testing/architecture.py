@@ -40,6 +40,7 @@ def check_architecture(cls: type[PolicyArchitecture], config: Any = None) -> Non
             case.check_parameters()
             with global_generators_untouched(f"forward of {who}"):
                 case.check_output()
+                case.check_route()
             case.check_forward_writes_nothing()
             case.check_state_dict()
             case.check_rows_are_independent()
@@ -139,9 +140,29 @@ class _Case:
             assert value is None or tuple(value.shape) == (num_rows,), (
                 f"{self.who}: {name} has shape {tuple(value.shape)}, not one per row ({num_rows},)"
             )
-        assert output.route is None or len(output.route) == num_rows, (
-            f"{self.who}: route has {len(output.route)} rows for {num_rows}"
-        )
+        size = self.network.route_size
+        if output.route is None:
+            assert not size, f"{self.who}: it declares route_size {size}, and forward gives no route"
+        else:
+            assert tuple(output.route.shape) == (num_rows, size), (
+                f"{self.who}: route has shape {tuple(output.route.shape)}, not (rows, route_size) = {(num_rows, size)}"
+            )
+            assert output.route.dtype == torch.int64, f"{self.who}: route is {output.route.dtype}, not int64"
+
+    @torch.no_grad()
+    def check_route(self) -> None:
+        """A route passed back as `draw` is taken again."""
+        if not self.network.route_size:
+            return
+        features, tasks, draw = self.inputs(3 * self.num_tasks)
+        first = run(self.network, features, tasks, draw)
+        again = run(self.network, features, tasks, first.route)
+        for name in ("route", "values", "route_log_prob"):
+            mine, other = getattr(first, name), getattr(again, name)
+            same = mine is None if other is None else mine is not None and torch.equal(mine, other)
+            assert same, (
+                f"{self.who}: {name} is another when the route is passed back as `draw` (int64: choices to make)"
+            )
 
     def check_forward_writes_nothing(self) -> None:
         before = leaves(self.network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,17 +39,19 @@ class Drawing(Plain):
     """Keeps the contract, with everything an author may use."""
 
     draw_size = 2
+    route_size = 2
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        route = torch.full((len(features), 2), 0.5) if draw is None else draw
-        values = super().forward(features, task_ids) + route.mean(-1, keepdim=True)
+        noise = torch.full((len(features), 2), 0.6) if draw is None else draw
+        route = noise if noise.dtype == torch.int64 else (noise > 0.5).long()
+        values = super().forward(features, task_ids) + route.float().mean(-1, keepdim=True)
         return Output(
             values,
             route=route,
-            route_log_prob=route.log().sum(-1),
-            route_entropy=route.sum(-1),
+            route_log_prob=-route.float().sum(-1),
+            route_entropy=route.float().sum(-1),
             losses={"size": self.embedding.weight.square().sum(-1)},
-            diagnostics={"mean": route.detach().mean()},
+            diagnostics={"mean": route.float().mean()},
         )
 
 
@@ -182,6 +185,26 @@ class NeedsADraw(Plain):
         return super().forward(features, task_ids) + noise
 
 
+class RouteOfUnknownSize(Drawing):
+    route_size = 0
+
+
+class GivesNoRoute(Plain):
+    route_size = 1
+
+
+class RouteOfFloats(Drawing):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        output = super().forward(features, task_ids, draw)
+        return dataclasses.replace(output, route=output.route.float())
+
+
+class ForgetsTheRoute(Drawing):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        forgets = draw is not None and draw.dtype == torch.int64
+        return super().forward(features, task_ids, None if forgets else draw)
+
+
 class OwnGenerator(Plain):
     def build(self) -> None:
         generator = torch.Generator()
@@ -209,6 +232,10 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (WritesItsInput, "forward changes its inputs in place"),
     (OneLossForAll, r"auxiliary loss 'size' has shape \(\), not one per task"),
     (NeedsADraw, "the same inputs give another output"),
+    (RouteOfUnknownSize, r"route has shape \(1, 2\), not \(rows, route_size\) = \(1, 0\)"),
+    (GivesNoRoute, "it declares route_size 1, and forward gives no route"),
+    (RouteOfFloats, "route is torch.float32, not int64"),
+    (ForgetsTheRoute, "another when the route is passed back as `draw`"),
     (OwnGenerator, "made twice with one seed, parameter 'layer.weight' differs"),
 ]
 
