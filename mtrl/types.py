@@ -168,6 +168,10 @@ class Batch:
         """The same rows with the noise that a loss will use."""
         return replace(self, draws=draws)
 
+    def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
+        """The same rows with further columns, leading dimensions as the rest."""
+        return replace(self, extras={**self.extras, **extras})
+
     def row_tensors(self) -> dict[str, Tensor]:
         """Every row-wise tensor by name; extras and draws as `extras.NAME` and `draws.NAME`."""
         plain = {name: getattr(self, name) for name in _ROW_FIELDS}
