@@ -3,4 +3,4 @@
 
 def register() -> None:
     """Plug-in hook: importing the modules registers their classes."""
-    from agents import sac  # noqa: F401
+    from agents import ppo, sac  # noqa: F401

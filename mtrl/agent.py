@@ -149,6 +149,11 @@ class OptimizedGroup:
         self.optimizer.step()
         return result
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the steps to come; not part of the state, its owner sets it again after a restart."""
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate
+
     def _name_what_is_not_finite(self, losses: Tensor) -> None:
         bad = torch.flatten(~torch.isfinite(losses)).nonzero().flatten().tolist()
         if bad:

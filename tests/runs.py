@@ -48,8 +48,10 @@ def tiny_config(suite: str | dict[str, Any] = "point-mass", **changes: Any) -> R
         "checkpoint_interval": 320,
     }
     for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(document.get(name), dict)
-        document[name] = document[name] | value if both else value
+        own = document.get(name)
+        both = isinstance(value, dict) and isinstance(own, dict)
+        # Settings belong to a class: those of another are replaced.
+        document[name] = own | value if both and value.get("name", own["name"]) == own["name"] else value
     return resolve_config(document)
 
 

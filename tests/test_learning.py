@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.ppo import PPO
 from agents.sac import SAC
 from envs.point_mass import PointMass
+from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.evaluator import EvaluationResult, evaluate
 from mtrl.networks.mlp import MLP
@@ -30,6 +32,17 @@ SETTINGS: dict[str, Any] = {
     "target_rate": 0.05,
 }
 DISCRETE = {"target_entropy_scale": 0.3}
+PPO_SETTINGS: dict[str, Any] = {
+    "rollout_steps": 20,
+    "epochs": 6,
+    "discount": 0.7,
+    "gae_lambda": 0.9,
+    "clip_range": 0.2,
+    "entropy_coefficient": 0.002,
+    "learning_rate": 3e-3,
+    "max_grad_norm": 1.0,
+    "initial_log_std": -0.5,
+}
 SMALL_MLP: dict[str, Any] = {"architecture_config": MLP.Config(width=64, depth=2)}
 SMALL_MULTI_HEAD: dict[str, Any] = {
     "architecture": MultiHead,
@@ -43,7 +56,22 @@ def learn(
     world: PointMass, vector_steps: int, parts: dict[str, Any] | None = None, **settings: Any
 ) -> EvaluationResult:
     """SAC's returns on every start of every task after a short training."""
-    agent = make_agent(SAC, SAC.Config(**SETTINGS | settings), world.suite, **(parts or SMALL_MLP))
+    return returns_of(SAC, SAC.Config(**SETTINGS | settings), world, vector_steps, parts)
+
+
+def learn_by_ppo(
+    world: PointMass, rollouts: int, parts: dict[str, Any] | None = None, **settings: Any
+) -> EvaluationResult:
+    """PPO's, its learning rate falling to zero: what the mode of a policy does depends on its last steps."""
+    vector_steps = rollouts * PPO_SETTINGS["rollout_steps"]
+    config = PPO.Config(**PPO_SETTINGS | settings, annealing_steps=vector_steps * NUM_ENVS)
+    return returns_of(PPO, config, world, vector_steps, parts)
+
+
+def returns_of(
+    cls: type[Agent], config: Any, world: PointMass, vector_steps: int, parts: dict[str, Any] | None
+) -> EvaluationResult:
+    agent = make_agent(cls, config, world.suite, **(parts or SMALL_MLP))
     state = make_train_state(agent, world, NUM_ENVS)
     for _ in train(state, vector_steps * NUM_ENVS):
         pass
@@ -113,4 +141,34 @@ def test_sac_learns_from_every_seed(name: str, seed: int) -> None:
     world = point_mass(name)
     settings = DISCRETE if world.discrete else {}
     result = learn(world, 700, SMALL_MLP | {"seed": seed}, **settings)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+PPO_CASES = [
+    pytest.param("point-mass", SMALL_MLP, id="continuous"),
+    pytest.param("point-mass-discrete", SMALL_MLP, id="discrete"),
+    pytest.param("point-mass-conflict", SMALL_MULTI_HEAD | {"aggregator": PCGrad}, id="multi-head, pcgrad"),
+]
+
+
+@pytest.mark.parametrize(("name", "parts"), PPO_CASES)
+def test_ppo_learns_to_the_optimum(name: str, parts: dict[str, Any]) -> None:
+    world = point_mass(name)
+    result = learn_by_ppo(world, 20, parts)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+def test_ppo_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
+    world = point_mass("point-mass-conflict")
+    blind = {"architecture_config": MLP.Config(width=64, depth=2, task_input="none")}
+    result = learn_by_ppo(world, 10, blind)
+    assert result.mean_returns.mean() <= 20 * 0.2 + 1e-3, result.mean_returns  # as above
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize(("name", "parts"), PPO_CASES)
+def test_ppo_learns_from_every_seed(name: str, parts: dict[str, Any], seed: int) -> None:
+    world = point_mass(name)
+    result = learn_by_ppo(world, 40, parts | {"seed": seed})
     assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns

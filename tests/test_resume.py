@@ -26,6 +26,7 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert differences(log_rows(first), log_rows(second)) == []
 
 
+PPO = {"name": "ppo", "rollout_steps": 3, "epochs": 1, "minibatches": 2}  # its Progress counts rollouts
 CELLS = {
     "continuous": {},
     "discrete, multi-head": {
@@ -46,6 +47,12 @@ CELLS = {
     "small buffer, two updates": {
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
     },
+    "ppo": {"agent": PPO},
+    "ppo, discrete, pcgrad, annealed": {
+        "suite": "point-mass-discrete",
+        "aggregator": "pcgrad",
+        "agent": PPO | {"annealing_steps": 2000},
+    },
 }
 
 
@@ -54,23 +61,28 @@ def test_three_kills_between_checkpoints_change_no_bit(tmp_path: Path, cell: str
     config = tiny_config(**CELLS[cell])
     assert train_with_kills(config, tmp_path / "calm", []) == [0]
     # 40 vector steps lie between checkpoints and 20 in an episode: all three kills hit the middle of one.
-    assert train_with_kills(config, tmp_path / "killed", [53, 67, 35]) == [-9, -9, -9, 0]
+    kills = [20, 25, 12] if config.agent.name == "ppo" else [53, 67, 35]
+    assert train_with_kills(config, tmp_path / "killed", kills) == [-9, -9, -9, 0]
     assert_same_run(tmp_path / "calm", tmp_path / "killed")
 
 
-def test_meta_world_resumes_in_the_middle_of_an_episode(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("agent", "total_env_steps", "kills"), [("sac", 1400, [130, 77, 200]), ("ppo", 480, [25, 30])])
+def test_meta_world_resumes_in_the_middle_of_an_episode(
+    tmp_path: Path, agent: str, total_env_steps: int, kills: list[int]
+) -> None:
     config = tiny_config(
         "metaworld:reach-v3,drawer-close-v3",
+        agent=PPO if agent == "ppo" else {},
         num_envs=2,
         num_workers=1,
-        total_env_steps=1400,
+        total_env_steps=total_env_steps,
         log_interval=100,
         checkpoint_interval=120,
         eval_interval=0,
         final_eval_episodes_per_task=0,
     )
     assert train_with_kills(config, tmp_path / "calm", []) == [0]
-    assert train_with_kills(config, tmp_path / "killed", [130, 77, 200]) == [-9, -9, -9, 0]
+    assert train_with_kills(config, tmp_path / "killed", kills) == [-9] * len(kills) + [0]
     assert_same_run(tmp_path / "calm", tmp_path / "killed")
 
 

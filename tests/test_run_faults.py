@@ -87,6 +87,38 @@ POISONS: dict[str, tuple[Callable[[TrainState], None], str]] = {
 }
 
 
+def poison_rollout(state: TrainState) -> None:
+    rollout = state.buffer.rollout
+
+    def broken() -> Any:
+        batch = rollout()
+        return replace(batch, reward=torch.where(batch.task_ids == 2, torch.inf, batch.reward))
+
+    state.buffer.rollout = broken  # type: ignore[method-assign]
+
+
+PPO_POISONS: dict[str, tuple[Callable[[TrainState], None], str]] = {
+    "reward": POISONS["reward"],
+    "loss": (poison_rollout, "return is not finite for the task(s) with index [2]"),
+    "weight": (poison_parameter("networks.policy.architecture.head.bias"), "action is not finite"),
+    "value weight": (poison_parameter("networks.value.members.0.head.bias"), "return is not finite"),
+    "deviation": (poison_parameter("networks.policy.head.log_std"), "not finite"),
+}
+
+
+@pytest.mark.parametrize("what", PPO_POISONS)
+def test_a_value_that_is_not_finite_stops_a_run_of_ppo_by_name(tmp_path: Path, what: str) -> None:
+    poison, message = PPO_POISONS[what]
+    agent = {"name": "ppo", "rollout_steps": 4, "epochs": 1, "minibatches": 2}
+    config = tiny_config(agent=agent, total_env_steps=400, eval_interval=0, final_eval_episodes_per_task=0)
+    assert in_child(lambda: run.train(config, tmp_path / "run"), 11, poison) == 3
+    assert message in LAST_WORDS.read_text()
+    stored = final_state(tmp_path / "run")
+    assert stored["step"] == 320
+    assert all(bool(torch.isfinite(value).all()) for value in stored["state"]["agent"]["modules"].values())
+    assert in_child(lambda: run.resume(tmp_path / "run", {})) == 0
+
+
 @pytest.mark.parametrize("what", POISONS)
 def test_a_value_that_is_not_finite_stops_the_run_by_name(tmp_path: Path, what: str) -> None:
     poison, message = POISONS[what]

@@ -5,95 +5,41 @@ Shapes: T rows of time, N slots, M tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.agent import Agent, OptimizedGroup, Parts, bind
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
-from mtrl.buffer import RolloutBuffer
-from mtrl.errors import BadInput
-from mtrl.policies import make_soft_head
+from mtrl.agent import Parts
 from mtrl.scheduling import TaskScheduler
-from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
-from mtrl.types import Acted, Batch, FinishedEpisode, Metrics
+from mtrl.types import Batch, FinishedEpisode, Metrics
 from tests.counting import audit, counting_world
 
 WORLD = counting_world()
 NUM_ENVS = 4
 
 
-class OnPolicy(Agent):
-    """Policy gradient on the rewards of the last rollout; small, but all that an on-policy agent needs."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        rollout_steps: int = 5  # vector steps
-
-    learns_from_replay = False
-
-    def __init__(self, parts: Parts, config: Config):
-        if isinstance(parts.suite.action_space, gym.spaces.Discrete):
-            raise BadInput("continuous actions only")
-        super().__init__(parts, config)
-        self.rollout_steps = self.buffer_steps = config.rollout_steps
-        self.extras = {"noise": (2,)}
-        self.head = make_soft_head(parts.suite)
-        self.policy = parts.policy(5, self.head)
-        self.group = OptimizedGroup("policy", self.policy, parts.aggregator("policy"), 1e-3, 1.0)
-        self.stream = parts.stream("explore")
-        self.rollouts: list[Batch] = []
-
-    @torch.no_grad()
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        distribution = self.policy(self.to_device(observation), self.to_device(task_ids)).distribution
-        if not explore:
-            return Acted(distribution.mode().numpy())
-        noise = self.head.draw_noise(len(task_ids), self.stream)
-        return Acted(distribution.sample(noise).numpy(), {"noise": noise.numpy()})
-
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
-        rollout = buffer.rollout()
-        self.seen(rollout)
-        batch = rollout.map_rows(lambda value: value.flatten(0, 1))
-        return {"loss": self.group.step(self.losses, batch).losses}
-
-    def seen(self, rollout: Batch) -> None: ...
-
-    def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        distribution = bind(self.policy, parameters)((batch.observation, batch.task_ids)).distribution
-        losses = -batch.reward * distribution.log_prob_of_noise(batch.extras["noise"])
-        return TaskLosses(mean_per_task(losses, batch.task_ids, self.num_tasks))
-
-    def groups(self) -> Mapping[str, OptimizedGroup]:
-        return {"policy": self.group}
-
-    def streams(self) -> Mapping[str, torch.Generator]:
-        return {"explore": self.stream}
-
-
-class Watching(OnPolicy):
+class Watching(PPO):
     """Keeps the rollouts it learnt from."""
 
-    def seen(self, rollout: Batch) -> None:
+    def __init__(self, parts: Parts, config: PPO.Config):
+        super().__init__(parts, config)
+        self.rollouts: list[Batch] = []
+
+    def with_advantages(self, rollout: Batch) -> Batch:
         self.rollouts.append(rollout)
-
-
-def test_an_on_policy_agent_keeps_the_contract_too() -> None:
-    check_agent(OnPolicy)
+        return super().with_advantages(rollout)
 
 
 def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
-    agent = make_agent(Watching, OnPolicy.Config(), WORLD.suite)
+    agent = make_agent(Watching, PPO.Config(rollout_steps=5), WORLD.suite)
     state = make_train_state(agent, WORLD, NUM_ENVS)
     reported = list(train(state, 7 * 5 * NUM_ENVS - 1))
     assert len(reported) == len(agent.rollouts) == 7

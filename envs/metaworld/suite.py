@@ -18,7 +18,7 @@ from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.names import parse
-from envs.metaworld.presets import PRESETS
+from envs.metaworld.presets import FAMILY_PRESETS, PRESETS
 from envs.processes import warm_up
 from envs.worker_pool import WorkerPool
 from mtrl.episodes import EpisodeSource
@@ -101,7 +101,7 @@ class MetaWorld(SuiteType):
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return PRESETS.get((name, agent), {})
+        return PRESETS.get((name, agent), FAMILY_PRESETS.get(agent, {}))
 
     @classmethod
     def warm_up(cls) -> None:

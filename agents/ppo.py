@@ -1,0 +1,295 @@
+"""Multi-task proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347).
+
+Continuous actions come from an unsquashed Gaussian and are clipped on their way to the environment; the policy's
+density is that of what was sampled. Where an architecture chooses a route, the route is part of the action (Rosenbaum
+et al., 2017, arXiv:1711.01239): its log-probability joins the ratio and its entropy the bonus.
+
+Shapes: T time, N slots, B batch, F features, A action, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from agents.gae import advantages
+from mtrl.agent import Agent, OptimizedGroup, Parts, agent_types, bind
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
+from mtrl.buffer import RolloutBuffer
+from mtrl.encoders import Encoder
+from mtrl.errors import Diverged
+from mtrl.minibatches import minibatches
+from mtrl.networks import Ensemble, Output
+from mtrl.policies import ActionHead, Policy, PolicyOutput, make_policy_gradient_head
+from mtrl.types import Acted, Batch, Metrics
+
+
+class ActorCriticOutput(NamedTuple):
+    """What the networks say about B observations."""
+
+    policy: PolicyOutput
+    value: Tensor  # (B,) in the normaliser's units
+    value_network: Output
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value network on the features of one encoder, which both train."""
+
+    def __init__(self, encoder: Encoder, policy: Policy, value: Ensemble):
+        super().__init__()
+        self.encoder = encoder
+        self.policy = policy
+        self.value = value
+
+    def forward(
+        self, observation: Tensor, task_ids: Tensor, draw: Tensor | None = None, value_draw: Tensor | None = None
+    ) -> ActorCriticOutput:
+        """observation (B, *observation), draw as the policy takes it, value_draw (B, 1, size)."""
+        features = self.encoder(observation)
+        output = self.value(features, task_ids, value_draw)
+        return ActorCriticOutput(self.policy(features, task_ids, draw), output.values.flatten(), output)
+
+
+@agent_types.register("ppo")
+class PPO(Agent):
+    """Proximal policy optimisation for continuous and discrete suites."""
+
+    learns_from_replay = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rollout_steps: Annotated[int, Field(ge=1)] = 128  # vector steps between two updates
+        epochs: Annotated[int, Field(ge=1)] = 4  # passes over a rollout
+        minibatches: Annotated[int, Field(ge=1)] = 4  # gradient steps per pass
+        discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
+        gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95  # decay of the advantages' trace per env step
+        clip_range: Annotated[float, Field(gt=0)] = 0.1  # of the probability ratio around 1
+        value_clip_range: Annotated[float, Field(gt=0)] | None = None  # of new around old values; None: no clipping
+        entropy_coefficient: Annotated[float, Field(ge=0)] = 0.01  # weight of the entropy bonus
+        value_coefficient: Annotated[float, Field(ge=0)] = 0.5  # weight of the squared value error
+        normalize_advantages: bool = True  # to mean 0 and deviation 1 within each task of a rollout
+        learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4  # Adam
+        annealing_steps: Annotated[int, Field(ge=1)] | None = None  # env steps until the rate is 0; None: constant
+        max_grad_norm: Annotated[float, Field(gt=0)] = 0.5  # global norm
+        target_kl: Annotated[float, Field(gt=0)] | None = None  # an epoch beyond it is a rollout's last; None: never
+        initial_log_std: float = 0.0  # of continuous actions, log of the standard deviation at the start
+
+    def __init__(self, parts: Parts, config: Config):
+        super().__init__(parts, config)
+        self.config = config
+        self.rollout_steps = config.rollout_steps
+        self.buffer_steps = config.rollout_steps
+        encoder = parts.encoder()
+        features = encoder.out_features
+        policy = parts.policy(features, make_policy_gradient_head(parts.suite, config.initial_log_std))
+        value = parts.architecture(features, 1)
+        self.value_draw_size = value.draw_size
+        self.networks = ActorCritic(encoder, policy, Ensemble([value]))
+        self.normalizer = parts.normalizer()
+        self.extras = {"log_prob": (), "value": ()}
+        if self.head.clips:
+            self.extras["sample"] = tuple(parts.suite.action_space.shape or ())
+        if policy.route_size:
+            self.extras["route"] = (policy.route_size,)
+        self.env_steps = 0  # single-environment steps explored
+        self.to(self.device)
+        self.group = OptimizedGroup(
+            "actor-critic", self.networks, parts.aggregator("actor-critic"), config.learning_rate, config.max_grad_norm
+        )
+        self.explore_stream = parts.stream("explore")
+        self.update_stream = parts.stream("update")
+
+    @property
+    def head(self) -> ActionHead:
+        return self.networks.policy.head
+
+    # Acting.
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+        tasks = self.to_device(task_ids)
+        features = self.networks.encoder(self.to_device(observation))
+        if not explore:  # a routed architecture then takes its most likely route
+            mode = self.networks.policy(features, tasks).distribution.mode()
+            return Acted(self.head.to_environment(mode).cpu().numpy())
+        self.env_steps += len(tasks)
+        (distribution, network), sample = self._sample(features, tasks, self.explore_stream)
+        extras = {
+            "log_prob": _plus(distribution.log_prob(sample), network.route_log_prob),
+            "value": self._values(features, tasks),
+        }
+        if self.head.clips:
+            extras["sample"] = sample
+        if network.route is not None:
+            extras["route"] = network.route
+        action = self.head.to_environment(sample)
+        return Acted(action.cpu().numpy(), {name: value.float().cpu().numpy() for name, value in extras.items()})
+
+    def _sample(self, features: Tensor, tasks: Tensor, generator: torch.Generator) -> tuple[PolicyOutput, Tensor]:
+        output = self.networks.policy(features, tasks, _uniform(generator, len(tasks), self.networks.policy.draw_size))
+        return output, output.distribution.sample(self.head.draw_noise(len(tasks), generator))
+
+    def _values(self, features: Tensor, tasks: Tensor) -> Tensor:
+        """Values (B,) in reward units. They are baselines: a value network that draws gives its most likely one."""
+        return self.normalizer.denormalize(self.networks.value(features, tasks).values.flatten(), tasks)
+
+    # Learning.
+
+    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+        # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
+        self._anneal()
+        batch = self.with_advantages(buffer.rollout())
+        total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(self.num_tasks, device=self.device))
+        steps = 0
+        for _ in range(self.config.epochs):
+            parts = list(minibatches(batch, self.config.minibatches, self.update_stream))
+            epoch = [self.learn_from(part) for part in parts]
+            steps += len(parts)
+            for metrics in epoch:
+                for name, value in metrics.items():
+                    total[name] += value
+            if self.config.target_kl is not None:
+                divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
+                if divergence > self.config.target_kl:
+                    break
+        return {name: value / steps for name, value in total.items()}
+
+    @torch.no_grad()
+    def with_advantages(self, rollout: Batch) -> Batch:
+        """The rows (T, N) of a rollout as (B,), with `advantage` and `return` (the lambda-return, in reward units).
+
+        Raises Diverged if one is not finite.
+        """
+        values = rollout.extras["value"]
+        found = advantages(rollout, values, self._next_values(rollout), self.config.discount, self.config.gae_lambda)
+        batch = rollout.with_extras({"advantage": found, "return": found + values}).map_rows(
+            lambda row: row.flatten(0, 1)
+        )
+        return_, advantage = batch.extras["return"], batch.extras["advantage"]
+        # Here, before the first minibatch: a later one might be the first to hold the row.
+        bad = ~torch.isfinite(return_)
+        if bad.any():
+            raise Diverged(f"return is not finite for the task(s) with index {batch.task_ids[bad].unique().tolist()}")
+        if self.config.normalize_advantages:
+            advantage = normalized_per_task(advantage, batch.task_ids, self.num_tasks)
+        return batch.with_extras({"advantage": advantage})
+
+    def _next_values(self, rollout: Batch) -> Tensor:
+        """Values (T, N) of the true successors, in reward units; of terminated rows any number."""
+        values = rollout.extras["value"]
+        following = torch.cat([values[1:], torch.zeros_like(values[:1])])
+        # The row below has the successor's value but where an episode was cut off and where the rollout ends.
+        unknown = rollout.truncated.clone()
+        unknown[-1] = True
+        unknown &= ~rollout.terminated
+        features = self.networks.encoder(rollout.next_observation[unknown])
+        following[unknown] = self._values(features, rollout.task_ids[unknown])
+        return following
+
+    def learn_from(self, batch: Batch) -> Metrics:
+        """One gradient step on rows sorted by task, as `with_advantages` gives them."""
+        draw = _uniform(self.update_stream, len(batch.reward), 1, self.value_draw_size)
+        if draw is not None:
+            batch = batch.with_draws({"value": draw})
+        result = self.group.step(self.losses, batch)
+        return {name: mean_per_task(rows, batch.task_ids, self.num_tasks) for name, rows in result.rows.items()}
+
+    def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""
+        route = batch.extras["route"].long() if "route" in batch.extras else None
+        (distribution, network), value, value_network = bind(self.networks, parameters)(
+            (batch.observation, batch.task_ids, route, batch.draws.get("value"))
+        )
+        sample = batch.extras.get("sample", batch.action)
+        log_prob = _plus(distribution.log_prob(sample), network.route_log_prob)
+        entropy = _plus(distribution.entropy(), network.route_entropy)
+        log_ratio = log_prob - batch.extras["log_prob"]
+        policy_loss = clipped_surrogate(log_ratio, self._advantage(batch), self.config.clip_range)
+        value_loss = self._value_loss(value, batch)
+        rows = policy_loss + self.config.value_coefficient * value_loss - self.config.entropy_coefficient * entropy
+        losses = mean_per_task(rows, batch.task_ids, self.num_tasks)
+        for auxiliary in (*network.losses.values(), *value_network.losses.values()):
+            losses = losses + auxiliary
+        with torch.no_grad():
+            ratio = log_ratio.exp()
+            by_products = {
+                "policy_loss": policy_loss,
+                "value_loss": value_loss,
+                "entropy": entropy,
+                # Schulman, 2020, joschu.net/blog/kl-approx.html: unbiased and never negative.
+                "approximate_kl": ratio - 1 - log_ratio,
+                "clip_rate": ((ratio - 1).abs() > self.config.clip_range).float(),
+                "value": self.normalizer.denormalize(value, batch.task_ids),
+            }
+        return TaskLosses(losses, {name: value.detach() for name, value in by_products.items()})
+
+    def _advantage(self, batch: Batch) -> Tensor:
+        """What the policy gradient is weighted with (B,).
+
+        Normalised advantages have lost their units, and the normaliser then serves the value alone. Otherwise it is
+        (G - mu) / sigma - v with return G and normalised value v, which is the advantage over sigma.
+        """
+        advantage = batch.extras["advantage"]
+        if self.config.normalize_advantages:
+            return advantage
+        return advantage / self.normalizer.scale(batch.task_ids)
+
+    def _value_loss(self, value: Tensor, batch: Batch) -> Tensor:
+        """Squared error (B,) in the normaliser's units, the larger one where clipped and plain value differ."""
+        target = self.normalizer.normalize(batch.extras["return"], batch.task_ids)
+        loss = (value - target).square()
+        if self.config.value_clip_range is None:
+            return loss
+        old = self.normalizer.normalize(batch.extras["value"], batch.task_ids)
+        step = (value - old).clamp(-self.config.value_clip_range, self.config.value_clip_range)
+        return torch.maximum(loss, (old + step - target).square())
+
+    def _anneal(self) -> None:
+        if self.config.annealing_steps is not None:
+            left = max(0.0, 1 - self.env_steps / self.config.annealing_steps)
+            self.group.set_learning_rate(self.config.learning_rate * left)
+
+    # Saving.
+
+    def groups(self) -> Mapping[str, OptimizedGroup]:
+        return {"actor-critic": self.group}
+
+    def streams(self) -> Mapping[str, torch.Generator]:
+        return {"explore": self.explore_stream, "update": self.update_stream}
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"env_steps": self.env_steps}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.env_steps = int(state["env_steps"])
+        self._anneal()
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """Negative clipped surrogate objective (B,), equation 7."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
+def normalized_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
+    """Values (B,) with mean 0 and standard deviation 1 within each task; 0 for a task with one value."""
+    centred = values - mean_per_task(values, task_ids, num_tasks)[task_ids]
+    deviation = mean_per_task(centred.square(), task_ids, num_tasks).sqrt()
+    return centred / (deviation[task_ids] + 1e-8)
+
+
+def _plus(of_action: Tensor, of_route: Tensor | None) -> Tensor:
+    return of_action if of_route is None else of_action + of_route
+
+
+def _uniform(generator: torch.Generator, *shape: int) -> Tensor | None:
+    """Uniform numbers of the shape, or None where it is empty: the network wants none."""
+    return torch.rand(shape, generator=generator, device=generator.device) if all(shape) else None
