@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -27,34 +27,39 @@ from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
 from mtrl.minibatches import minibatches
 from mtrl.networks import Ensemble, Output
+from mtrl.normalization import ValueOutput
 from mtrl.policies import ActionHead, Policy, PolicyOutput, make_policy_gradient_head
-from mtrl.types import Acted, Batch, Metrics
+from mtrl.types import Acted, Batch, EnvStep, Metrics
 
 
 class ActorCriticOutput(NamedTuple):
     """What the networks say about B observations."""
 
     policy: PolicyOutput
-    value: Tensor  # (B,) in the normaliser's units
-    value_network: Output
+    value: Output  # values (B,) in the normaliser's units
 
 
 class ActorCritic(nn.Module):
     """A policy and a value network on the features of one encoder, which both train."""
 
-    def __init__(self, encoder: Encoder, policy: Policy, value: Ensemble):
+    def __init__(self, encoder: Encoder, policy: Policy, value: Ensemble, output: ValueOutput):
         super().__init__()
         self.encoder = encoder
         self.policy = policy
         self.value = value
+        self.output = output
 
     def forward(
         self, observation: Tensor, task_ids: Tensor, draw: Tensor | None = None, value_draw: Tensor | None = None
     ) -> ActorCriticOutput:
         """observation (B, *observation), draw as the policy takes it, value_draw (B, 1, size)."""
         features = self.encoder(observation)
-        output = self.value(features, task_ids, value_draw)
-        return ActorCriticOutput(self.policy(features, task_ids, draw), output.values.flatten(), output)
+        return ActorCriticOutput(self.policy(features, task_ids, draw), self.value_of(features, task_ids, value_draw))
+
+    def value_of(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+        """features (B, F) -> values (B,) in the normaliser's units."""
+        output = self.value(features, task_ids, draw)
+        return replace(output, values=self.output(output.values, task_ids).flatten())
 
 
 @agent_types.register("ppo")
@@ -91,8 +96,8 @@ class PPO(Agent):
         policy = parts.policy(features, make_policy_gradient_head(parts.suite, config.initial_log_std))
         value = parts.architecture(features, 1)
         self.value_draw_size = value.draw_size
-        self.networks = ActorCritic(encoder, policy, Ensemble([value]))
         self.normalizer = parts.normalizer()
+        self.networks = ActorCritic(encoder, policy, Ensemble([value]), self.normalizer.make_output(1))
         self.extras = {"log_prob": (), "value": ()}
         if self.head.clips:
             self.extras["sample"] = tuple(parts.suite.action_space.shape or ())
@@ -138,9 +143,12 @@ class PPO(Agent):
 
     def _values(self, features: Tensor, tasks: Tensor) -> Tensor:
         """Values (B,) in reward units. They are baselines: a value network that draws gives its most likely one."""
-        return self.normalizer.denormalize(self.networks.value(features, tasks).values.flatten(), tasks)
+        return self.normalizer.denormalize(self.networks.value_of(features, tasks).values, tasks)
 
     # Learning.
+
+    def observe(self, step: EnvStep) -> None:
+        self.normalizer.observe(step)
 
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
@@ -195,6 +203,7 @@ class PPO(Agent):
 
     def learn_from(self, batch: Batch) -> Metrics:
         """One gradient step on rows sorted by task, as `with_advantages` gives them."""
+        self.normalizer.update(batch.extras["return"], batch.task_ids, [self.networks.output])
         draw = _uniform(self.update_stream, len(batch.reward), 1, self.value_draw_size)
         if draw is not None:
             batch = batch.with_draws({"value": draw})
@@ -204,9 +213,10 @@ class PPO(Agent):
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""
         route = batch.extras["route"].long() if "route" in batch.extras else None
-        (distribution, network), value, value_network = bind(self.networks, parameters)(
+        (distribution, network), value_network = bind(self.networks, parameters)(
             (batch.observation, batch.task_ids, route, batch.draws.get("value"))
         )
+        value = value_network.values
         sample = batch.extras.get("sample", batch.action)
         log_prob = _plus(distribution.log_prob(sample), network.route_log_prob)
         entropy = _plus(distribution.entropy(), network.route_entropy)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,21 +22,24 @@ from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
 from mtrl.networks import Ensemble, Output
+from mtrl.normalization import ValueOutput
 from mtrl.policies import make_soft_head
-from mtrl.types import Acted, Batch, Metrics
+from mtrl.types import Acted, Batch, EnvStep, Metrics
 
 
 class Critics(nn.Module):
-    """An encoder and an ensemble of Q networks on its features."""
+    """An encoder and an ensemble of Q networks on its features, with the normaliser's output behind them."""
 
-    def __init__(self, encoder: Encoder, ensemble: Ensemble):
+    def __init__(self, encoder: Encoder, ensemble: Ensemble, output: ValueOutput):
         super().__init__()
         self.encoder = encoder
         self.ensemble = ensemble
+        self.output = output
 
     def forward(self, critic_input: Tensor, task_ids: Tensor, draws: Tensor | None = None) -> Output:
-        """Critic input (B, F or F + A) -> values (K, B, 1 or A)."""
-        return self.ensemble(critic_input, task_ids, draws)
+        """Critic input (B, F or F + A) -> values (K, B, 1 or A) in the normaliser's units."""
+        output = self.ensemble(critic_input, task_ids, draws)
+        return replace(output, values=self.output(output.values, task_ids))
 
 
 @agent_types.register("sac")
@@ -72,10 +75,10 @@ class SAC(Agent):
         self.policy = parts.policy(features, self.head)
         critic_inputs = features + self.head.critic_action_inputs
         members = [parts.architecture(critic_inputs, self.head.critic_outputs) for _ in range(config.num_critics)]
-        self.critics = Critics(encoder, Ensemble(members))
+        self.normalizer = parts.normalizer()
+        self.critics = Critics(encoder, Ensemble(members), self.normalizer.make_output(config.num_critics))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_draw_size = members[0].draw_size
-        self.normalizer = parts.normalizer()
         self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), float(np.log(config.initial_alpha))))
         self.target_entropy: Tensor
         entropy = self.head.target_entropy(config.target_entropy_scale)
@@ -114,6 +117,9 @@ class SAC(Agent):
 
     # Learning.
 
+    def observe(self, step: EnvStep) -> None:
+        self.normalizer.observe(step)
+
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         metrics: Metrics = {}
         if self.steps_acted > self.config.random_steps:
@@ -123,7 +129,11 @@ class SAC(Agent):
 
     def learn_from(self, batch: Batch) -> Metrics:
         """One gradient step of critics, actor and temperatures on a batch."""
-        batch = batch.with_draws(self._draws(len(batch.reward)))
+        batch = self.with_target(batch.with_draws(self._draws(len(batch.reward))))
+        # All critics, online and target, live in one normalised space: its statistics move before anyone learns in it.
+        self.normalizer.update(
+            batch.extras["target"], batch.task_ids, [self.critics.output, self.target_critics.output]
+        )
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         alpha_losses = self.update_temperatures(batch, actor.rows["log_prob"])
@@ -137,15 +147,18 @@ class SAC(Agent):
             "q_value": mean_per_task(critic.rows["q_value"], batch.task_ids, self.num_tasks),
         }
 
+    def with_target(self, batch: Batch) -> Batch:
+        """The batch with the Bellman `target`, in reward units."""
+        return batch.with_extras({"target": self.bellman_target(batch)})
+
     def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Squared Bellman error, mean over the critics and within each task (M,), in the normaliser's units."""
-        target = self.bellman_target(batch)
         critics = bind(self.critics, parameters)
         encoder = bind(self.critics.encoder, parameters, "encoder.")
         features = encoder((batch.observation,))
         output = critics((self.head.critic_input(features, batch.action), batch.task_ids, batch.draws.get("critic")))
         q = self.head.chosen_values(output.values, batch.action)
-        error = q - self.normalizer.normalize(target, batch.task_ids)
+        error = q - self.normalizer.normalize(batch.extras["target"], batch.task_ids)
         losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
         q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
         return TaskLosses(self._weighted(losses, output), {"q_value": q_value})

@@ -26,7 +26,7 @@ from mtrl.normalization import ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import torch_stream
-from mtrl.types import Acted, Batch, Metrics, State, TaskSuite
+from mtrl.types import Acted, Batch, EnvStep, Metrics, State, TaskSuite
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Agent(nn.Module, ABC):
 
         Raises Diverged before a step that would use a value that is not finite.
         """
+
+    def observe(self, step: EnvStep) -> None:
+        """Takes note of a vector step that has just been stored: what has to see every step once, in time order."""
 
     @abstractmethod
     def groups(self) -> Mapping[str, OptimizedGroup]:

@@ -31,6 +31,7 @@ def train(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
                 metrics = agent.update(buffer, scheduler.weights())
             step = envs.recv()
             buffer.add(state.observation, acted, step)
+            agent.observe(step)
             episodes += step.episodes
             state.observation = step.observation
         if not agent.learns_from_replay:

@@ -18,6 +18,7 @@ from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.evaluator import EvaluationResult, evaluate
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
+from mtrl.normalization.popart import PopArt
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
 
@@ -163,6 +164,33 @@ def test_ppo_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
     blind = {"architecture_config": MLP.Config(width=64, depth=2, task_input="none")}
     result = learn_by_ppo(world, 10, blind)
     assert result.mean_returns.mean() <= 20 * 0.2 + 1e-3, result.mean_returns  # as above
+
+
+def solved(world: PointMass, result: EvaluationResult) -> list[bool]:
+    """Task by task, in the units of each."""
+    scales = np.array([goal.reward_scale for goal in world.goals])
+    return (result.mean_returns / scales >= optimum(world) / scales - MARGIN).tolist()
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
+def test_sac_learns_rewards_that_differ_by_1000_with_popart_and_not_without(seed: int) -> None:
+    world = point_mass("point-mass-scales")
+    parts = SMALL_MLP | {"seed": seed}
+    assert solved(world, learn(world, 450, parts | {"normalizer": PopArt})) == [True, True]
+    assert solved(world, learn(world, 450, parts)) == [False, False]
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
+def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> None:
+    # Advantages normalised per task would cancel the scale in both arms.
+    world = point_mass("point-mass-scales")
+    parts = SMALL_MLP | {"seed": seed}
+    plain = {"normalize_advantages": False}
+    assert solved(world, learn_by_ppo(world, 20, parts | {"normalizer": PopArt}, **plain)) == [True, True]
+    # Without, the large task is as good as alone: all of a step's direction is its.
+    without = learn_by_ppo(world, 20, parts, **plain)
+    assert without.success_rates[0] < 0.2
+    assert without.success_rates[1] > 0.5
 
 
 @pytest.mark.full

@@ -47,9 +47,11 @@ CELLS = {
     "small buffer, two updates": {
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
     },
-    "ppo": {"agent": PPO},
-    "ppo, discrete, pcgrad, annealed": {
+    "popart": {"normalizer": "popart"},
+    "ppo, return scale": {"agent": PPO, "normalizer": "return-scale"},
+    "ppo, discrete, pcgrad, annealed, popart": {
         "suite": "point-mass-discrete",
+        "normalizer": "popart",
         "aggregator": "pcgrad",
         "agent": PPO | {"annealing_steps": 2000},
     },

@@ -58,7 +58,7 @@ def test_the_target_uses_the_action_of_the_noise_in_the_batch() -> None:
 def test_the_critic_loss_is_a_mean_over_the_ensemble_and_within_each_task() -> None:
     agent = with_constants(sac(discount=0.0, num_critics=3), STANDARD_GAUSSIAN, [[1.0], [2.0], [4.0]])
     batch = batch_of([0, 0, 1], reward=torch.tensor([0.0, 1.0, 3.0]))
-    result = agent.critic_losses(agent.critic_group.parameters, batch)
+    result = agent.critic_losses(agent.critic_group.parameters, agent.with_target(batch))
     # Row 0: (1 + 4 + 16) / 3, row 1: (0 + 1 + 9) / 3, row 2: (4 + 1 + 1) / 3; task 2 has no row.
     assert result.losses.tolist() == pytest.approx([(7 + 10 / 3) / 2, 2.0, 0.0])
     assert result.rows["q_value"].tolist() == pytest.approx([7 / 3] * 3)
@@ -106,7 +106,7 @@ def test_discrete_losses_are_exact_sums_over_the_legal_actions() -> None:
     assert target == pytest.approx(expected, rel=1e-6)
     actor = agent.actor_losses(agent.actor_group.parameters, batch).losses.tolist()
     assert actor == pytest.approx([0.5 * log_prob[0] - value[0], 2 * log_prob[1] - value[1], 0.0], rel=1e-5)
-    critic = agent.critic_losses(agent.critic_group.parameters, batch).losses.tolist()
+    critic = agent.critic_losses(agent.critic_group.parameters, agent.with_target(batch)).losses.tolist()
     chosen = [[9.0, 8.0], [2.0, 1.0]]
     errors = [sum((q - y) ** 2 for q in qs) / 2 for qs, y in zip(chosen, expected, strict=True)]
     assert critic == pytest.approx([*errors, 0.0], rel=1e-5)
@@ -128,7 +128,7 @@ def test_temperature_task_weights_are_m_softmax_of_minus_log_alpha() -> None:
     weights = torch.tensor([24.0, 12.0, 3.0]) / 13
     for name in ("critic", "actor"):
         losses = [
-            getattr(agent, f"{name}_losses")(agent.groups()[name].parameters, batch).losses
+            getattr(agent, f"{name}_losses")(agent.groups()[name].parameters, agent.with_target(batch)).losses
             for agent in (plain, weighted)
         ]
         torch.testing.assert_close(losses[1], weights * losses[0])
@@ -153,7 +153,7 @@ def test_auxiliary_losses_of_the_architecture_reach_loss_and_gradient() -> None:
     agent = sac(parts={"architecture": Regularised}, discount=0.0)
     with_constants(agent, STANDARD_GAUSSIAN, [[1.0], [3.0]])
     batch = batch_of([0, 1, 2])
-    critic = agent.critic_losses(agent.critic_group.parameters, batch).losses
+    critic = agent.critic_losses(agent.critic_group.parameters, agent.with_target(batch)).losses
     # (1 + 9) / 2 from the errors; the auxiliary losses are averaged over the ensemble as well.
     assert critic.tolist() == pytest.approx([5.0 + 5.0 * task for task in range(3)])
     make_constant(agent.policy.architecture, [1.0, 0.0, 0.0, 0.0])
@@ -193,7 +193,7 @@ def test_a_normaliser_stands_between_network_units_and_rewards() -> None:
     assert agent.bellman_target(batch).tolist() == pytest.approx(targets, rel=1e-6)
     normalised = [(y - shift) / scale for y, shift, scale in zip(targets, shifts, scales, strict=True)]
     expected = [((3 - y) ** 2 + (2 - y) ** 2) / 2 for y in normalised]
-    result = agent.critic_losses(agent.critic_group.parameters, batch)
+    result = agent.critic_losses(agent.critic_group.parameters, agent.with_target(batch))
     assert result.losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert result.rows["q_value"].tolist() == pytest.approx([2.5 * s + m for s, m in zip(scales, shifts, strict=True)])
     actor = agent.actor_losses(agent.actor_group.parameters, batch).losses
@@ -240,6 +240,9 @@ def test_the_actor_sees_the_online_encoder_and_the_target_critics_their_own() ->
     batch = batch_of([0, 1, 2])
     log_prob = LOG_PROB - math.log(1 - math.tanh(0.2) ** 2)
     assert agent.bellman_target(batch).tolist() == pytest.approx([0.5 * (5 - log_prob)] * 3)
-    assert agent.critic_losses(agent.critic_group.parameters, batch).rows["q_value"].tolist() == [2.0] * 3
+    assert (
+        agent.critic_losses(agent.critic_group.parameters, agent.with_target(batch)).rows["q_value"].tolist()
+        == [2.0] * 3
+    )
     actor = agent.actor_losses(agent.actor_group.parameters, batch).losses
     assert actor.tolist() == pytest.approx([log_prob - 2] * 3)

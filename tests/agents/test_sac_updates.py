@@ -57,7 +57,7 @@ def test_each_loss_reaches_its_own_parameters_only() -> None:
     agent = sac()
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
     batch = batch_of([0, 1, 2], reward=torch.ones(3))
-    agent.critic_group.step(agent.critic_losses, batch)
+    agent.critic_group.step(agent.critic_losses, agent.with_target(batch))
     changed = {name.split(".")[0] for name, value in agent.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"critics"}
     agent.actor_group.step(agent.actor_losses, batch)
@@ -98,7 +98,7 @@ def test_the_identity_weighting_gives_the_gradients_of_the_mean(world: Any, task
     for parts in ({}, {"aggregator": IdentityWeighting}):
         agent = sac(world, parts)
         for name, group in agent.groups().items():
-            group.aggregator.backward(getattr(agent, f"{name}_losses"), batch, group.parameters)
+            group.aggregator.backward(getattr(agent, f"{name}_losses"), agent.with_target(batch), group.parameters)
         gradients.append({name: p.grad for group in agent.groups().values() for name, p in group.parameters.items()})
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-6)

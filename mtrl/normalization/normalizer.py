@@ -1,17 +1,27 @@
 """Return normalisation: a per-task affine between what a value network predicts and returns in reward units.
 
-prediction in reward units = scale_i * network + shift_i. Shapes: B batch, M tasks.
+prediction in reward units = scale_i * network + shift_i. Shapes: K networks, B batch, M tasks, N slots.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from mtrl.registry import Registry
+from mtrl.types import EnvStep
+
+
+class ValueOutput(nn.Module):
+    """What stands behind value networks, inside the normalised units: nothing, unless a normaliser has its own."""
+
+    def forward(self, values: Tensor, task_ids: Tensor) -> Tensor:
+        """values (K, B, out), task_ids (B,) -> (K, B, out)."""
+        return values
 
 
 class ReturnNormalizer(nn.Module, ABC):
@@ -36,6 +46,19 @@ class ReturnNormalizer(nn.Module, ABC):
     @abstractmethod
     def scale(self, task_ids: Tensor) -> Tensor | float:
         """Reward units per network unit, (B,) or one number."""
+
+    def make_output(self, num_networks: int) -> ValueOutput:
+        """What the agent puts behind `num_networks` value networks and trains with them."""
+        return ValueOutput()
+
+    def observe(self, step: EnvStep) -> None:
+        """Takes note of one vector step, in time order."""
+
+    def update(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
+        """Takes note of a batch of returns (B,) in reward units, before a gradient step on them.
+
+        `outputs` are all that this normaliser made. Changes nothing if a return is not finite.
+        """
 
 
 normalizers: Registry[ReturnNormalizer] = Registry("normalizer")

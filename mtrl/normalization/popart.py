@@ -1,0 +1,95 @@
+"""PopArt, per task (van Hasselt et al., 2016, arXiv:1602.07714; multi-task: Hessel et al., 2019, arXiv:1809.04474).
+
+The papers rescale the last linear layer of the value network. Here a trained affine stands behind the network,
+
+    prediction in reward units = sigma_i (a_i f(x, i) + c_i) + mu_i,
+
+and a change of mu and sigma rescales a and c alone, so that it works behind every architecture.
+
+Adam's moments of a and c stay as they are when these are rescaled. The gradients by a and c are in normalised units,
+which a change from sigma to sigma' stretches by sigma / sigma'; with rate b one update changes sigma by a factor of the
+order of 1 +- b, and Adam forgets (1 - 0.999 per step) faster than the statistics move (b = 3e-4). The one large change,
+away from the initial sigma of 1, comes with the first batch, before the first step, when there are no moments.
+
+Shapes: K networks, B batch, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtrl.aggregation import mean_per_task
+from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normalizers
+
+
+class TaskAffine(ValueOutput):
+    """a_i f + c_i, for each of K networks and each task."""
+
+    def __init__(self, num_networks: int, num_tasks: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_networks, num_tasks))
+        self.shift = nn.Parameter(torch.zeros(num_networks, num_tasks))
+
+    def forward(self, values: Tensor, task_ids: Tensor) -> Tensor:
+        return self.scale[:, task_ids].unsqueeze(-1) * values + self.shift[:, task_ids].unsqueeze(-1)
+
+    @torch.no_grad()
+    def rescale(self, factor: Tensor, offset: Tensor) -> None:
+        """Makes the output `factor` (M,) times what it was, plus `offset` (M,)."""
+        self.scale.copy_(self.scale * factor)
+        self.shift.copy_(self.shift * factor + offset)
+
+
+@normalizers.register("popart")
+class PopArt(ReturnNormalizer):
+    """Returns to mean 0 and deviation 1 per task; what networks predict in reward units stays when that changes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        rate: Annotated[float, Field(gt=0, le=1)] = 3e-4  # of the moving averages, per batch
+
+    mean: Tensor  # mu (M,) float64
+    mean_square: Tensor  # nu (M,) float64
+
+    def __init__(self, num_tasks: int, config: Config):
+        super().__init__(num_tasks, config)
+        self.num_tasks = num_tasks
+        self.rate = config.rate
+        self.register_buffer("mean", torch.zeros(num_tasks, dtype=torch.float64))
+        self.register_buffer("mean_square", torch.ones(num_tasks, dtype=torch.float64))
+
+    def make_output(self, num_networks: int) -> TaskAffine:
+        return TaskAffine(num_networks, self.num_tasks)
+
+    @property
+    def deviation(self) -> Tensor:
+        """sigma (M,) float64."""
+        return (self.mean_square - self.mean.square()).clamp(1e-8, 1e12).sqrt()
+
+    def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
+        return (self.deviation[task_ids] * values + self.mean[task_ids]).to(values.dtype)
+
+    def normalize(self, returns: Tensor, task_ids: Tensor) -> Tensor:
+        return ((returns - self.mean[task_ids]) / self.deviation[task_ids]).to(returns.dtype)
+
+    def scale(self, task_ids: Tensor) -> Tensor:
+        return self.deviation[task_ids].float()
+
+    @torch.no_grad()
+    def update(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
+        values = returns.double()
+        means, squares = (mean_per_task(rows, task_ids, self.num_tasks) for rows in (values, values.square()))
+        seen = torch.zeros_like(means, dtype=torch.bool).index_fill(0, task_ids, True) & torch.isfinite(squares).all()
+        old_mean, old_deviation = self.mean.clone(), self.deviation
+        self.mean.copy_(torch.where(seen, self.mean.lerp(means, self.rate), self.mean))
+        self.mean_square.copy_(torch.where(seen, self.mean_square.lerp(squares, self.rate), self.mean_square))
+        deviation = self.deviation
+        for output in outputs:
+            assert isinstance(output, TaskAffine)
+            output.rescale(old_deviation / deviation, (old_mean - self.mean) / deviation)

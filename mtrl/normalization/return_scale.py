@@ -1,0 +1,83 @@
+"""Returns divided by their running standard deviation, per task.
+
+What is measured is the discounted sum of an episode's rewards so far, as OpenAI Baselines' VecNormalize and Gymnasium's
+NormalizeReward do, once per environment step; learning only reads it. Unlike PopArt, a change of the scale changes what
+the networks predict in reward units. Shapes: B batch, M tasks, N slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtrl.aggregation import mean_per_task
+from mtrl.normalization.normalizer import ReturnNormalizer, normalizers
+from mtrl.types import EnvStep
+
+
+@normalizers.register("return-scale")
+class ReturnScale(ReturnNormalizer):
+    """Divides by the standard deviation of all discounted sums of rewards seen in the task."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the sums, per env step
+
+    count: Tensor  # (M,) float64 sums seen
+    mean: Tensor  # (M,) float64
+    squares: Tensor  # (M,) float64 sum of squared differences from the mean
+
+    def __init__(self, num_tasks: int, config: Config):
+        super().__init__(num_tasks, config)
+        self.num_tasks = num_tasks
+        self.discount = config.discount
+        for name in ("count", "mean", "squares"):
+            self.register_buffer(name, torch.zeros(num_tasks, dtype=torch.float64))
+        self.sums = torch.zeros(0, dtype=torch.float64)  # (N,) of the running episodes
+
+    @property
+    def deviation(self) -> Tensor:
+        """(M,) float64; 1 until there are two sums."""
+        variance = torch.where(self.count > 1, self.squares / self.count.clamp(min=1), 1.0)
+        return variance.clamp(min=1e-8).sqrt()
+
+    def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
+        return values * self.scale(task_ids)
+
+    def normalize(self, returns: Tensor, task_ids: Tensor) -> Tensor:
+        return returns / self.scale(task_ids)
+
+    def scale(self, task_ids: Tensor) -> Tensor:
+        return self.deviation[task_ids].float()
+
+    def observe(self, step: EnvStep) -> None:
+        device = self.mean.device
+        reward, task_ids = torch.from_numpy(step.reward).to(device), torch.from_numpy(step.task_ids).to(device)
+        if len(self.sums) != len(reward):
+            self.sums = torch.zeros_like(reward, dtype=torch.float64)
+        self.sums = self.discount * self.sums.to(device) + reward
+        self._merge(self.sums, task_ids)
+        ended = torch.from_numpy(step.terminated | step.truncated).to(device)
+        self.sums = torch.where(ended, 0.0, self.sums)
+
+    def _merge(self, sums: Tensor, task_ids: Tensor) -> None:
+        """Adds (N,) sums to the statistics (Chan et al., 1979, equation 2.1)."""
+        means = mean_per_task(sums, task_ids, self.num_tasks)
+        counts = torch.zeros_like(means).index_add(0, task_ids, torch.ones_like(sums))
+        squares = torch.zeros_like(means).index_add(0, task_ids, (sums - means[task_ids]).square())
+        total = (self.count + counts).clamp(min=1)
+        difference = means - self.mean
+        self.squares += squares + difference.square() * self.count * counts / total
+        self.mean += difference * counts / total
+        self.count += counts
+
+    def get_extra_state(self) -> Tensor:
+        """The sums: as many as the run has slots, which this module does not know before the first step."""
+        return self.sums
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.sums = state.clone()

@@ -1,0 +1,134 @@
+"""Normalisers inside the learners. Shapes: B batch, M tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agents.ppo import PPO
+from agents.sac import SAC
+from mtrl.agent import Agent
+from mtrl.normalization import ReturnNormalizer, normalizers
+from mtrl.normalization.popart import PopArt
+from mtrl.testing import check_agent
+from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.trainer import train
+from mtrl.types import Batch
+from tests.agents.constants import CONTINUOUS, batch_of
+
+CONFIGS: dict[type[Agent], Any] = {
+    SAC: SAC.Config(batch_size=12, random_steps=5),
+    PPO: PPO.Config(rollout_steps=8, epochs=2, minibatches=2),
+}
+
+
+class QuickPopArt(PopArt):
+    """Statistics that move far in one update."""
+
+    def __init__(self, num_tasks: int, config: Any):
+        super().__init__(num_tasks, PopArt.Config(rate=0.3))
+
+
+@pytest.mark.parametrize("name", [name for name in normalizers.names() if name != "none"])
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_agents_keep_their_contract_with_every_normaliser(cls: type[Agent], name: str) -> None:
+    normalizer = normalizers.get(name)
+
+    class Normalised(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, parts: Any, config: Any):
+            parts = type(parts)(**vars(parts) | {"normalizer": lambda: normalizer(parts.suite.num_tasks, Config())})
+            super().__init__(parts, config)
+
+    Config = normalizer.Config
+    check_agent(Normalised, CONFIGS[cls])
+
+
+def q_values(agent: SAC, batch: Batch) -> Tensor:
+    """Of online and target critics, in reward units."""
+    found = []
+    for critics in (agent.critics, agent.target_critics):
+        features = critics.encoder(batch.observation)
+        values = critics(agent.head.critic_input(features, batch.action), batch.task_ids).values.squeeze(-1)
+        found.append(agent.normalizer.denormalize(values, batch.task_ids))
+    return torch.stack(found).detach()
+
+
+def test_statistics_move_under_online_and_target_critics_alike() -> None:
+    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.suite, normalizer=QuickPopArt)
+    reward = torch.tensor([1.0, -3.0, 1000.0, 3000.0])
+    batch = batch_of([0, 0, 1, 1], observation=torch.randn(4, 5, generator=agent.update_stream), reward=reward)
+    agent.learn_from(batch)
+    before, deviation = q_values(agent, batch), agent.normalizer.deviation
+    seen: list[Tensor] = []
+    step = agent.critic_group.step
+
+    def watched(loss_of: Any, batch: Batch) -> Any:
+        seen.append(q_values(agent, batch))
+        return step(loss_of, batch)
+
+    agent.critic_group.step = watched  # type: ignore[method-assign]
+    agent.learn_from(batch)
+    # After the statistics moved and before the critics learnt.
+    sizes = before.abs() + agent.normalizer.deviation[batch.task_ids] + agent.normalizer.mean[batch.task_ids].abs()
+    assert ((seen[0] - before).abs() <= 1e-5 * sizes).all()
+    assert agent.normalizer.deviation[1] / deviation[1] > 1.05
+    assert not torch.allclose(q_values(agent, batch)[0], before[0], rtol=1e-4)
+
+
+def test_the_affine_learns_with_the_critics_and_the_targets_follow() -> None:
+    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.suite, normalizer=PopArt)
+    assert {"output.scale", "output.shift"} <= set(agent.critic_group.parameters)
+    assert tuple(agent.critics.output.scale.shape) == (2, 3)
+    assert not any(parameter.requires_grad for parameter in agent.target_critics.output.parameters())
+
+
+def test_without_normalised_advantages_the_policy_gradient_is_weighted_in_the_normalisers_units() -> None:
+    agent = make_agent(PPO, PPO.Config(normalize_advantages=False), CONTINUOUS.suite, normalizer=QuickPopArt)
+    tasks = torch.tensor([0, 1, 2])
+    agent.normalizer.update(torch.tensor([4.0, 1000.0, -7.0]), tasks, [agent.networks.output])
+    return_, value = torch.tensor([3.0, 900.0, -8.0]), torch.tensor([2.0, 1100.0, 0.5])
+    batch = batch_of([0, 1, 2]).with_extras({"advantage": return_ - value})
+    mean, deviation = agent.normalizer.mean, agent.normalizer.deviation
+    # (G - mu) / sigma - v
+    expected = (return_ - mean) / deviation - (value - mean) / deviation
+    torch.testing.assert_close(agent._advantage(batch).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_every_step_is_shown_to_the_normaliser_once(cls: type[Agent]) -> None:
+    shown: list[np.ndarray] = []
+
+    class Watching(normalizers.get("none")):  # type: ignore[misc]
+        def observe(self, step: Any) -> None:
+            shown.append(step.reward)
+
+    state = make_train_state(make_agent(cls, CONFIGS[cls], CONTINUOUS.suite, normalizer=Watching), CONTINUOUS)
+    list(train(state, 16 * 4))
+    assert len(shown) == 16
+
+
+def test_what_is_stored_and_reported_is_in_reward_units() -> None:
+    class Thousands(ReturnNormalizer):
+        def __init__(self, num_tasks: int, config: Any):
+            super().__init__(num_tasks, config)
+
+        def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
+            return 1000 * values
+
+        def normalize(self, returns: Tensor, task_ids: Tensor) -> Tensor:
+            return returns / 1000
+
+        def scale(self, task_ids: Tensor) -> float:
+            return 1000.0
+
+    agent = make_agent(PPO, CONFIGS[PPO], CONTINUOUS.suite, normalizer=Thousands)
+    network = agent.networks.value.members[0]
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    network.head.bias.data.fill_(0.5)
+    acted = agent.act(np.zeros((3, 5), np.float32), np.arange(3), explore=True)
+    assert acted.extras["value"].tolist() == [500.0] * 3
