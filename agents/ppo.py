@@ -125,7 +125,7 @@ class PPO(Agent):
             mode = self.networks.policy(features, tasks).distribution.mode()
             return Acted(self.head.to_environment(mode).cpu().numpy())
         self.env_steps += len(tasks)
-        (distribution, network), sample = self._sample(features, tasks, self.explore_stream)
+        (distribution, network), sample = self._draw(features, tasks, self.explore_stream)
         extras = {
             "log_prob": _plus(distribution.log_prob(sample), network.route_log_prob),
             "value": self._values(features, tasks),
@@ -137,7 +137,14 @@ class PPO(Agent):
         action = self.head.to_environment(sample)
         return Acted(action.cpu().numpy(), {name: value.float().cpu().numpy() for name, value in extras.items()})
 
-    def _sample(self, features: Tensor, tasks: Tensor, generator: torch.Generator) -> tuple[PolicyOutput, Tensor]:
+    @torch.no_grad()
+    def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        features = self.networks.encoder(self.to_device(observation))
+        _, sample = self._draw(features, self.to_device(task_ids), generator)
+        return self.head.to_environment(sample).cpu().numpy()
+
+    def _draw(self, features: Tensor, tasks: Tensor, generator: torch.Generator) -> tuple[PolicyOutput, Tensor]:
+        """What the policy says, with its route drawn, and samples of it."""
         output = self.networks.policy(features, tasks, _uniform(generator, len(tasks), self.networks.policy.draw_size))
         return output, output.distribution.sample(self.head.draw_noise(len(tasks), generator))
 

@@ -104,16 +104,19 @@ class SAC(Agent):
             self.steps_acted += 1
             if self.steps_acted <= self.config.random_steps:
                 return Acted(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
-        features = self.critics.encoder(self.to_device(observation))
-        draw = None  # a routed architecture then takes its most likely route
-        if explore and self.policy.draw_size:
-            draw = torch.rand(len(tasks), self.policy.draw_size, generator=self.explore_stream, device=self.device)
-        distribution = self.policy(features, tasks, draw).distribution
-        if explore:
-            action = distribution.sample(self.head.draw_noise(len(tasks), self.explore_stream))
-        else:
-            action = distribution.mode()
-        return Acted(action.cpu().numpy())
+            return Acted(self.sample(observation, task_ids, self.explore_stream))
+        # A routed architecture takes its most likely route.
+        distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
+        return Acted(distribution.mode().cpu().numpy())
+
+    @torch.no_grad()
+    def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        tasks = self.to_device(task_ids)
+        draw = None
+        if self.policy.draw_size:
+            draw = torch.rand(len(tasks), self.policy.draw_size, generator=generator, device=self.device)
+        distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, draw).distribution
+        return distribution.sample(self.head.draw_noise(len(tasks), generator)).cpu().numpy()
 
     # Learning.
 

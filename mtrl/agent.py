@@ -77,6 +77,14 @@ class Agent(nn.Module, ABC):
         With `explore` False the protocol's deterministic action; it then draws no random number.
         """
 
+    def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Actions (N, A) or (N,) drawn from the policy, for protocols that play those (`TaskSuite.samples_policy`).
+
+        All chance comes from the caller's `generator`, on the agent's device; nothing of the agent moves. By default
+        the deterministic actions: those of a policy that is.
+        """
+        return self.act(observation, task_ids, explore=False).action
+
     @abstractmethod
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         """Learns from `buffer`; each task gets its share (M,) of the rows. Empty metrics while only collecting.

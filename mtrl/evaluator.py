@@ -1,7 +1,8 @@
 """Evaluation by a suite's protocol, in environments of its own.
 
 Every task plays a fixed list of variations (for 50 episodes of Meta-World each of its 50 goals once) with the
-deterministic action. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
+deterministic action, or with actions drawn from the policy by a stream of the evaluation's own where the protocol says
+so. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
 depend on how many slots play: the last bits of a matrix product depend on its number of rows.
 
 Shapes: M tasks, E episodes per task, C slots per task, N = C M slots.
@@ -19,7 +20,7 @@ import numpy as np
 from mtrl.agent import Agent
 from mtrl.episodes import IDLE, ListedEpisodes
 from mtrl.scores import normalized_scores
-from mtrl.seeding import stream
+from mtrl.seeding import stream, torch_stream
 from mtrl.suite import SuiteType
 from mtrl.target_quality import target_quality
 from mtrl.types import TaskSpec
@@ -131,11 +132,18 @@ class Evaluator:
         successes = np.zeros((num_tasks, episodes_per_task), bool)
         returns = np.zeros((num_tasks, episodes_per_task))
         one_of_each = np.arange(num_tasks)
+        chance = None
+        if self.world.suite.samples_policy:
+            # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
+            chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
         while (envs.task_ids != IDLE).any():
             if should_stop():
                 raise EvaluationStopped
             chunks = np.split(observation, slots_per_task)
-            actions = [agent.act(chunk, one_of_each, explore=False).action for chunk in chunks]
+            if chance is None:
+                actions = [agent.act(chunk, one_of_each, explore=False).action for chunk in chunks]
+            else:
+                actions = [agent.sample(chunk, one_of_each, chance) for chunk in chunks]
             step = envs.step(np.concatenate(actions))
             for episode in step.episodes:
                 position = ended[episode.slot] * slots_per_task + episode.slot // num_tasks

@@ -94,6 +94,9 @@ class TaskNames(Agent):
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
         return self.agent.act(observation, self._index[task_ids], explore)
 
+    def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        return self.agent.sample(observation, self._index[task_ids], generator)
+
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         raise TypeError("an agent on loan to another suite does not learn")
 

@@ -53,6 +53,7 @@ class TaskSuite:
     frame_stack: int = 1  # an observation is this many frames along axis 0, oldest first, zeros before an episode
     score: Score = "return"  # of an episode, for schedulers and reports
     protocol: str  # name of the evaluation protocol
+    samples_policy: bool = False  # whether the protocol plays actions drawn from the policy instead of its mode
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the protocol fixes, JSON
 
     def __post_init__(self) -> None:

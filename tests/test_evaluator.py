@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.ppo import PPO
 from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl import evaluator as evaluator_module
@@ -305,6 +306,20 @@ def test_an_evaluation_stops_when_it_is_asked_to() -> None:
     with Evaluator(world, 1, 0) as evaluator, pytest.raises(EvaluationStopped):
         evaluator.evaluate(Still(world.suite), 2, should_stop=lambda: next(asked))
     assert world.closed == 1
+
+
+@pytest.mark.parametrize(("cls", "config"), [(SAC, SAC_CONFIG), (PPO, PPO.Config())], ids=["sac", "ppo"])
+def test_a_protocol_may_play_actions_drawn_from_the_policy(cls: type[Agent], config: Any) -> None:
+    world = PointMass("point-mass-discrete", PointMass.Config(), 1)
+    agent = make_agent(cls, config, world.suite)
+    mode = evaluate(agent, world, 10, seed=1, num_workers=0)
+    world.suite = dataclasses.replace(world.suite, samples_policy=True)
+    before = leaves(agent)
+    drawn = [evaluate(agent, world, 10, seed=seed, num_workers=0).returns for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], mode.returns)
+    assert before == leaves(agent)
 
 
 def test_a_result_carries_the_protocol_it_belongs_to() -> None:

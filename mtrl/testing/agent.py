@@ -19,7 +19,7 @@ from torch import nn
 from mtrl.agent import Agent
 from mtrl.checkpoint import CheckpointStore
 from mtrl.errors import BadInput, Diverged
-from mtrl.seeding import stream
+from mtrl.seeding import stream, torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld
@@ -93,18 +93,23 @@ class _Case:
             task_ids = np.arange(num_rows) % self.suite.num_tasks
             for explore in (True, False):
                 acted = agent.act(observation, task_ids, explore)
-                self._check_action(acted.action, task_ids, explore)
+                self._check_action(acted.action, task_ids, f"act(explore={explore})")
                 if explore:
                     self._check_extras(agent, acted.extras, num_rows)
         before = leaves(agent)
+        drawn, redrawn = (agent.sample(observation, task_ids, torch_stream(1, "check agent")) for _ in range(2))
+        self._check_action(drawn, task_ids, "sample")
+        assert np.array_equal(drawn, redrawn), f"{self.who}: sample draws from something else than the generator given"
+        changed = differences(before, leaves(agent))
+        assert not changed, f"{self.who}: sample changes the agent: {'; '.join(changed)}"
         action = agent.act(observation, task_ids, explore=False).action
         again = agent.act(observation, task_ids, explore=False).action
         changed = differences(before, leaves(agent))
         assert not changed, f"{self.who}: act with explore=False changes the agent: {'; '.join(changed)}"
         assert np.array_equal(action, again), f"{self.who}: act with explore=False is not deterministic"
 
-    def _check_action(self, action: np.ndarray, task_ids: np.ndarray, explore: bool) -> None:
-        how = f"{self.who}: act(explore={explore})"
+    def _check_action(self, action: np.ndarray, task_ids: np.ndarray, what: str) -> None:
+        how = f"{self.who}: {what}"
         space = self.suite.action_space
         shape = (len(task_ids), *(space.shape or ()))
         assert isinstance(action, np.ndarray), f"{how} gives a {type(action).__name__}, not an array"

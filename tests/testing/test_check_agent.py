@@ -146,6 +146,11 @@ class NoticesTooLate(SAC):
         return metrics
 
 
+class SamplesByItself(SAC):
+    def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        return super().sample(observation, task_ids, self.explore_stream)
+
+
 class NoGroups(SAC):
     def groups(self) -> dict[str, Any]:
         return {}
@@ -171,6 +176,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (MetricsAsNumbers, "metric 'reward' is a float"),
     (SwallowsNaN, "does not raise Diverged"),
     (NoticesTooLate, "it raises Diverged after it changed"),
+    (SamplesByItself, "sample draws from something else than the generator given"),
     (NoGroups, r"groups\(\) is empty"),
 ]
 
