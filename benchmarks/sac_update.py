@@ -53,6 +53,7 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
     contestants: dict[str, Callable[[], object]] = {
         "ours, mean": _our_update("mean", sizes),
         "ours, pcgrad": _our_update("pcgrad", sizes),
+        "ours, popart": _our_update("mean", sizes, normalizer="popart"),
         "stable-baselines3": _sb3_update(sizes),
         "floor": lambda: passes.append(floor.measure()),
     }
@@ -78,12 +79,13 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
     )
 
 
-def _our_update(aggregator: str, sizes: UpdateSizes) -> Callable[[], object]:
+def _our_update(aggregator: str, sizes: UpdateSizes, normalizer: str = "none") -> Callable[[], object]:
     config = resolve_config(
         {
             "suite": "mt10",
             "architecture": {"name": "multi-head", "width": sizes.width, "depth": sizes.depth},
             "aggregator": aggregator,
+            "normalizer": normalizer,
             "agent": {"name": "sac", "batch_size": sizes.batch_size, "num_critics": sizes.num_critics},
         }
     )
@@ -166,6 +168,7 @@ def report(times: UpdateTimes) -> str:
         f"ours, mean / floor: {mean.ratio_to(floor).shown(3)}  ({times.floor_gflop:.2f} GFLOP)",
         f"ours, mean / stable-baselines3: {mean.ratio_to(milliseconds['stable-baselines3']).shown(3)}",
         f"ours, pcgrad / ours, mean: {pcgrad.ratio_to(mean).shown(3)}",
+        f"ours, popart / ours, mean (no normaliser): {milliseconds['ours, popart'].ratio_to(mean).shown(3)}",
     ]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ update      milliseconds per SAC update against stable-baselines3's and the floo
 end-to-end  env steps per second of a training on MT10 at its defaults
 evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
             repeats
+ppo         env steps per second of PPO on MT10 against stable-baselines3's on gymnasium's Async vector environment
 memory      bytes per stored Meta-World transition
 atari       env steps per second of six Atari games and bytes per stored step against stable-baselines3's
 start-up    seconds from process start to the first environment step on MT10
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 
 import envs
-from benchmarks import end_to_end, evaluation, sac_update, scheduling, start_up, stepping
+from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts
 from benchmarks.repeats import Repeats
 from mtrl.run_metadata import program_facts
@@ -92,6 +93,15 @@ def _evaluation(repeats: int) -> dict[str, Any]:
     return {"seconds": {name: values.json() for name, values in seconds.items()}}
 
 
+def _ppo(repeats: int) -> dict[str, Any]:
+    speeds = ppo.measure_ppo(repeats)
+    print(ppo.report(speeds))
+    return {
+        "env_steps_per_second": {name: speed.json() for name, speed in speeds.items()},
+        "ours_is_faster_by": speeds[ppo.OURS].ratio_to(speeds[ppo.THEIRS]).json(),
+    }
+
+
 def _memory(repeats: int) -> dict[str, Any]:
     envs.register()
     family = find_suite_type("mt10")
@@ -137,6 +147,7 @@ SECTIONS: Mapping[str, Section] = {
     "update": _update,
     "end-to-end": _end_to_end,
     "evaluation": _evaluation,
+    "ppo": _ppo,
     "memory": _memory,
     "atari": _atari,
     "start-up": _start_up,

@@ -1,0 +1,187 @@
+"""Env steps per second of PPO on MT10, end to end: ours against stable-baselines3's on gymnasium's AsyncVectorEnv.
+
+Both play the ten official environments, one slot each, with 3 x 400 networks for policy and value that see the one-hot
+task, and make the same number of epochs and minibatches on rollouts of the same length with the same fused Adam. A
+round is one rollout and what is learnt from it; rounds take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import PPO as SB3PPO
+from stable_baselines3.common.vec_env import VecEnv
+
+import agents
+import envs
+from benchmarks.repeats import Repeats
+from mtrl.build import build_train_state, build_world
+from mtrl.config import resolve_config
+from mtrl.train_state import TrainState
+from mtrl.trainer import train
+
+OURS, THEIRS = "ours", "stable-baselines3 on AsyncVectorEnv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSizes:
+    """What decides the work of a round."""
+
+    rollout_steps: int = 500  # vector steps
+    epochs: int = 16
+    minibatches: int = 32
+    width: int = 400
+    depth: int = 3
+    num_tasks: int = 10
+
+    @property
+    def rows(self) -> int:
+        """Env steps of a rollout."""
+        return self.rollout_steps * self.num_tasks
+
+
+def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> Mapping[str, Repeats]:
+    """Env steps per second of every round, by contestant. A round of each goes before the clock starts."""
+    agents.register()
+    envs.register()
+    sizes = sizes or PPOSizes()
+    speeds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    with _our_training(sizes) as ours, _their_training(sizes) as theirs:
+        for repeat in range(repeats + 1):
+            for name, rounds in ((OURS, ours), (THEIRS, theirs)):
+                started = time.perf_counter()
+                next(rounds)
+                if repeat:
+                    speeds[name].append(sizes.rows / (time.perf_counter() - started))
+    return {name: Repeats(tuple(values)) for name, values in speeds.items()}
+
+
+@contextmanager
+def _our_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
+    agent = {
+        "name": "ppo",
+        "rollout_steps": sizes.rollout_steps,
+        "epochs": sizes.epochs,
+        "minibatches": sizes.minibatches,
+    }
+    architecture = {"name": "mlp", "width": sizes.width, "depth": sizes.depth}
+    config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture})
+    world = build_world(config.suite, config.settings.seed)
+    state: TrainState = build_train_state(config, world, torch.device("cpu"))
+    try:
+        yield train(state, config.settings.total_env_steps)
+    finally:
+        state.envs.close()
+
+
+@contextmanager
+def _their_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
+    import metaworld  # noqa: F401  registers the vector environments
+
+    # Their one-hot task is part of the observation, as ours is of the network's input.
+    vec_env = GymnasiumVecEnv(gym.make_vec("Meta-World/MT10", vector_strategy="async", seed=1, use_one_hot=True))
+    layers = sizes.depth * [sizes.width]
+    model = SB3PPO(
+        "MlpPolicy",
+        vec_env,
+        n_steps=sizes.rollout_steps,
+        batch_size=sizes.rows // sizes.minibatches,
+        n_epochs=sizes.epochs,
+        learning_rate=3e-4,
+        gae_lambda=0.97,
+        clip_range=0.2,
+        ent_coef=5e-3,
+        vf_coef=1e-3,
+        max_grad_norm=1.0,
+        policy_kwargs={
+            "net_arch": {"pi": layers, "vf": layers},
+            "activation_fn": torch.nn.ReLU,
+            "optimizer_class": torch.optim.Adam,
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
+        },
+        seed=0,
+        device="cpu",
+    )
+
+    def rounds() -> Iterator[Any]:
+        while True:
+            yield model.learn(sizes.rows, reset_num_timesteps=False)
+
+    try:
+        yield rounds()
+    finally:
+        vec_env.close()
+
+
+class GymnasiumVecEnv(VecEnv):
+    """A same-step gymnasium vector environment as stable-baselines3 wants it, and no more than PPO asks for."""
+
+    def __init__(self, environments: Any):
+        self.environments = environments
+        space = environments.single_observation_space
+        # float32, which its buffers and networks have.
+        observation_space = gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
+        super().__init__(environments.num_envs, observation_space, environments.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        return self.environments.reset()[0].astype(np.float32)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.environments.step_async(actions)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        observation, reward, terminated, truncated, info = self.environments.step_wait()
+        ended = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for slot in np.flatnonzero(ended):
+            infos[slot]["terminal_observation"] = info["final_obs"][slot].astype(np.float32)
+            infos[slot]["TimeLimit.truncated"] = bool(truncated[slot] and not terminated[slot])
+        return observation.astype(np.float32), reward.astype(np.float32), ended, infos
+
+    def close(self) -> None:
+        self.environments.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return self.num_envs * [None]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
+        return self.num_envs * [False]
+
+
+def report(speeds: Mapping[str, Repeats]) -> str:
+    """Env steps per second, and how much faster ours is."""
+    lines = [f"{name:36} {speed.shown(0)} env steps/s" for name, speed in speeds.items()]
+    lines.append(f"{OURS} / {THEIRS}: {speeds[OURS].ratio_to(speeds[THEIRS]).shown(2)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the speeds."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rollout-steps", type=int, default=PPOSizes.rollout_steps, help="vector steps")
+    parser.add_argument("--epochs", type=int, default=PPOSizes.epochs)
+    parser.add_argument("--minibatches", type=int, default=PPOSizes.minibatches)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    sizes = PPOSizes(rollout_steps=arguments.rollout_steps, epochs=arguments.epochs, minibatches=arguments.minibatches)
+    print(report(measure_ppo(arguments.repeats, sizes)))
+
+
+if __name__ == "__main__":
+    main()
