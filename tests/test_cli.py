@@ -538,6 +538,8 @@ FLAGS = [
 WORDS = [
     *(
         "sac",
+        "ppo",
+        "popart",
         "mt10",
         "mt3",
         "point-mass",

@@ -71,6 +71,15 @@ def test_it_resumes_and_is_evaluated_with_the_plugin_named(folder: Path) -> None
     assert "goal-0.8-0.8" in evaluated.stdout
 
 
+def test_it_learns_by_another_agent_and_normaliser(folder: Path) -> None:
+    flags = ["--agent", "ppo", "--agent.rollout-steps", "10", "--normalizer", "popart", "--run-dir", "ppo"]
+    trained = mtrl(folder, *TRAIN[:5], "--total-env-steps", "200", "--eval-interval", "0", *flags)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = mtrl(folder, "eval", "ppo", "--plugin", "my_module", "--episodes-per-task", "2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "goal-0.8-0.8" in evaluated.stdout
+
+
 @pytest.mark.parametrize("arguments", [("eval", "run"), ("train", "--resume", "run")])
 def test_without_the_flag_nothing_is_imported_and_the_flag_is_printed(folder: Path, arguments: tuple[str, ...]) -> None:
     (folder / "imported").unlink(missing_ok=True)

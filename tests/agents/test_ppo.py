@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.ppo import PPO, clipped_surrogate, normalized_per_task
+from envs.metaworld.suite import HORIZON, MetaWorld
 from mtrl.aggregation import JacobianAggregator, aggregators
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
@@ -380,3 +381,13 @@ def test_an_epoch_beyond_the_target_divergence_is_the_last() -> None:
         next(run)
         # In the first pass over a rollout with one minibatch nothing has diverged yet.
         assert len(steps) == (2 if epochs == 1 else epochs)
+
+
+@pytest.mark.parametrize("suite", ["mt3", "mt10", "mt25", "mt50", "mt1-reach", "metaworld:reach,push"])
+def test_every_meta_world_suite_has_settings_for_ppo(suite: str) -> None:
+    settings = dict(MetaWorld.preset(suite, "ppo")["agent"])
+    assert settings.pop("name") == "ppo"
+    config = PPO.Config(**settings)
+    # A whole episode at least: a rollout that ends before has seen no return.
+    assert config.rollout_steps >= HORIZON
+    assert (config.clip_range, config.entropy_coefficient, config.normalize_advantages) == (0.2, 5e-3, True)
