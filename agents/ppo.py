@@ -39,6 +39,14 @@ class ActorCriticOutput(NamedTuple):
     value: Output  # values (B,) in the normaliser's units
 
 
+class Drawn(NamedTuple):
+    """What a policy does with B observations."""
+
+    policy: PolicyOutput
+    draw: Tensor | None  # what makes its networks say the same again: (B, size) a route, or their noise
+    sample: Tensor
+
+
 class ActorCritic(nn.Module):
     """A policy and a value network on the features of one encoder, which both train."""
 
@@ -101,8 +109,8 @@ class PPO(Agent):
         self.extras = {"log_prob": (), "value": ()}
         if self.head.clips:
             self.extras["sample"] = tuple(parts.suite.action_space.shape or ())
-        if policy.route_size:
-            self.extras["route"] = (policy.route_size,)
+        if draw_size := policy.route_size or policy.draw_size:
+            self.extras["draw"] = (draw_size,)
         self.env_steps = 0  # single-environment steps explored
         self.to(self.device)
         self.group = OptimizedGroup(
@@ -125,28 +133,30 @@ class PPO(Agent):
             mode = self.networks.policy(features, tasks).distribution.mode()
             return Acted(self.head.to_environment(mode).cpu().numpy())
         self.env_steps += len(tasks)
-        (distribution, network), sample = self._draw(features, tasks, self.explore_stream)
+        (distribution, network), draw, sample = self._draw(features, tasks, self.explore_stream)
         extras = {
             "log_prob": _plus(distribution.log_prob(sample), network.route_log_prob),
             "value": self._values(features, tasks),
         }
         if self.head.clips:
             extras["sample"] = sample
-        if network.route is not None:
-            extras["route"] = network.route
+        if draw is not None:
+            extras["draw"] = draw
         action = self.head.to_environment(sample)
         return Acted(action.cpu().numpy(), {name: value.float().cpu().numpy() for name, value in extras.items()})
 
     @torch.no_grad()
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         features = self.networks.encoder(self.to_device(observation))
-        _, sample = self._draw(features, self.to_device(task_ids), generator)
+        _, _, sample = self._draw(features, self.to_device(task_ids), generator)
         return self.head.to_environment(sample).cpu().numpy()
 
-    def _draw(self, features: Tensor, tasks: Tensor, generator: torch.Generator) -> tuple[PolicyOutput, Tensor]:
-        """What the policy says, with its route drawn, and samples of it."""
-        output = self.networks.policy(features, tasks, _uniform(generator, len(tasks), self.networks.policy.draw_size))
-        return output, output.distribution.sample(self.head.draw_noise(len(tasks), generator))
+    def _draw(self, features: Tensor, tasks: Tensor, generator: torch.Generator) -> Drawn:
+        policy = self.networks.policy
+        draw = _uniform(generator, len(tasks), policy.draw_size)
+        output = policy(features, tasks, draw)
+        sample = output.distribution.sample(self.head.draw_noise(len(tasks), generator))
+        return Drawn(output, output.network.route if policy.route_size else draw, sample)
 
     def _values(self, features: Tensor, tasks: Tensor) -> Tensor:
         """Values (B,) in reward units. They are baselines: a value network that draws gives its most likely one."""
@@ -164,9 +174,9 @@ class PPO(Agent):
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(self.num_tasks, device=self.device))
         steps = 0
         for _ in range(self.config.epochs):
-            parts = list(minibatches(batch, self.config.minibatches, self.update_stream))
+            parts = minibatches(batch, self.config.minibatches, self.update_stream)
             epoch = [self.learn_from(part) for part in parts]
-            steps += len(parts)
+            steps += len(epoch)
             for metrics in epoch:
                 for name, value in metrics.items():
                     total[name] += value
@@ -219,9 +229,11 @@ class PPO(Agent):
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""
-        route = batch.extras["route"].long() if "route" in batch.extras else None
+        draw = batch.extras.get("draw")
+        if draw is not None and self.networks.policy.route_size:
+            draw = draw.long()  # choices to make again
         (distribution, network), value_network = bind(self.networks, parameters)(
-            (batch.observation, batch.task_ids, route, batch.draws.get("value"))
+            (batch.observation, batch.task_ids, draw, batch.draws.get("value"))
         )
         value = value_network.values
         sample = batch.extras.get("sample", batch.action)

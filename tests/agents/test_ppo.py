@@ -16,6 +16,7 @@ from envs.metaworld.suite import HORIZON, MetaWorld
 from mtrl.aggregation import JacobianAggregator, aggregators
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks.mlp import MLP
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
@@ -47,6 +48,49 @@ def rows_of(task_ids: list[int], **extras: Any) -> Batch:
 
 def losses(agent: PPO, batch: Batch) -> list[float]:
     return agent.losses(agent.group.parameters, batch).losses.tolist()
+
+
+class Routed(PolicyArchitecture):
+    """Chooses one of two linear layers for each row."""
+
+    draw_size = 1
+    route_size = 1
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):
+        super().__init__(in_features, out_features, num_tasks, config)
+        self.router = nn.Embedding(num_tasks, 2)
+        self.blocks = nn.ModuleList(nn.Linear(in_features, out_features) for _ in range(2))
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+        log_probs = torch.log_softmax(self.router(task_ids), dim=-1)
+        if draw is None:
+            route = log_probs.argmax(-1, keepdim=True)
+        elif draw.dtype == torch.int64:
+            route = draw
+        else:
+            route = (draw > log_probs[:, :1].exp()).long()
+        values = torch.stack([block(features) for block in self.blocks], dim=1)
+        chosen = values.gather(1, route.unsqueeze(-1).expand(-1, -1, values.shape[-1])).squeeze(1)
+        return Output(
+            chosen,
+            route=route,
+            route_log_prob=log_probs.gather(1, route).squeeze(1),
+            route_entropy=-(log_probs.exp() * log_probs).sum(-1),
+        )
+
+
+class Noisy(Routed):
+    """Its choice is noise: no log-probability, no route."""
+
+    route_size = 0
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+        output = super().forward(features, task_ids, draw)
+        return Output(output.values)
 
 
 def test_ppo_keeps_the_contract_of_an_agent() -> None:
@@ -150,9 +194,10 @@ def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None
     np.testing.assert_allclose(mode.action, np.tile([0.4, -1.0], (600, 1)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", [MLP, Routed, Noisy])
 @pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
-def test_before_the_first_step_every_ratio_is_one(world: Any) -> None:
-    agent = ppo(world, {"architecture": Routed})
+def test_before_the_first_step_every_ratio_is_one(world: Any, architecture: type[PolicyArchitecture]) -> None:
+    agent = ppo(world, {"architecture": architecture})
     seen: list[Batch] = []
     agent.learn_from = lambda batch: seen.append(batch) or {}  # type: ignore[func-returns-value]
     list(train(make_train_state(agent, world), 4 * agent.rollout_steps))
@@ -263,39 +308,6 @@ def test_the_identity_weighting_gives_the_gradients_of_the_mean(tasks: list[int]
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-6)
 
 
-class Routed(PolicyArchitecture):
-    """Chooses one of two linear layers for each row."""
-
-    draw_size = 1
-    route_size = 1
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        pass
-
-    def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):
-        super().__init__(in_features, out_features, num_tasks, config)
-        self.router = nn.Embedding(num_tasks, 2)
-        self.blocks = nn.ModuleList(nn.Linear(in_features, out_features) for _ in range(2))
-
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
-        log_probs = torch.log_softmax(self.router(task_ids), dim=-1)
-        if draw is None:
-            route = log_probs.argmax(-1, keepdim=True)
-        elif draw.dtype == torch.int64:
-            route = draw
-        else:
-            route = (draw > log_probs[:, :1].exp()).long()
-        values = torch.stack([block(features) for block in self.blocks], dim=1)
-        chosen = values.gather(1, route.unsqueeze(-1).expand(-1, -1, values.shape[-1])).squeeze(1)
-        return Output(
-            chosen,
-            route=route,
-            route_log_prob=log_probs.gather(1, route).squeeze(1),
-            route_entropy=-(log_probs.exp() * log_probs).sum(-1),
-        )
-
-
 def test_a_route_is_part_of_the_action() -> None:
     agent = ppo(parts={"architecture": Routed}, clip_range=10.0, entropy_coefficient=0.5, value_coefficient=0.0)
     network = agent.networks.policy.architecture
@@ -306,7 +318,7 @@ def test_a_route_is_part_of_the_action() -> None:
         network.router.weight[1] = torch.tensor([math.log(3.0), 0.0])
     # The stored routes are taken again: row 0 the first block, row 1 the second.
     batch = rows_of([0, 1], sample=torch.tensor([[0.0, 0.0], [0.5, 0.0]]), advantage=[1.0, 1.0])
-    batch = batch.with_extras({"route": torch.tensor([[0.0], [1.0]])})
+    batch = batch.with_extras({"draw": torch.tensor([[0.0], [1.0]])})
     log_probs = [LOG_DENSITY + math.log(0.5), LOG_DENSITY + math.log(0.25)]
     rows = agent.losses(agent.group.parameters, batch).rows
     assert rows["policy_loss"].tolist() == pytest.approx([-math.exp(value) for value in log_probs], rel=1e-5)
@@ -323,7 +335,7 @@ def test_routes_are_stored_with_the_log_probability_they_were_drawn_with(world: 
     agent = ppo(world, {"architecture": Routed})
     observation, tasks = np.ones((300, 5), np.float32), np.arange(300) % 3
     acted = agent.act(observation, tasks, explore=True)
-    assert set(acted.extras["route"].ravel()) == {0.0, 1.0}
+    assert set(acted.extras["draw"].ravel()) == {0.0, 1.0}
     position = agent.explore_stream.get_state()
     agent.act(observation, tasks, explore=False)
     assert torch.equal(position, agent.explore_stream.get_state())
@@ -339,7 +351,7 @@ def test_a_router_learns_by_reinforcement() -> None:
         route = torch.randint(2, (128, 1), generator=generator)
         better = (route.squeeze(1) == (1 - tasks)).float()
         batch = rows_of(tasks.tolist(), advantage=(2 * better - 1).tolist())
-        batch = batch.with_extras({"route": route.float()})
+        batch = batch.with_extras({"draw": route.float()})
         with torch.no_grad():
             (distribution, network), _ = agent.networks(batch.observation, tasks, route)
             log_prob = distribution.log_prob(batch.extras["sample"]) + network.route_log_prob
