@@ -193,6 +193,7 @@ class PPO(Agent):
         Raises Diverged if one is not finite.
         """
         values = rollout.extras["value"]
+        rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, rollout.task_ids))
         found = advantages(rollout, values, self._next_values(rollout), self.config.discount, self.config.gae_lambda)
         batch = rollout.with_extras({"advantage": found, "return": found + values}).map_rows(
             lambda row: row.flatten(0, 1)

@@ -180,7 +180,8 @@ class SAC(Agent):
         next_value = self.normalizer.denormalize(expected.value, batch.task_ids)
         entropy_cost = self.normalizer.scale(batch.task_ids) * self.alpha(batch) * expected.log_prob
         # A truncated step still bootstraps: only `terminated` ends the return.
-        return batch.reward + self.config.discount * ~batch.terminated * (next_value - entropy_cost)
+        reward = self.normalizer.reward(batch.reward, batch.task_ids)
+        return reward + self.config.discount * ~batch.terminated * (next_value - entropy_cost)
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""

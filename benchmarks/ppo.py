@@ -77,7 +77,8 @@ def _our_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
     world = build_world(config.suite, config.settings.seed)
     state: TrainState = build_train_state(config, world, torch.device("cpu"))
     try:
-        yield train(state, config.settings.total_env_steps)
+        turns = train(state, config.settings.total_env_steps)
+        yield (turn for turn in turns if turn.metrics)  # one for each rollout
     finally:
         state.envs.close()
 

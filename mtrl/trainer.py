@@ -8,39 +8,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtrl.train_state import TrainState
-from mtrl.types import FinishedEpisode, Metrics, Progress
+from mtrl.types import Metrics, Progress
 
 
 def train(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
-    """Alternates `agent.rollout_steps` vector steps with one update; yields after each, with nothing in flight.
+    """Lets the agent learn after every `agent.rollout_steps` vector steps; yields after each, with nothing in flight.
 
     env_steps counts steps of single environments: one vector step adds `envs.num_envs`. An agent that learns from
-    replay does so while the environments step, on what is stored by then.
+    replay does so while the environments step, on what is stored by then. A rollout that the end of training cuts off
+    is not learnt from.
     """
     agent, envs, buffer, scheduler = state.agent, state.envs, state.buffer, state.scheduler
     if state.observation is None:
         envs.set_task_weights(scheduler.weights())
         state.observation = envs.reset()
     while state.env_steps < total_env_steps:
-        episodes: list[FinishedEpisode] = []
         metrics: Metrics = {}
-        for step_of_rollout in range(agent.rollout_steps):
-            acted = agent.act(state.observation, envs.task_ids, explore=True)
-            envs.send(acted.action)
-            if agent.learns_from_replay and step_of_rollout == agent.rollout_steps - 1 and buffer.num_rows:
-                metrics = agent.update(buffer, scheduler.weights())
-            step = envs.recv()
-            buffer.add(state.observation, acted, step)
-            agent.observe(step)
-            episodes += step.episodes
-            state.observation = step.observation
-        if not agent.learns_from_replay:
+        ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
+        acted = agent.act(state.observation, envs.task_ids, explore=True)
+        envs.send(acted.action)
+        if ends_rollout and agent.learns_from_replay and buffer.num_rows:
+            metrics = agent.update(buffer, scheduler.weights())
+        step = envs.recv()
+        buffer.add(state.observation, acted, step)
+        agent.observe(step)
+        if ends_rollout and not agent.learns_from_replay:
             metrics = agent.update(buffer, scheduler.weights())
             buffer.clear()
-        state.vector_steps += agent.rollout_steps
-        state.env_steps += agent.rollout_steps * envs.num_envs
+        state.observation = step.observation
+        state.vector_steps += 1
+        state.env_steps += envs.num_envs
         state.update_rounds += bool(metrics)
-        state.recent.observe(episodes)
-        scheduler.observe(episodes)
+        state.recent.observe(step.episodes)
+        scheduler.observe(step.episodes)
         envs.set_task_weights(scheduler.weights())
-        yield Progress(state.env_steps, state.vector_steps, metrics, tuple(episodes))
+        yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)

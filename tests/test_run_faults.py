@@ -111,7 +111,7 @@ def test_a_value_that_is_not_finite_stops_a_run_of_ppo_by_name(tmp_path: Path, w
     poison, message = PPO_POISONS[what]
     agent = {"name": "ppo", "rollout_steps": 4, "epochs": 1, "minibatches": 2}
     config = tiny_config(agent=agent, total_env_steps=400, eval_interval=0, final_eval_episodes_per_task=0)
-    assert in_child(lambda: run.train(config, tmp_path / "run"), 11, poison) == 3
+    assert in_child(lambda: run.train(config, tmp_path / "run"), 42, poison) == 3  # in the middle of a rollout
     assert message in LAST_WORDS.read_text()
     stored = final_state(tmp_path / "run")
     assert stored["step"] == 320

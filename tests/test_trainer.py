@@ -41,9 +41,13 @@ class Watching(PPO):
 def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
     agent = make_agent(Watching, PPO.Config(rollout_steps=5), WORLD.suite)
     state = make_train_state(agent, WORLD, NUM_ENVS)
-    reported = list(train(state, 7 * 5 * NUM_ENVS - 1))
-    assert len(reported) == len(agent.rollouts) == 7
+    reported = list(train(state, 7 * 5 * NUM_ENVS))
+    assert [bool(progress.metrics) for progress in reported] == 7 * [False, False, False, False, True]
+    assert len(agent.rollouts) == 7
     assert state.buffer.num_rows == 0
+    list(train(state, 7 * 5 * NUM_ENVS + 2 * NUM_ENVS))
+    assert len(agent.rollouts) == 7, "the next rollout is not complete"
+    assert state.buffer.num_rows == 2
     for rollout in agent.rollouts:
         assert rollout.reward.shape == (5, NUM_ENVS)
         audit(rollout, WORLD)
@@ -52,12 +56,14 @@ def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
         assert torch.equal(earlier.next_observation[-1][going_on], later.observation[0][going_on])
 
 
-@pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 4), (3, 37, 4), (3, 36, 3)])
+@pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 10), (3, 37, 10), (3, 36, 9)])
 def test_env_steps_count_single_environments(steps_per_update: int, total: int, turns: int) -> None:
-    config = SAC.Config(batch_size=6, random_steps=100, steps_per_update=steps_per_update)
+    config = SAC.Config(batch_size=6, random_steps=1, steps_per_update=steps_per_update)
     state = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
     reported = list(train(state, total))
-    assert [progress.vector_steps for progress in reported] == [steps_per_update * (turn + 1) for turn in range(turns)]
+    assert [progress.vector_steps for progress in reported] == list(range(1, turns + 1))
+    learnt = [progress.vector_steps for progress in reported if progress.metrics]
+    assert learnt == [step for step in range(2, turns + 1) if step % steps_per_update == 0]
     assert [progress.env_steps for progress in reported] == [NUM_ENVS * p.vector_steps for p in reported]
     assert state.buffer.rows_added == reported[-1].vector_steps
     assert list(train(state, total)) == []

@@ -8,7 +8,8 @@ from typing import Any
 
 def preset(num_games: int, agent: str) -> Mapping[str, Any]:
     """Settings for `num_games` games; an agent without a row of its own gets what any agent on pixels wants."""
-    return {**_any_agent(num_games), **(_sac(num_games) if agent == "sac" else {})}
+    own = {"sac": _sac, "ppo": _ppo}.get(agent)
+    return {**_any_agent(num_games), **(own(num_games) if own else {})}
 
 
 def _any_agent(num_games: int) -> dict[str, Any]:
@@ -36,4 +37,15 @@ def _sac(num_games: int) -> dict[str, Any]:
         "agent": {"name": "sac", "batch_size": 64 * num_games, "buffer_steps": 12_500, "random_steps": 1_250},
         "eval_interval": 200_000 * num_games,
         "checkpoint_interval": 50_000 * num_games,
+    }
+
+
+def _ppo(num_games: int) -> dict[str, Any]:
+    """The usual settings (Schulman et al., 2017, arXiv:1707.06347, table 5), which are PPO's defaults.
+
+    Eight slots per game; the learning rate falls to zero over the run.
+    """
+    return {
+        "normalizer": {"name": "reward-clip"},
+        "agent": {"name": "ppo", "annealing_steps": 10_000_000 * num_games},
     }

@@ -85,6 +85,7 @@ class Atari(SuiteType):
             action_space=gym.spaces.Discrete(NUM_ACTIONS),
             action_mask=_action_mask(named.games),
             frame_stack=config.frame_stack,
+            samples_policy=True,
             protocol=f"atari-{config.protocol}",
             settings={
                 "ale-py": importlib.metadata.version("ale-py"),
@@ -95,6 +96,7 @@ class Atari(SuiteType):
                 "life_loss_ends_episode": False,
                 "actions": f"{NUM_ACTIONS}, the minimal set of each game legal",
                 "reward": "raw score",
+                "evaluation_actions": "drawn from the policy",
                 "targets": kind,
             },
         )

@@ -1,6 +1,6 @@
 """Return normalisation per task."""
 
-from mtrl.normalization import popart, return_scale
+from mtrl.normalization import popart, return_scale, reward_clip
 from mtrl.normalization.normalizer import NoNormalizer, ReturnNormalizer, ValueOutput, normalizers
 
-__all__ = ["NoNormalizer", "ReturnNormalizer", "ValueOutput", "normalizers", "popart", "return_scale"]
+__all__ = ["NoNormalizer", "ReturnNormalizer", "ValueOutput", "normalizers", "popart", "return_scale", "reward_clip"]

@@ -35,6 +35,10 @@ class ReturnNormalizer(nn.Module, ABC):
     def __init__(self, num_tasks: int, config: Any):
         super().__init__()
 
+    def reward(self, rewards: Tensor, task_ids: Tensor) -> Tensor:
+        """Rewards (...) as learning sees them; returns in "reward units" are sums of these."""
+        return rewards
+
     @abstractmethod
     def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
         """Network values (..., B) in reward units."""

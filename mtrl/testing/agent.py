@@ -136,7 +136,8 @@ class _Case:
         progress = self._until_it_learns(run)
         for _ in range(2):
             self._check_metrics(progress)
-            progress = next(run)
+            progress = self._until_it_learns(run)
+        next(run)  # in the middle of a rollout, if it learns from whole ones
         with tempfile.TemporaryDirectory() as folder:
             store = CheckpointStore(Path(folder))
             try:
@@ -149,7 +150,7 @@ class _Case:
         self._check_same("state() and load_state() lose", state.agent, resumed.agent)
         continued = train(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
         for _ in range(3):
-            left, right = leaves(next(run).metrics), leaves(next(continued).metrics)
+            left, right = (leaves(self._until_it_learns(of).metrics) for of in (run, continued))
             assert left == right, f"{self.who}: after load_state it learns otherwise: {differences(left, right)}"
         self._check_same("after load_state it learns otherwise:", state.agent, resumed.agent)
 
@@ -189,7 +190,7 @@ class _Case:
         poisoned[0] = True
         before = leaves(dict(state.agent.named_parameters()))
         try:
-            for _ in range(3):  # the buffer is empty in the first
+            for _ in range(3 * state.agent.rollout_steps):  # the buffer is empty in the first
                 next(run)
         except Diverged:
             pass

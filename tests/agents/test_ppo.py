@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,16 @@ from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
-from mtrl.types import Batch
+from mtrl.types import Batch, Progress
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 
 SMALL = {"rollout_steps": 8, "epochs": 2, "minibatches": 2}
 LOG_DENSITY = -math.log(2 * math.pi)  # of two standard Gaussians at their mean
+
+
+def until_it_learns(run: Iterator[Progress]) -> Progress:
+    """The turn of training in which the next update is made."""
+    return next(progress for progress in run if progress.metrics)
 
 
 def ppo(world: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> PPO:
@@ -235,7 +241,7 @@ def test_the_values_of_successors_are_of_final_observations_where_episodes_end()
     run = train(state, 10_000)
     for _ in range(5):
         before = {name: value.clone() for name, value in agent.state_dict().items()}
-        next(run)
+        until_it_learns(run)
         rollout = kept[-1]
         ended = rollout.terminated | rollout.truncated
         assert (rollout.terminated & rollout.truncated).any() or ended.any()
@@ -264,7 +270,7 @@ def test_a_return_that_is_not_finite_stops_before_the_first_minibatch() -> None:
     state.buffer.add = poisoned  # type: ignore[method-assign]
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
     with pytest.raises(Diverged, match=r"return is not finite for the task\(s\) with index \[") as raised:
-        next(train(state, 1000))
+        until_it_learns(train(state, 1000))
     assert str(bad[0]) in str(raised.value)
     assert all(torch.equal(parameter, before[name]) for name, parameter in agent.named_parameters())
 
@@ -362,7 +368,7 @@ def test_a_router_learns_by_reinforcement() -> None:
 
 def test_metrics_are_means_per_task() -> None:
     agent = ppo(epochs=1, minibatches=1)
-    progress = next(train(make_train_state(agent, CONTINUOUS), 1000))
+    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
     names = {"policy_loss", "value_loss", "entropy", "approximate_kl", "clip_rate", "value"}
     assert set(progress.metrics) == names
     assert all(tuple(value.shape) == (3,) for value in progress.metrics.values())
@@ -371,7 +377,7 @@ def test_metrics_are_means_per_task() -> None:
 @pytest.mark.parametrize("aggregator", aggregators.names())
 def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) -> None:
     agent = ppo(parts={"aggregator": aggregators.get(aggregator)})
-    progress = next(train(make_train_state(agent, CONTINUOUS), 1000))
+    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
     assert not any(value.requires_grad for value in progress.metrics.values())
     assert not any(parameter.grad.requires_grad for parameter in agent.group.parameters.values())
 
@@ -379,7 +385,8 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
 def test_the_learning_rate_falls_to_zero_over_the_steps_given() -> None:
     agent = ppo(annealing_steps=4 * 8 * 4, learning_rate=0.1)
     state = make_train_state(agent, CONTINUOUS)
-    rates = [agent.group.optimizer.param_groups[0]["lr"] for _ in train(state, 5 * 8 * 4)]
+    turns = train(state, 5 * 8 * 4)
+    rates = [agent.group.optimizer.param_groups[0]["lr"] for turn in turns if turn.metrics]
     assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0, 0.0])
 
 
@@ -389,8 +396,7 @@ def test_an_epoch_beyond_the_target_divergence_is_the_last() -> None:
         steps = []
         learn_from = agent.learn_from
         agent.learn_from = lambda batch, learn=learn_from, steps=steps: steps.append(1) or learn(batch)  # type: ignore
-        run = train(make_train_state(agent, CONTINUOUS), 1000)
-        next(run)
+        until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
         # In the first pass over a rollout with one minibatch nothing has diverged yet.
         assert len(steps) == (2 if epochs == 1 else epochs)
 
