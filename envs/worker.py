@@ -43,6 +43,9 @@ def run_worker(seat: WorkerSeat, pickled_factory: bytes) -> None:
     # A crash in native code, and a hang that the main process asks about, leave a traceback too.
     faulthandler.enable(seat.report.fd)
     faulthandler.register(signal.SIGUSR1, seat.report.fd)
+    if hasattr(os, "SCHED_BATCH"):
+        # A worker that wakes does not push the main process off its core, which has others to wake and batches to learn.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         memory = mapped(seat.memory, seat.layout.num_bytes)
         # Made by the main process for its own children, never read from a file.
