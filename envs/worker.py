@@ -44,7 +44,7 @@ def run_worker(seat: WorkerSeat, pickled_factory: bytes) -> None:
     faulthandler.enable(seat.report.fd)
     faulthandler.register(signal.SIGUSR1, seat.report.fd)
     if hasattr(os, "SCHED_BATCH"):
-        # A worker that wakes does not push the main process off its core, which has others to wake and batches to learn.
+        # One that wakes then does not push the main process off its core, which has others to wake, and to learn.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         memory = mapped(seat.memory, seat.layout.num_bytes)
