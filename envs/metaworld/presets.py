@@ -49,8 +49,8 @@ _PPO = {
 
 _MT3_PPO = {
     **{name: value for name, value in _MT3_SAC.items() if name not in ("agent", "architecture")},
-    "total_env_steps": 600_000,
-    "eval_interval": 120_000,
+    "total_env_steps": 300_000,
+    "eval_interval": 60_000,
     "architecture": {"name": "multi-head", "width": 128, "depth": 2},
     "normalizer": {"name": "popart", "rate": 1e-3},
     "agent": {

@@ -1,8 +1,8 @@
-"""Learning of the quick preset: what `make train` does, for several seeds, one after the other.
+"""Learning of a suite at its preset, for several seeds, one after the other: what `mtrl train` does.
 
-python -m benchmarks.mt3 --seeds 1 2 3 [--output benchmarks/results/mt3]
+python -m benchmarks.learning --suite mt3 --seeds 1 2 3 --output benchmarks/results/mt3 [flags of mtrl train]
 
-Writes, as each seed ends, its final success table (50 goals per task), the curves of the periodic evaluations and of
+Writes, as each seed ends, its final evaluation by the suite's protocol, the curves of the periodic evaluations and of
 training, and a summary with the command, commit, versions and machine. `seconds` is the time of the whole command:
 start, training, evaluations, table.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,9 +26,9 @@ from mtrl.run_log import EvaluationRow
 from mtrl.run_metadata import program_facts
 
 
-def train(seed: int, run_dir: Path, flags: list[str]) -> float:
+def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float:
     """Runs the preset and returns the seconds that the whole command took."""
-    command = [sys.executable, "-m", "mtrl", "train", "--suite", "mt3", "--seed", str(seed), "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "mtrl", "train", "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir)]
     started = time.monotonic()
     subprocess.run([*command, *flags], check=True)
     return time.monotonic() - started
@@ -35,7 +36,10 @@ def train(seed: int, run_dir: Path, flags: list[str]) -> float:
 
 def curves(run: RunDirectory) -> list[dict[str, Any]]:
     """Success rate and return of the last training episodes, per logged step."""
-    kept = ("env_steps", "update_rounds", "train_success_rate", "train_return", "alpha", "q_value", "wall_seconds")
+    kept = (
+        *("env_steps", "update_rounds", "train_success_rate", "train_return", "share", "wall_seconds"),
+        *("alpha", "q_value", "entropy", "approximate_kl", "value"),
+    )
     return [{name: row[name] for name in kept if name in row} for row in run.metrics.rows()]
 
 
@@ -44,6 +48,7 @@ def summarise(rows: list[EvaluationRow], seconds: float) -> dict[str, Any]:
     final = [row for row in rows if row.kind == "final"]
     return {
         "success_rate": {row.task: row.success_rate for row in final},
+        "mean_return": {row.task: row.mean_return for row in final},
         "mean_success_rate": statistics.fmean(row.success_rate for row in final),
         "episodes_per_task": final[0].episodes,
         "env_steps": final[0].env_steps,
@@ -53,19 +58,20 @@ def summarise(rows: list[EvaluationRow], seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="mt3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/mt3"))
+    parser.add_argument("--output", type=Path, required=True, help="folder, e.g. benchmarks/results/mt3")
     arguments, flags = parser.parse_known_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {
-        "command": f"python -m benchmarks.mt3 --seeds {' '.join(map(str, arguments.seeds))} {' '.join(flags)}".strip(),
-        "program": program_facts(["metaworld", "mujoco"]),
+        "command": shlex.join(["python", "-m", "benchmarks.learning", *sys.argv[1:]]),
+        "program": program_facts(["metaworld", "mujoco", "ale-py"]),
         "seeds": {},
     }
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder) / "run"
-            seconds = train(seed, run_dir, flags)
+            seconds = train(arguments.suite, seed, run_dir, flags)
             run = RunDirectory.open(run_dir)
             rows = run.evaluations.rows()
             (arguments.output / f"seed-{seed}-config.yaml").write_text(run.config())
