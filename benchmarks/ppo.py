@@ -34,7 +34,7 @@ OURS, THEIRS = "ours", "stable-baselines3 on AsyncVectorEnv"
 class PPOSizes:
     """What decides the work of a round."""
 
-    rollout_steps: int = 500  # vector steps
+    rollout_steps: int = 512  # vector steps; a multiple of the minibatches, which theirs would not cut evenly otherwise
     epochs: int = 16
     minibatches: int = 32
     width: int = 400
