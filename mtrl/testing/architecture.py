@@ -22,6 +22,8 @@ from mtrl.types import Batch
 
 SIZES = ((1, 1, 1), (5, 4, 3), (39, 8, 10))
 """(in_features, out_features, num_tasks) that are tried."""
+NUM_BATCHES = 100
+"""With all tasks, within which a gradient must have reached every parameter."""
 TOLERANCE = 1e-4
 """Relative: a matrix product's last bits depend on how many rows it has."""
 
@@ -168,6 +170,9 @@ class _Case:
         before = leaves(self.network)
         output = run(self.network, *self.inputs(2 * self.num_tasks))
         for name, value in output.diagnostics.items():
+            assert value.shape[:1] == (2 * self.num_tasks,), (
+                f"{self.who}: diagnostic {name!r} has shape {tuple(value.shape)}; its first dimension must be the rows"
+            )
             assert not value.requires_grad, f"{self.who}: diagnostic {name!r} is not detached"
         changed = differences(before, leaves(self.network))
         assert not changed, (
@@ -224,11 +229,13 @@ class _Case:
             assert all(finite), f"{self.who}: features of size {scale:.0e} give values or gradients that are not finite"
 
     def check_gradients_reach_every_parameter(self) -> None:
-        """Over a few steps, because a layer that starts at zero holds back the gradient of those below."""
+        """Within some steps, because a layer that starts at zero holds back the gradient of those below."""
         network = self.make(3)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
         waiting = {name for name, _ in network.named_parameters()}
-        for _ in range(6):
+        for _ in range(NUM_BATCHES):
+            if not waiting:
+                return
             output = run(network, *self.inputs(32 * self.num_tasks))
             targets = torch.randn(output.values.shape, generator=self.generator)
             loss = (output.values - targets).square().mean()

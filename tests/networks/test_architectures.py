@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
+from mtrl.aggregation import GradientAggregator, Mean
+from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
 from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
 from mtrl.testing import check_architecture
+from mtrl.testing.small_runs import make_train_state
+from mtrl.trainer import train
+from tests.agents.constants import CONTINUOUS, DISCRETE, sac
 
 
 def num_parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def small_config(cls: type[PolicyArchitecture]) -> Any:
+    """The settings of a class with narrow layers."""
+    sizes = [field.name for field in dataclasses.fields(cls.Config) if field.name.endswith(("width", "_size"))]
+    return cls.Config(**dict.fromkeys(sizes, 24))
+
+
 @pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
 def test_every_registered_architecture_keeps_the_contract(name: str) -> None:
     cls = architectures.get(name)
-    fields = {field.name for field in dataclasses.fields(cls.Config)}
-    check_architecture(cls, cls.Config(**({"width": 24} if "width" in fields else {})))
+    check_architecture(cls, small_config(cls))
+
+
+@pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
+def test_sac_takes_a_step_with_every_registered_architecture(name: str, aggregator: type[GradientAggregator]) -> None:
+    cls = architectures.get(name)
+    parts = {"architecture": cls, "architecture_config": small_config(cls), "aggregator": aggregator}
+    for world in (CONTINUOUS, DISCRETE):
+        agent = sac(world, parts, random_steps=2)
+        state = make_train_state(agent, world)
+        before = [parameter.clone() for parameter in agent.policy.parameters()]
+        last = list(train(state, 4 * state.envs.num_envs))[-1]
+        assert last.metrics, "it has not learnt yet"
+        assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
+        assert {len(values) for values in last.metrics.values()} == {world.suite.num_tasks}
+        assert any(not torch.equal(old, new) for old, new in zip(before, agent.policy.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("task_input", ["embedding", "none"])
