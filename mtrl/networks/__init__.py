@@ -1,7 +1,17 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import mlp, multi_head, soft_modules
+from mtrl.networks import film, mlp, multi_head, soft_modules
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
-__all__ = ["Ensemble", "Output", "PolicyArchitecture", "architectures", "mlp", "multi_head", "run", "soft_modules"]
+__all__ = [
+    "Ensemble",
+    "Output",
+    "PolicyArchitecture",
+    "architectures",
+    "film",
+    "mlp",
+    "multi_head",
+    "run",
+    "soft_modules",
+]

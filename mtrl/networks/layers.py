@@ -63,6 +63,24 @@ class ParallelLinear(nn.Module):
         return torch.baddbmm(self.bias, inputs.transpose(0, 1), self.weight).transpose(0, 1)
 
 
+class Experts(nn.Module):
+    """K perceptrons side by side on the same input, a ReLU after each layer but the last."""
+
+    def __init__(self, num_experts: int, sizes: Sequence[int]):
+        """sizes: of the input and of every layer."""
+        super().__init__()
+        self.num_experts = num_experts
+        self.first = hidden_linear(sizes[0], num_experts * sizes[1])  # one product, since all see the same
+        self.layers = nn.ModuleList(ParallelLinear(num_experts, *pair) for pair in pairwise(sizes[1:]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, in_features) -> (B, K, last size)."""
+        values = self.first(features).unflatten(-1, (self.num_experts, -1))
+        for layer in self.layers:
+            values = layer(values.relu())
+        return values
+
+
 class TaskHeads(nn.Module):
     """One linear layer per task; each row gets its own task's.
 
