@@ -1,6 +1,6 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import film, mlp, multi_head, soft_modules
+from mtrl.networks import film, mlp, mmoe, multi_head, soft_modules
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
@@ -11,6 +11,7 @@ __all__ = [
     "architectures",
     "film",
     "mlp",
+    "mmoe",
     "multi_head",
     "run",
     "soft_modules",
