@@ -1,6 +1,6 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import film, mlp, mmoe, multi_head, soft_modules
+from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, soft_modules
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
@@ -9,6 +9,7 @@ __all__ = [
     "Output",
     "PolicyArchitecture",
     "architectures",
+    "cross_stitch",
     "film",
     "mlp",
     "mmoe",
