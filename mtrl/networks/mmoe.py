@@ -1,8 +1,8 @@
 """Multi-gate mixture of experts (Ma et al., 2018, KDD, doi:10.1145/3219819.3220007).
 
 y_i = h_i(sum_k g_i(x)_k f_k(x)) with gates g_i(x) = softmax(W_i x): all tasks share the experts f_k, each has a gate
-and a tower h_i of its own. The paper leaves the towers' depth open; here a tower is one linear head, as in the multi-head
-baseline. Gates start near uniform. Shapes: B batch, K experts.
+and a tower h_i of its own. The paper leaves the towers' depth open; here a tower is one linear head, as in the
+multi-head baseline. Gates start near uniform. Shapes: B batch, K experts.
 """
 
 from __future__ import annotations

@@ -79,8 +79,9 @@ class SoftModules(PolicyArchitecture):
 
     def route(self, g: Tensor) -> list[Tensor]:
         """Gating input (B, gating_width) -> softmaxed matrices (B, n, n), target by source, and a last (B, 1, n)."""
-        routing = [self._weights(self.routers[0], g)]
-        for condition, router in zip(self.conditions, self.routers[1:], strict=True):
+        first, *later = self.routers
+        routing = [self._weights(first, g)]
+        for condition, router in zip(self.conditions, later, strict=True):
             earlier = torch.cat([weights.flatten(1) for weights in routing], dim=-1)
             routing.append(self._weights(router, condition(earlier) * g))
         return routing

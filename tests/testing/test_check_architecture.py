@@ -144,6 +144,15 @@ class DiagnosticOfNoRow(Plain):
         return Output(super().forward(features, task_ids), diagnostics={"size": self.layer.weight.detach()[0]})
 
 
+class SlicesAParameterList(Plain):
+    def build(self) -> None:
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(2))
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        (last,) = self.scales[1:]  # wraps what functional_call put there into a new parameter
+        return super().forward(features, task_ids) * self.scales[0] * last
+
+
 class Unused(Plain):
     def build(self) -> None:
         self.spare = nn.Linear(2, 2)
@@ -230,6 +239,7 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (LooksAtPositions, "the order of the rows changes what a row gets"),
     (HidesATensor, "another instance with the same state_dict gives other outputs"),
     (DiagnosticOfNoRow, r"diagnostic 'size' has shape \(5,\); its first dimension must be the rows"),
+    (SlicesAParameterList, r"the gradient of 'scales.1' is another; forward may copy a parameter"),
     (Unused, r"no gradient reaches \['spare.bias', 'spare.weight'\]"),
     (Detached, r"no gradient reaches \['embedding.weight'\]"),
     (Frozen, "parameter 'embedding.weight' is not trained; constants are buffers"),
