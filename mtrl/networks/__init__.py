@@ -1,6 +1,6 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, soft_modules
+from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, sluice, soft_modules
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
@@ -15,5 +15,6 @@ __all__ = [
     "mmoe",
     "multi_head",
     "run",
+    "sluice",
     "soft_modules",
 ]
