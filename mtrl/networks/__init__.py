@@ -1,6 +1,6 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, sluice, soft_modules, task_routing
+from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, sluice, soft_modules, soft_ordering, task_routing
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
@@ -17,5 +17,6 @@ __all__ = [
     "run",
     "sluice",
     "soft_modules",
+    "soft_ordering",
     "task_routing",
 ]
