@@ -1,6 +1,17 @@
 """Policy architectures: the registry, the base class to subclass, and the plain ones."""
 
-from mtrl.networks import cross_stitch, film, mlp, mmoe, multi_head, sluice, soft_modules, soft_ordering, task_routing
+from mtrl.networks import (
+    adashare,
+    cross_stitch,
+    film,
+    mlp,
+    mmoe,
+    multi_head,
+    sluice,
+    soft_modules,
+    soft_ordering,
+    task_routing,
+)
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
@@ -8,6 +19,7 @@ __all__ = [
     "Ensemble",
     "Output",
     "PolicyArchitecture",
+    "adashare",
     "architectures",
     "cross_stitch",
     "film",
