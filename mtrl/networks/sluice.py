@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -64,7 +64,9 @@ class Sluice(PolicyArchitecture):
     def overlap(self) -> Tensor:
         """Mean squared inner product of the weights of a layer's two subspaces, summed over a column's layers (M,)."""
         weights = [self.first.weight.unflatten(0, (self.num_tasks, -1))]
-        weights += [layer.get_parameter("weight").transpose(1, 2) for layer in self.layers]  # each (M, width, inputs)
+        weights += [
+            cast(ParallelLinear, layer).weight.transpose(1, 2) for layer in self.layers
+        ]  # each (M, width, inputs)
         pairs = [weight.chunk(2, dim=1) for weight in weights]
         return torch.stack([torch.bmm(one, two.transpose(1, 2)).square().mean((1, 2)) for one, two in pairs]).sum(0)
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from agents.ppo import PPO
+from agents.sac import SAC
+from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
@@ -15,9 +18,9 @@ from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
 from mtrl.testing import check_architecture
-from mtrl.testing.small_runs import make_train_state
+from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
-from tests.agents.constants import CONTINUOUS, DISCRETE, sac
+from tests.agents.constants import CONTINUOUS, DISCRETE
 
 
 def num_parameters(network: torch.nn.Module) -> int:
@@ -36,20 +39,33 @@ def test_every_registered_architecture_keeps_the_contract(name: str) -> None:
     check_architecture(cls, small_config(cls))
 
 
+AGENTS: dict[type[Agent], Any] = {
+    SAC: SAC.Config(batch_size=24, random_steps=2),
+    PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
+}
+"""Each learns within four vector steps."""
+
+
 @pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("agent_type", AGENTS)
 @pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
-def test_sac_takes_a_step_with_every_registered_architecture(name: str, aggregator: type[GradientAggregator]) -> None:
+def test_every_agent_learns_with_every_registered_architecture(
+    name: str, agent_type: type[Agent], aggregator: type[GradientAggregator]
+) -> None:
     cls = architectures.get(name)
-    parts = {"architecture": cls, "architecture_config": small_config(cls), "aggregator": aggregator}
+    parts: Any = {"architecture": cls, "architecture_config": small_config(cls), "aggregator": aggregator}
     for world in (CONTINUOUS, DISCRETE):
-        agent = sac(world, parts, random_steps=2)
+        agent = make_agent(agent_type, AGENTS[agent_type], world.suite, **parts)
         state = make_train_state(agent, world)
-        before = [parameter.clone() for parameter in agent.policy.parameters()]
+        groups = agent.groups().values()
+        before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
         last = list(train(state, 4 * state.envs.num_envs))[-1]
         assert last.metrics, "it has not learnt yet"
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
         assert {len(values) for values in last.metrics.values()} == {world.suite.num_tasks}
-        assert any(not torch.equal(old, new) for old, new in zip(before, agent.policy.parameters(), strict=True))
+        for group, old in zip(groups, before, strict=True):
+            pairs = zip(old, group.parameters.values(), strict=True)
+            assert any(not torch.equal(*pair) for pair in pairs), f"{group.name} has not moved"
 
 
 @pytest.mark.parametrize("task_input", ["embedding", "none"])
