@@ -3,8 +3,8 @@
 Every layer of every task's column is split into two subspaces; a matrix alpha over all 2 M of them mixes them after the
 layer. A task's head reads a mixture beta of its column's layers. The two subspaces of a layer are kept apart by the
 penalty ||G_1^T G_2||_F^2 on the weights that make them; here it is a mean over the entries, so that its weight does not
-depend on the width. The paper leaves open what alpha and beta start as: alpha as in cross-stitch networks, beta equal.
-A row passes through every column, M times the work of one. Shapes: B batch, M tasks and columns.
+depend on the width. Here alpha starts as in cross-stitch networks and beta
+equal. A row passes through every column, M times the work of one. Shapes: B batch, M tasks and columns.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ class Sluice(PolicyArchitecture):
     def overlap(self) -> Tensor:
         """Mean squared inner product of the weights of a layer's two subspaces, summed over a column's layers (M,)."""
         weights = [self.first.weight.unflatten(0, (self.num_tasks, -1))]
-        weights += [
-            cast(ParallelLinear, layer).weight.transpose(1, 2) for layer in self.layers
-        ]  # each (M, width, inputs)
+        layers = [cast(ParallelLinear, layer) for layer in self.layers]
+        weights += [layer.weight.transpose(1, 2) for layer in layers]  # each (M, width, inputs)
         pairs = [weight.chunk(2, dim=1) for weight in weights]
         return torch.stack([torch.bmm(one, two.transpose(1, 2)).square().mean((1, 2)) for one, two in pairs]).sum(0)
 

@@ -21,6 +21,7 @@ def test_tasks_and_layers_have_masks_of_their_own() -> None:
 
 def test_a_task_neither_reads_nor_changes_the_units_that_are_off_for_it() -> None:
     network = TaskRouting(3, 1, 2, TaskRouting.Config(width=6, depth=1))
+    network.masks.copy_(torch.tensor([[[1.0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]]))
     features = torch.ones(1, 3)
     network(features, torch.tensor([1])).sum().backward()
     off = network.masks[0, 1] == 0
