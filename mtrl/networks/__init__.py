@@ -2,6 +2,7 @@
 
 from mtrl.networks import (
     adashare,
+    care,
     cross_stitch,
     film,
     mlp,
@@ -22,6 +23,7 @@ __all__ = [
     "PolicyArchitecture",
     "adashare",
     "architectures",
+    "care",
     "cross_stitch",
     "film",
     "mlp",
