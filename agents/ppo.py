@@ -9,7 +9,6 @@ Shapes: T time, N slots, B batch, F features, A action, M tasks.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.gae import advantages
-from mtrl.agent import Agent, OptimizedGroup, Parts, agent_types, bind
+from mtrl.agent import Agent, OptimizedGroup, Parts, actor_diagnostics, agent_types, bind
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
@@ -171,7 +170,7 @@ class PPO(Agent):
         # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
         self._anneal()
         batch = self.with_advantages(buffer.rollout())
-        total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(self.num_tasks, device=self.device))
+        total: dict[str, Tensor] = {}
         steps = 0
         for _ in range(self.config.epochs):
             parts = minibatches(batch, self.config.minibatches, self.update_stream)
@@ -179,7 +178,7 @@ class PPO(Agent):
             steps += len(epoch)
             for metrics in epoch:
                 for name, value in metrics.items():
-                    total[name] += value
+                    total[name] = total[name] + value if name in total else value
             if self.config.target_kl is not None:
                 divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
                 if divergence > self.config.target_kl:
@@ -258,6 +257,7 @@ class PPO(Agent):
                 "clip_rate": ((ratio - 1).abs() > self.config.clip_range).float(),
                 "value": self.normalizer.denormalize(value, batch.task_ids),
             }
+        by_products |= actor_diagnostics(network)
         return TaskLosses(losses, {name: value.detach() for name, value in by_products.items()})
 
     def _advantage(self, batch: Batch) -> Tensor:

@@ -16,7 +16,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.agent import Agent, OptimizedGroup, Parts, agent_types, bind, polyak_update
+from mtrl.agent import (
+    Agent,
+    OptimizedGroup,
+    Parts,
+    actor_diagnostics,
+    agent_types,
+    bind,
+    diagnostic_metrics,
+    polyak_update,
+)
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
@@ -148,6 +157,7 @@ class SAC(Agent):
             "alpha": self.log_alpha.detach().exp(),
             "entropy": -mean_per_task(actor.rows["log_prob"], batch.task_ids, self.num_tasks),
             "q_value": mean_per_task(critic.rows["q_value"], batch.task_ids, self.num_tasks),
+            **diagnostic_metrics(actor.rows, batch.task_ids, self.num_tasks),
         }
 
     def with_target(self, batch: Batch) -> Batch:
@@ -191,7 +201,8 @@ class SAC(Agent):
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )
         losses = mean_per_task(self.alpha(batch) * expected.log_prob - expected.value, batch.task_ids, self.num_tasks)
-        return TaskLosses(self._weighted(losses, network), {"log_prob": expected.log_prob.detach()})
+        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(network)}
+        return TaskLosses(self._weighted(losses, network), rows)
 
     def update_temperatures(self, batch: Batch, log_prob: Tensor) -> Tensor:
         """One step on -log alpha_i (log pi + target entropy_i); returns the losses (M,)."""

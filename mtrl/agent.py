@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, mean_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
-from mtrl.networks import PolicyArchitecture
+from mtrl.networks import Output, PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
@@ -210,6 +210,23 @@ def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callabl
         # Called as it is: `functional_call` walks all modules, 0.3 ms per call for two small critics.
         return lambda inputs: module(*inputs)
     return partial(functional_call, module, own)
+
+
+def actor_diagnostics(network: Output) -> dict[str, Tensor]:
+    """The diagnostics of the actor's architecture as by-products of its loss (`TaskLosses.rows`)."""
+    return {f"{_DIAGNOSTICS}{name}": values for name, values in network.diagnostics.items()}
+
+
+def diagnostic_metrics(rows: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> Metrics:
+    """The means per task (M, ...) of what `actor_diagnostics` put among the by-products, for the metrics."""
+    return {
+        name: mean_per_task(values, task_ids, num_tasks)
+        for name, values in rows.items()
+        if name.startswith(_DIAGNOSTICS)
+    }
+
+
+_DIAGNOSTICS = "actor/"
 
 
 def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,6 +19,9 @@ from mtrl.flags import parse_flags
 from mtrl.registry import nearest
 from mtrl.suite import suite_types
 from mtrl.validation import plain, shown
+
+_SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
+_MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
 
 KINDS = {("policies" if part.name == "policy" else f"{part.name}s"): part for part in PARTS}
 
@@ -42,21 +45,44 @@ def parse_list(arguments: Sequence[str]) -> ListFlags:
 
 
 def print_listing(kind: str | None) -> None:
-    """Prints a table for one kind of class, or for each."""
+    """Prints a table for one kind of class, or for each; architectures alone with their sizes, which take seconds."""
     console = make_console()
     for name, part in KINDS.items():
-        if kind in (None, name):
+        if kind == name == "architectures":
+            console.print(_table(name, part, _sizes()))
+        elif kind in (None, name):
             console.print(_table(name, part))
 
 
-def _table(title: str, part: Part) -> Table:
+def _table(title: str, part: Part, sizes: Mapping[str, tuple[str, str]] | None = None) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("name", style="cyan", no_wrap=True)
     table.add_column("what it is")
     table.add_column("settings")
+    if sizes is not None:
+        table.add_column("parameters", justify="right")
+        table.add_column("MFLOP", justify="right")
+        table.caption = f"Sizes of the actor on {_SIZED_ON}; million operations of matrix products per observation."
+        table.caption_justify = "left"
     for row in _suites() if part.name == "suite" else _classes(part):
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell) for cell in (*row, *(sizes or {}).get(row[0], ()))))
     return table
+
+
+def _sizes() -> dict[str, tuple[str, str]]:
+    """Parameters and million operations of every architecture at its defaults; what cannot be made has none."""
+    from mtrl.networks import architectures
+    from mtrl.networks.size import measure_size
+
+    sizes = {}
+    for name, cls in architectures.items():
+        try:
+            size = measure_size(cls, cls.Config(), **_MT10)
+        except Exception as error:  # anybody's code
+            sizes[name] = (f"({type(error).__name__}: {error})", "")
+        else:
+            sizes[name] = (f"{size.num_parameters:,}", f"{size.flops / 1e6:.2f}")
+    return sizes
 
 
 def _classes(part: Part) -> Iterator[tuple[str, str, str]]:

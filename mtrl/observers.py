@@ -199,7 +199,8 @@ def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
     flat: list[tuple[str, float]] = []
     for name, value in row.items():
         if isinstance(value, dict):
-            flat += [(f"{name}/{task}", own) for task, own in value.items() if own is not None]
+            # A matrix per task is no curve; it stands in metrics.jsonl alone.
+            flat += [(f"{name}/{task}", own) for task, own in value.items() if isinstance(own, float | int)]
         elif name != "env_steps":
             flat.append((name, value))
     return flat

@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from mtrl.config import RunConfig, RunSettings, config_class, resolve_config
 from mtrl.errors import BadInput
-from mtrl.flags import flag_types, parse_flags
+from mtrl.flags import flag_types, named_values, parse_flags
 from mtrl.registry import nearest
 from mtrl.validation import plain, validated
 
@@ -23,6 +23,13 @@ _FILES = [
     ("config", Annotated[Path | None, _arg(metavar="FILE", help="YAML file; flags override it")], None),
     ("resume", Annotated[Path | None, _arg(metavar="RUN_DIR", help="continue that run instead")], None),
     ("run_dir", Annotated[Path | None, _arg(metavar="DIR", help="None: runs/SUITE-AGENT-ARCHITECTURE-seedN")], None),
+    (
+        "match_params",
+        Annotated[
+            str | None, _arg(metavar="ARCHITECTURE", help="widen the mlp until the agent is as large as with that one")
+        ],
+        None,
+    ),
     (
         "overwrite",
         Annotated[bool, tyro.conf.FlagCreatePairsOff, _arg(help="replace a run in the run directory")],
@@ -81,6 +88,12 @@ def parse_train(
     flags: Any = parse_flags(cls, arguments, command="train", chosen=chosen)
     parts = {part.name: {"name": choice.name, **plain(getattr(flags, part.name))} for part, choice in base.choices()}
     config = resolve_config({**parts, **plain(flags.settings), "plugins": list(base.plugins)}, plugins=base.plugins)
+    if flags.match_params is not None:
+        from mtrl.match_params import with_parameters_of  # builds networks, which few commands need
+
+        if named_values(arguments, ["architecture.width"])["architecture.width"]:
+            raise BadInput("--architecture.width cannot be combined with --match-params, which sets it")
+        config = with_parameters_of(config, flags.match_params)
     return TrainRequest(config, flags.run_dir or default_run_dir(config), flags.overwrite, flags.print_config)
 
 

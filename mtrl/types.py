@@ -21,7 +21,7 @@ State = dict[str, Any]
 """Nested dict of what a part must keep: leaves are tensors, NumPy arrays or JSON values."""
 
 Metrics = dict[str, "Tensor"]
-"""Named values of one update, each (M,) per task or a scalar, detached and still on the device."""
+"""Named values of one update, each (M, ...) per task or a scalar, detached and still on the device."""
 
 
 Score = Literal["return", "success"]

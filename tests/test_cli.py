@@ -17,15 +17,18 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 import agents
 import envs
 import mtrl.run
 from mtrl import registry
 from mtrl.agent import agent_types
+from mtrl.build import build_agent, build_world
 from mtrl.cli import MAX_LINE, main
 from mtrl.config import dump_yaml, parse_yaml, resolve_config
 from mtrl.errors import BadInput, Diverged, StorageFailure, WorkerFailure
+from mtrl.networks.size import num_parameters
 from mtrl.suite import suite_types
 
 HEAVY = (
@@ -206,6 +209,9 @@ def test_every_verb_has_help(verb: str) -> None:
         ("train --seed -1", ["seed", "-1"]),
         ("train --seed 2e6", ["--seed", "'2e6'", "an integer"]),
         ("train --device gpu", ["--device", "'gpu'", "'auto', 'cpu', 'cuda'"]),
+        ("train --match-params soft-modules", ["match_params", "'multi-head'", "--architecture mlp"]),
+        ("train --architecture mlp --architecture.width=3 --match-params mmoe", ["--architecture.width", "sets"]),
+        ("train --architecture mlp --match-params soft-module", ["'soft-module'", "did you mean 'soft-modules'"]),
         ("train --suite mt100", ["'mt100'", "did you mean 'mt10'"]),
         ("train --suite", ["--suite", "missing"]),
         ("train --suite --seed 3", ["--suite", "missing"]),
@@ -475,8 +481,50 @@ def test_list_shows_classes_of_a_plugin(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tiny_listed_module.py").write_text(f"from mtrl.networks import architectures\n{source}")
     finished = call("list", "architectures", "--plugin", "tiny_listed_module")
     assert finished.code == 0
-    assert "tiny-listed   One linear layer." in finished.out
+    assert re.search(r"^ tiny-listed +One linear +", finished.out, re.MULTILINE)
+    assert re.search(r" 320 +0\.00 *$", finished.out, re.MULTILINE)  # 39 * 8 + 8 parameters
     assert "bias = True" in finished.out
+
+
+def test_list_counts_parameters_and_operations_of_architectures_on_mt10() -> None:
+    rows = call("list", "architectures").out.splitlines()
+
+    def row(name: str) -> str:
+        return next(line for line in rows if line.startswith(f" {name} "))
+
+    assert row("soft-modules").split()[-2:] == ["691,022", "1.38"]
+    # Two operations for each weight of the layers and of all ten heads.
+    multi_head = 2 * ((39 + 10) * 400 + 2 * 400 * 400 + 400 * 80) / 1e6
+    assert row("multi-head").split()[-2:] == ["372,880", f"{multi_head:.2f}"]
+
+
+def test_a_plugin_that_cannot_be_made_is_listed_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mtrl.networks import architectures
+    from mtrl.networks.mlp import MLP
+
+    class Broken(MLP):
+        """Fails."""
+
+        def __init__(self, *arguments: object):
+            raise RuntimeError("no luck")
+
+    monkeypatch.setattr(architectures, "_classes", architectures._classes | {"broken": Broken})
+    assert "luck)" in call("list", "architectures").out
+
+
+def test_match_params_widens_the_perceptron_to_the_size_of_another_architecture() -> None:
+    line = "train --suite point-mass --architecture mlp --match-params soft-modules --print-config"
+    finished = call(*line.split())
+    assert finished.code == 0
+    width = parse_yaml(finished.out).architecture.config.width
+
+    def size(architecture: dict[str, Any]) -> int:
+        config = resolve_config({"suite": "point-mass", "architecture": architecture})
+        return num_parameters(build_agent(config, build_world(config.suite, 1), torch.device("cpu")))
+
+    wanted = size({"name": "soft-modules"})
+    errors = [abs(size({"name": "mlp", "width": width + step}) - wanted) for step in (-1, 0, 1)]
+    assert min(errors) == errors[1] < 0.01 * wanted
 
 
 def test_doctor_names_versions_licences_and_broken_plugins() -> None:

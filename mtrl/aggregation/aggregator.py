@@ -35,9 +35,9 @@ LossFunction = Callable[[Parameters, Batch], TaskLosses]
 
 
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
-    """Mean of values (B,) within each task (M,); 0 for a task without rows."""
+    """Mean of values (B, ...) within each task (M, ...); 0 for a task without rows."""
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
-    zeros = values.new_zeros(num_tasks)
+    zeros = values.new_zeros(num_tasks, *values.shape[1:])
     counts = zeros.index_add(0, task_ids, torch.ones_like(values))
     return zeros.index_add(0, task_ids, values) / counts.clamp(min=1)
 

@@ -24,7 +24,7 @@ class Output:
     route_log_prob: Tensor | None = None  # (B,) of `route`, with a graph; what learns by reinforcement has one
     route_entropy: Tensor | None = None  # (B,)
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # named auxiliary losses, each (M,)
-    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, any shape
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, each (B, ...); the actor's are logged
 
 
 class PolicyArchitecture(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""Layers that architectures are made of. Shapes: B batch, M tasks."""
+"""Layers that architectures are made of. Shapes: B batch, M tasks, K layers side by side."""
 
 from __future__ import annotations
 
@@ -40,6 +40,45 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
 def one_hot(task_ids: Tensor, num_tasks: int) -> Tensor:
     """(B,) int64 -> (B, M) float32. Written as a comparison, which `vmap` and CUDA graphs take."""
     return (task_ids.unsqueeze(-1) == torch.arange(num_tasks, device=task_ids.device)).float()
+
+
+def mix(weights: Tensor, sources: Tensor) -> Tensor:
+    """Weighted sums over K sources: weights (B, K) or (B, J, K), sources (B, K, out) -> (B, out) or (B, J, out)."""
+    if weights.dim() == 2:
+        return torch.bmm(weights.unsqueeze(1), sources).squeeze(1)
+    return torch.bmm(weights, sources)
+
+
+class ParallelLinear(nn.Module):
+    """K linear layers with an input of their own each, as one batched product. Initialised as `hidden_linear`."""
+
+    def __init__(self, num_layers: int, in_features: int, out_features: int):
+        super().__init__()
+        bound = (6 / in_features) ** 0.5
+        self.weight = nn.Parameter(torch.empty(num_layers, in_features, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(num_layers, 1, out_features))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs (B, K, in_features) -> (B, K, out_features)."""
+        return torch.baddbmm(self.bias, inputs.transpose(0, 1), self.weight).transpose(0, 1)
+
+
+class Experts(nn.Module):
+    """K perceptrons side by side on the same input, a ReLU after each layer but the last."""
+
+    def __init__(self, num_experts: int, sizes: Sequence[int]):
+        """sizes: of the input and of every layer."""
+        super().__init__()
+        self.num_experts = num_experts
+        self.first = hidden_linear(sizes[0], num_experts * sizes[1])  # one product, since all see the same
+        self.layers = nn.ModuleList(ParallelLinear(num_experts, *pair) for pair in pairwise(sizes[1:]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, in_features) -> (B, K, last size)."""
+        values = self.first(features).unflatten(-1, (self.num_experts, -1))
+        for layer in self.layers:
+            values = layer(values.relu())
+        return values
 
 
 class TaskHeads(nn.Module):

@@ -22,6 +22,8 @@ from mtrl.types import Batch
 
 SIZES = ((1, 1, 1), (5, 4, 3), (39, 8, 10))
 """(in_features, out_features, num_tasks) that are tried."""
+NUM_BATCHES = 100
+"""With all tasks, within which a gradient must have reached every parameter."""
 TOLERANCE = 1e-4
 """Relative: a matrix product's last bits depend on how many rows it has."""
 
@@ -168,6 +170,9 @@ class _Case:
         before = leaves(self.network)
         output = run(self.network, *self.inputs(2 * self.num_tasks))
         for name, value in output.diagnostics.items():
+            assert value.shape[:1] == (2 * self.num_tasks,), (
+                f"{self.who}: diagnostic {name!r} has shape {tuple(value.shape)}; its first dimension must be the rows"
+            )
             assert not value.requires_grad, f"{self.who}: diagnostic {name!r} is not detached"
         changed = differences(before, leaves(self.network))
         assert not changed, (
@@ -224,11 +229,13 @@ class _Case:
             assert all(finite), f"{self.who}: features of size {scale:.0e} give values or gradients that are not finite"
 
     def check_gradients_reach_every_parameter(self) -> None:
-        """Over a few steps, because a layer that starts at zero holds back the gradient of those below."""
+        """Within some steps, because a layer that starts at zero holds back the gradient of those below."""
         network = self.make(3)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
         waiting = {name for name, _ in network.named_parameters()}
-        for _ in range(6):
+        for _ in range(NUM_BATCHES):
+            if not waiting:
+                return
             output = run(network, *self.inputs(32 * self.num_tasks))
             targets = torch.randn(output.values.shape, generator=self.generator)
             loss = (output.values - targets).square().mean()
@@ -246,12 +253,19 @@ class _Case:
             )
 
     def check_task_gradients(self) -> None:
-        """One vectorised pass over all tasks gives what one pass per task gives."""
-        if not self.network.works_under_vmap:
-            return
+        """Per-task gradients sum to the gradient of the sum; one pass over all gives what one per task gives."""
         parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         batch = self._batch(4)
         expected, _ = task_gradients(self._loss, batch, parameters, self.num_tasks, vectorized=False)
+        for name, gradient in self._gradient_of_the_sum(batch).items():
+            self._assert_close(
+                expected[name].sum(0),
+                gradient,
+                f"called with other parameters (torch.func.functional_call), the gradient of {name!r} is another; "
+                "forward may copy a parameter, for instance by slicing a ParameterList",
+            )
+        if not self.network.works_under_vmap:
+            return
         try:
             found, _ = task_gradients(self._loss, batch, parameters, self.num_tasks)
         except Exception as error:
@@ -263,15 +277,26 @@ class _Case:
         for name, gradients in found.items():
             self._assert_close(gradients, expected[name], f"under vmap the gradient of {name!r} is another")
 
+    def _gradient_of_the_sum(self, batch: Batch) -> dict[str, Tensor]:
+        """Through the module's own parameters, as an agent calls it where no method asks for per-task gradients."""
+        own = dict(self.network.named_parameters())
+        output = run(self.network, batch.observation, batch.task_ids, batch.draws.get("draw"))
+        total = self._task_losses(output, batch).sum()
+        gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(own, gradients, strict=True))
+
     def _loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         draw = batch.draws.get("draw")
         inputs = (batch.observation, batch.task_ids) if draw is None else (batch.observation, batch.task_ids, draw)
         result = functional_call(self.network, dict(parameters), inputs)
         output = result if isinstance(result, Output) else Output(result)
+        return TaskLosses(self._task_losses(output, batch))
+
+    def _task_losses(self, output: Output, batch: Batch) -> Tensor:
         losses = mean_per_task((output.values - 1).square().mean(-1), batch.task_ids, self.num_tasks)
         for auxiliary in output.losses.values():
             losses = losses + auxiliary
-        return TaskLosses(losses)
+        return losses
 
     def _batch(self, rows_per_task: int) -> Batch:
         """Rows sorted by task, the same number of each."""

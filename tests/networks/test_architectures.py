@@ -3,26 +3,69 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
+from agents.ppo import PPO
+from agents.sac import SAC
+from mtrl.agent import Agent
+from mtrl.aggregation import GradientAggregator, Mean
+from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
 from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
 from mtrl.testing import check_architecture
+from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.trainer import train
+from tests.agents.constants import CONTINUOUS, DISCRETE
 
 
 def num_parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def small_config(cls: type[PolicyArchitecture]) -> Any:
+    """The settings of a class with narrow layers."""
+    sizes = [field.name for field in dataclasses.fields(cls.Config) if field.name.endswith(("width", "_size"))]
+    return cls.Config(**dict.fromkeys(sizes, 24))
+
+
 @pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
 def test_every_registered_architecture_keeps_the_contract(name: str) -> None:
     cls = architectures.get(name)
-    fields = {field.name for field in dataclasses.fields(cls.Config)}
-    check_architecture(cls, cls.Config(**({"width": 24} if "width" in fields else {})))
+    check_architecture(cls, small_config(cls))
+
+
+AGENTS: dict[type[Agent], Any] = {
+    SAC: SAC.Config(batch_size=24, random_steps=2),
+    PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
+}
+"""Each learns within four vector steps."""
+
+
+@pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("agent_type", AGENTS)
+@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
+def test_every_agent_learns_with_every_registered_architecture(
+    name: str, agent_type: type[Agent], aggregator: type[GradientAggregator]
+) -> None:
+    cls = architectures.get(name)
+    parts: Any = {"architecture": cls, "architecture_config": small_config(cls), "aggregator": aggregator}
+    for world in (CONTINUOUS, DISCRETE):
+        agent = make_agent(agent_type, AGENTS[agent_type], world.suite, **parts)
+        state = make_train_state(agent, world)
+        groups = agent.groups().values()
+        before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
+        last = list(train(state, 4 * state.envs.num_envs))[-1]
+        assert last.metrics, "it has not learnt yet"
+        assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
+        assert {len(values) for values in last.metrics.values()} == {world.suite.num_tasks}
+        for group, old in zip(groups, before, strict=True):
+            pairs = zip(old, group.parameters.values(), strict=True)
+            assert any(not torch.equal(*pair) for pair in pairs), f"{group.name} has not moved"
 
 
 @pytest.mark.parametrize("task_input", ["embedding", "none"])

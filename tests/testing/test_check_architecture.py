@@ -51,7 +51,7 @@ class Drawing(Plain):
             route_log_prob=-route.float().sum(-1),
             route_entropy=route.float().sum(-1),
             losses={"size": self.embedding.weight.square().sum(-1)},
-            diagnostics={"mean": route.float().mean()},
+            diagnostics={"mean": route.float().mean(-1)},
         )
 
 
@@ -139,6 +139,20 @@ class HidesATensor(Plain):
         return super().forward(features, task_ids) + self.hidden
 
 
+class DiagnosticOfNoRow(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return Output(super().forward(features, task_ids), diagnostics={"size": self.layer.weight.detach()[0]})
+
+
+class SlicesAParameterList(Plain):
+    def build(self) -> None:
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(2))
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        (last,) = self.scales[1:]  # wraps what functional_call put there into a new parameter
+        return super().forward(features, task_ids) * self.scales[0] * last
+
+
 class Unused(Plain):
     def build(self) -> None:
         self.spare = nn.Linear(2, 2)
@@ -224,6 +238,8 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (LooksAtTheBatch, "a row gets another output alone than in a batch"),
     (LooksAtPositions, "the order of the rows changes what a row gets"),
     (HidesATensor, "another instance with the same state_dict gives other outputs"),
+    (DiagnosticOfNoRow, r"diagnostic 'size' has shape \(5,\); its first dimension must be the rows"),
+    (SlicesAParameterList, r"the gradient of 'scales.1' is another; forward may copy a parameter"),
     (Unused, r"no gradient reaches \['spare.bias', 'spare.weight'\]"),
     (Detached, r"no gradient reaches \['embedding.weight'\]"),
     (Frozen, "parameter 'embedding.weight' is not trained; constants are buffers"),
