@@ -236,6 +236,21 @@ def test_an_evaluation_leaves_a_running_training_untouched() -> None:
     assert before == after, differences(before, after)
 
 
+def test_an_evaluation_plays_on_one_thread_and_gives_the_others_back() -> None:
+    world = point_mass()
+    agent = make_agent(SAC, SAC_CONFIG, world.suite)
+    act, threads = agent.act, set()
+    agent.act = lambda *a, **k: threads.add(torch.get_num_threads()) or act(*a, **k)  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        evaluate(agent, world, 2, seed=1, num_workers=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {1}
+
+
 def test_a_run_with_evaluations_learns_what_a_run_without_learns() -> None:
     world, finals = point_mass(), []
     for every in (1000, 3):
