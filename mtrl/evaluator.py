@@ -5,7 +5,7 @@ deterministic action, or with actions drawn from the policy by a stream of the e
 so. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
 depend on how many slots play: the last bits of a matrix product depend on its number of rows.
 
-Shapes: M tasks, E episodes per task, C slots per task, N = C M slots.
+Shapes: M tasks, E episodes per task, C lanes: slots per task, over all crews.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from mtrl.vector_env import MultiTaskVectorEnv
 
 MIN_SLOTS = 10
 """Slots an evaluation has at least, so that small suites keep several processes busy."""
+
+MAX_SLOTS = 20
+"""Slots up to which there are two crews: one steps while the policy acts for the other."""
 
 
 class EvaluationStopped(Exception):
@@ -74,6 +77,47 @@ class EvaluationResult:
         return target_quality(self.mean_scores, self.target_scores)
 
 
+class _Crew:
+    """Environments that step while the policy acts for another crew's."""
+
+    def __init__(
+        self, envs: MultiTaskVectorEnv, first_lane: int, num_lanes: int, successes: np.ndarray, returns: np.ndarray
+    ):
+        """Writes episode e of task i to `successes` and `returns` (M, E) at [i, e]."""
+        self._envs = envs
+        self._num_tasks = envs.suite.num_tasks
+        self._first_lane = first_lane
+        self._num_lanes = num_lanes
+        self._successes = successes
+        self._returns = returns
+        self._ended = np.zeros(envs.num_envs, np.int64)
+        self._sent = False
+
+    def begin(self) -> None:
+        self._observation = self._envs.reset()
+
+    @property
+    def playing(self) -> bool:
+        return bool((self._envs.task_ids != IDLE).any())
+
+    def take_turn(self, choose: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Takes the results of the step under way, and begins the next."""
+        if self._sent:
+            step = self._envs.recv()
+            self._sent = False
+            self._observation = step.observation
+            for episode in step.episodes:
+                lane = self._first_lane + episode.slot // self._num_tasks
+                position = self._ended[episode.slot] * self._num_lanes + lane
+                self._successes[episode.task, position] = episode.success
+                self._returns[episode.task, position] = episode.return_
+                self._ended[episode.slot] += 1
+        if self.playing:
+            chunks = np.split(self._observation, len(self._observation) // self._num_tasks)
+            self._envs.send(np.concatenate([choose(chunk) for chunk in chunks]))
+            self._sent = True
+
+
 class Evaluator:
     """Evaluates agents on one suite; its environments start at the first use and stay until `close`."""
 
@@ -82,8 +126,10 @@ class Evaluator:
         self.seed = seed
         self.num_workers = num_workers
         self.worker_timeout = worker_timeout
-        self._envs: MultiTaskVectorEnv | None = None
-        self._slots_per_task = max(1, MIN_SLOTS // world.suite.num_tasks)
+        self._envs: list[MultiTaskVectorEnv] = []  # of the crews
+        num_tasks = world.suite.num_tasks
+        self._num_crews = 2 if 2 * num_tasks <= MAX_SLOTS else 1
+        self._slots_per_task = -(-MIN_SLOTS // (self._num_crews * num_tasks))  # of each crew
 
     def evaluate(
         self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool] = lambda: False
@@ -124,39 +170,38 @@ class Evaluator:
         self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Successes (M, E) and returns (M, E)."""
-        num_tasks, slots_per_task = self.world.suite.num_tasks, self._slots_per_task
-        # Slot c M + i plays every C-th episode of task i, beginning with its c-th.
-        plan = [
-            [(task.index, variation) for variation in self._variations(task, episodes_per_task)[first::slots_per_task]]
-            for first in range(slots_per_task)
-            for task in self.world.suite.tasks
-        ]
-        envs = self._start(ListedEpisodes(plan))
-        observation = envs.reset()
-        ended = np.zeros(envs.num_envs, np.int64)
+        num_tasks = self.world.suite.num_tasks
+        num_lanes = self._num_crews * self._slots_per_task
         successes = np.zeros((num_tasks, episodes_per_task), bool)
         returns = np.zeros((num_tasks, episodes_per_task))
-        one_of_each = np.arange(num_tasks)
-        chance = None
-        if self.world.suite.samples_policy:
-            # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
-            chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
-        while (envs.task_ids != IDLE).any():
-            if should_stop():
-                raise EvaluationStopped
-            chunks = np.split(observation, slots_per_task)
-            if chance is None:
-                actions = [agent.act(chunk, one_of_each, explore=False).action for chunk in chunks]
-            else:
-                actions = [agent.sample(chunk, one_of_each, chance) for chunk in chunks]
-            step = envs.step(np.concatenate(actions))
-            for episode in step.episodes:
-                position = ended[episode.slot] * slots_per_task + episode.slot // num_tasks
-                successes[episode.task, position] = episode.success
-                returns[episode.task, position] = episode.return_
-                ended[episode.slot] += 1
-            observation = step.observation
+        # Lane c plays every C-th episode of each task, beginning with its c-th.
+        plan = [
+            [(task.index, variation) for variation in self._variations(task, episodes_per_task)[lane::num_lanes]]
+            for lane in range(num_lanes)
+            for task in self.world.suite.tasks
+        ]
+        choose = self._chooser(agent)
+        crews = [
+            _Crew(envs, first * self._slots_per_task, num_lanes, successes, returns)
+            for first, envs in enumerate(self._start(plan))
+        ]
+        for crew in crews:
+            crew.begin()
+        while any(crew.playing for crew in crews):
+            for crew in crews:
+                if should_stop():
+                    raise EvaluationStopped
+                crew.take_turn(choose)
         return successes, returns
+
+    def _chooser(self, agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
+        """What gives the actions for observations (M, *observation), one per task in task order."""
+        one_of_each = np.arange(self.world.suite.num_tasks)
+        if not self.world.suite.samples_policy:
+            return lambda chunk: agent.act(chunk, one_of_each, explore=False).action
+        # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
+        chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
+        return lambda chunk: agent.sample(chunk, one_of_each, chance)
 
     def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
         """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""
@@ -166,23 +211,29 @@ class Evaluator:
             return [episode % task.num_variations for episode in range(episodes_per_task)]
         return [episode * task.num_variations // episodes_per_task for episode in range(episodes_per_task)]
 
-    def _start(self, episodes: ListedEpisodes) -> MultiTaskVectorEnv:
-        if self._envs is None:
-            self._envs = self.world.make_envs(
-                self._slots_per_task * self.world.suite.num_tasks,
-                episodes,
-                mode="evaluate",
-                num_workers=self.num_workers,
-                worker_timeout=self.worker_timeout,
+    def _start(self, plan: list[list[tuple[int, int]]]) -> list[MultiTaskVectorEnv]:
+        """The environments of every crew, to play their part of the plan: a list of episodes per slot."""
+        num_envs = self._slots_per_task * self.world.suite.num_tasks
+        parts = [ListedEpisodes(plan[start : start + num_envs]) for start in range(0, len(plan), num_envs)]
+        for crew, episodes in enumerate(parts):
+            if crew < len(self._envs):
+                self._envs[crew].episodes = episodes
+                continue
+            self._envs.append(
+                self.world.make_envs(
+                    num_envs,
+                    episodes,
+                    mode="evaluate",
+                    num_workers=self.num_workers,
+                    worker_timeout=self.worker_timeout,
+                )
             )
-        self._envs.episodes = episodes
         return self._envs
 
     def close(self) -> None:
         """Ends the environments; the next evaluation starts new ones."""
-        if self._envs is not None:
-            self._envs.close()
-            self._envs = None
+        while self._envs:
+            self._envs.pop().close()
 
     def __enter__(self) -> Self:
         return self

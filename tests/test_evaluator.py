@@ -306,13 +306,13 @@ def test_environments_are_kept_for_the_next_evaluation_but_not_after_a_failure()
     with Evaluator(world, 1, 0) as evaluator:
         for _ in range(3):
             evaluator.evaluate(Still(world.suite), 2)
-        assert (world.made, world.closed) == (1, 0)
+        assert (world.made, world.closed) == (2, 0), "one set for each crew"
         with pytest.raises(ZeroDivisionError):
             evaluator.evaluate(Still(world.suite, raising), 2)
-        assert (world.made, world.closed) == (1, 1)
+        assert (world.made, world.closed) == (2, 2)
         # The half-played episodes of the failed evaluation are gone.
         assert evaluator.evaluate(Still(world.suite), 2).success_rates.tolist() == [1]
-    assert (world.made, world.closed) == (2, 2)
+    assert (world.made, world.closed) == (4, 4)
 
 
 def test_an_evaluation_stops_when_it_is_asked_to() -> None:
@@ -320,7 +320,15 @@ def test_an_evaluation_stops_when_it_is_asked_to() -> None:
     asked: Iterator[bool] = iter([False] * 5 + [True])
     with Evaluator(world, 1, 0) as evaluator, pytest.raises(EvaluationStopped):
         evaluator.evaluate(Still(world.suite), 2, should_stop=lambda: next(asked))
-    assert world.closed == 1
+    assert world.closed == world.made == 2
+
+
+def test_a_suite_of_many_tasks_plays_in_one_set_of_environments() -> None:
+    world = CountedCloses([[((1,), 3)]] * 11)
+    with Evaluator(world, 1, 0) as evaluator:
+        result = evaluator.evaluate(Still(world.suite), 2)
+    assert world.made == 1
+    assert result.successes.shape == (11, 2)
 
 
 @pytest.mark.parametrize(("cls", "config"), [(SAC, SAC_CONFIG), (PPO, PPO.Config())], ids=["sac", "ppo"])
