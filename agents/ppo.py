@@ -284,7 +284,7 @@ class PPO(Agent):
     def _anneal(self) -> None:
         if self.config.annealing_steps is not None:
             left = max(0.0, 1 - self.env_steps / self.config.annealing_steps)
-            self.group.set_learning_rate(self.config.learning_rate * left)
+            self.group.learning_rate = self.config.learning_rate * left
 
     # Saving.
 
@@ -295,12 +295,12 @@ class PPO(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"env_steps": self.env_steps}
+        return super().state() | {"env_steps": self.env_steps, "learning_rate": self.group.learning_rate}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.env_steps = int(state["env_steps"])
-        self._anneal()
+        self.group.learning_rate = float(state["learning_rate"])
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:

@@ -160,8 +160,13 @@ class OptimizedGroup:
         self.optimizer.step()
         return result
 
-    def set_learning_rate(self, learning_rate: float) -> None:
+    @property
+    def learning_rate(self) -> float:
         """Of the steps to come; not part of the state, its owner sets it again after a restart."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: float) -> None:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate
 

@@ -98,7 +98,7 @@ def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, los
     for weights, counts in (([0.5, 0.3, 0.2, 0.0], (15, 9, 6, 0)), ([1.0, 1.0, 2.0, 1.0], (6, 6, 12, 6))):
         batch = state.buffer.sample(30, np.array(weights))
         assert batch.counts == counts
-        batch = batch.with_draws(agent._draws(30))
+        batch = agent.with_target(batch.with_draws(agent._draws(30)))
         group = agent.critic_group if loss == "critic_losses" else agent.actor_group
         found: list[dict[str, torch.Tensor]] = []
         for cls in (Mean, IdentityWeighting):
