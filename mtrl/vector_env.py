@@ -158,7 +158,8 @@ class MultiTaskVectorEnv(ABC):
 
     def state(self) -> State:
         """Everything a restart needs; only between `recv` and `send`."""
-        longest = int(self._lengths.max(initial=0))
+        # Actions are for the replay; on Atari those of an episode would be megabytes that nobody reads.
+        longest = int(self._lengths.max(initial=0)) if self.replays_exactly else 0
         return {
             "episodes": self.episodes.state(),
             "task_ids": self.task_ids.copy(),

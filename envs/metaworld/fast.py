@@ -2,17 +2,17 @@
 
 `fast_class(OFFICIAL)` is a subclass of an official environment class. Physics, tasks and rewards stay the official
 code: the subclass runs the official methods of the task as they are, but hands them quicker versions of the helpers
-that they call. What is replaced, and why it took time (microseconds per env step of pick-place, of about 1000 in all):
+that they call. What is replaced, and why it took time (microseconds of a call, of about 1000 of a pick-place step):
 
 | replaced | why |
 |---|---|
 | `touching_object` | two Python loops over MuJoCo's list of contacts, one object each (250) |
 | `Rotation.from_matrix(...).as_quat()` | scipy's checks and dispatch for one 3 x 3 matrix (130) |
-| `_get_obs`, `_get_curr_obs_combined_no_goal`, `step` | stacking and clipping arrays of 1 to 39 numbers (150) |
-| `tolerance`, `_gripper_caging_reward`, `norm` | array functions on single numbers and on three (150) |
-| `get_body_com`, `_get_site_pos`, `tcp_center`, ... | a search by name at every call; the views are kept instead (30) |
-| `do_simulation` | checks, and `mj_rnePostConstraint`, whose results nothing reads (10) |
-| `reset` | settles the hand twice, of which the first is forgotten (half of a reset) |
+| `_get_obs`, `_get_curr_obs_combined_no_goal`, `step` | stacking and clipping arrays of 1 to 39 numbers |
+| `tolerance`, `_gripper_caging_reward`, `norm` | array functions on single numbers and on three |
+| `get_body_com`, `_get_site_pos`, `tcp_center`, ... | a search by name at every call; the views are kept (1.7) |
+| `do_simulation` | checks, and `mj_rnePostConstraint`, whose results nothing reads (3) |
+| `reset` | settles the hand twice; of the first time only what it puts into the model counts (half of a reset) |
 | `_initialize_simulation` | parses the XML again for every environment of a task (300 000, once) |
 
 Every replacement was derived from one version and is used with that one alone; the test of parity compares whole

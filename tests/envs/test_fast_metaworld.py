@@ -46,8 +46,14 @@ def play_both(task: str, vectors: np.ndarray, *, episodes: int, steps: int, seed
     Goals change from episode to episode, random actions take turns with the scripted policy, V2 rewards with V1.
     """
     official = ALL_V3_ENVIRONMENTS[task](reward_function_version="v2")
-    quick = fast.fast_class(ALL_V3_ENVIRONMENTS[task])(reward_function_version="v2")
     generator = np.random.default_rng([seed, TASKS.index(task)])
+    # The quick one's model is copied from one in use, with the objects where another goal has them.
+    make = fast.fast_class(ALL_V3_ENVIRONMENTS[task])
+    used = make(reward_function_version="v2")
+    data = {"rand_vec": vectors[generator.integers(50)], "env_cls": ALL_V3_ENVIRONMENTS[task]}
+    used.set_task(Task(env_name=task, data=pickle.dumps(data | {"partially_observable": False})))
+    used.reset()
+    quick = make(reward_function_version="v2")
     policy = metaworld.policies.ENV_POLICY_MAP[task]()
     successes = 0
     for episode in range(episodes):
