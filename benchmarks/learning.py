@@ -4,12 +4,14 @@ python -m benchmarks.learning --suite mt3 --seeds 1 2 3 --output benchmarks/resu
 
 Writes, as each seed ends, its final evaluation by the suite's protocol, the curves of the periodic evaluations and of
 training, and a summary with the command, commit, versions and machine. `seconds` is the time of the whole command:
-start, training, evaluations, table.
+start, training, evaluations, table. Runs live in a temporary folder, or with `--runs FOLDER` there: what was cut off
+goes on from its last checkpoint when the command is given again, and its seconds are then not known.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import shlex
@@ -26,11 +28,14 @@ from mtrl.run_log import EvaluationRow
 from mtrl.run_metadata import program_facts
 
 
-def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float:
-    """Runs the preset and returns the seconds that the whole command took."""
-    command = [sys.executable, "-m", "mtrl", "train", "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir)]
+def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float | None:
+    """Runs the preset and returns the seconds that the whole command took; None for a run that was there before."""
+    command = [sys.executable, "-m", "mtrl", "train"]
+    if run_dir.exists():
+        subprocess.run([*command, "--resume", str(run_dir)], check=True)
+        return None
     started = time.monotonic()
-    subprocess.run([*command, *flags], check=True)
+    subprocess.run([*command, "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir), *flags], check=True)
     return time.monotonic() - started
 
 
@@ -43,7 +48,7 @@ def curves(run: RunDirectory) -> list[dict[str, Any]]:
     return [{name: row[name] for name in kept if name in row} for row in run.metrics.rows()]
 
 
-def summarise(rows: list[EvaluationRow], seconds: float) -> dict[str, Any]:
+def summarise(rows: list[EvaluationRow], seconds: float | None) -> dict[str, Any]:
     """The final evaluation of one seed."""
     final = [row for row in rows if row.kind == "final"]
     return {
@@ -52,7 +57,7 @@ def summarise(rows: list[EvaluationRow], seconds: float) -> dict[str, Any]:
         "mean_success_rate": statistics.fmean(row.success_rate for row in final),
         "episodes_per_task": final[0].episodes,
         "env_steps": final[0].env_steps,
-        "seconds": round(seconds, 1),
+        "seconds": None if seconds is None else round(seconds, 1),
     }
 
 
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--suite", default="mt3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, required=True, help="folder, e.g. benchmarks/results/mt3")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs; default: a temporary one")
     arguments, flags = parser.parse_known_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {
@@ -69,8 +75,9 @@ def main() -> None:
         "seeds": {},
     }
     for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            run_dir = Path(folder) / "run"
+        with contextlib.ExitStack() as stack:
+            runs = arguments.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            run_dir = runs / f"seed-{seed}"
             seconds = train(arguments.suite, seed, run_dir, flags)
             run = RunDirectory.open(run_dir)
             rows = run.evaluations.rows()

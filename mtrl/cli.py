@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl import __version__
+from mtrl.allocator import keep_freed_memory
 from mtrl.errors import BadInput, MtrlError
 from mtrl.registry import nearest, plugins_one_by_one, trust_module
 
@@ -43,6 +44,7 @@ MAX_LINE = 300
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; nothing is raised."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    keep_freed_memory()
     try:
         code = _run_verb(arguments)
         if sys.stdout is not None:
