@@ -24,3 +24,17 @@ def _processor() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def processor_ticks() -> tuple[int, int]:
+    """Ticks of all processors since the start and, of these, the ones that the host gave to others; zeros off Linux."""
+    try:
+        ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return 0, 0
+    return sum(ticks), ticks[7]
+
+
+def stolen_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """The share of processor time that the host took away in between, of what a virtual machine was to get."""
+    return (after[1] - before[1]) / max(1, after[0] - before[0])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -47,24 +47,61 @@ class PPOSizes:
         return self.rollout_steps * self.num_tasks
 
 
-def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> Mapping[str, Repeats]:
-    """Env steps per second of every round, by contestant. A round of each goes before the clock starts."""
+class PPOTimes(NamedTuple):
+    """What was measured, by contestant."""
+
+    speeds: Mapping[str, Repeats]  # env steps per second of every round
+    learning: Mapping[str, Repeats]  # share of the round's time that goes into learning from the rollout
+
+    @property
+    def bound(self) -> Repeats:
+        """How much faster theirs would be if acting and stepping took no time."""
+        return Repeats(tuple(1 / share for share in self.learning[THEIRS].values))
+
+
+def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> PPOTimes:
+    """Every repeat is a round of each contestant; one of each goes before the clock starts."""
     agents.register()
     envs.register()
     sizes = sizes or PPOSizes()
     speeds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    learning: dict[str, list[float]] = {OURS: [], THEIRS: []}
     with _our_training(sizes) as ours, _their_training(sizes) as theirs:
         for repeat in range(repeats + 1):
-            for name, rounds in ((OURS, ours), (THEIRS, theirs)):
-                started = time.perf_counter()
-                next(rounds)
+            for name, training in ((OURS, ours), (THEIRS, theirs)):
+                started, learnt = time.perf_counter(), training.learning_seconds
+                training.make_round()
                 if repeat:
-                    speeds[name].append(sizes.rows / (time.perf_counter() - started))
-    return {name: Repeats(tuple(values)) for name, values in speeds.items()}
+                    seconds = time.perf_counter() - started
+                    speeds[name].append(sizes.rows / seconds)
+                    learning[name].append((training.learning_seconds - learnt) / seconds)
+    return PPOTimes(_repeats(speeds), _repeats(learning))
+
+
+def _repeats(values: Mapping[str, list[float]]) -> Mapping[str, Repeats]:
+    return {name: Repeats(tuple(own)) for name, own in values.items()}
+
+
+class Training:
+    """A training that can be made to go on for a round, and the time that it has spent in `learn`."""
+
+    def __init__(self, make_round: Callable[[], object], owner: Any, learn: str):
+        """`owner.learn` is wrapped with a clock."""
+        self.make_round = make_round
+        self.learning_seconds = 0.0
+        original = getattr(owner, learn)
+
+        def clocked(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = original(*arguments)
+            self.learning_seconds += time.perf_counter() - started
+            return result
+
+        setattr(owner, learn, clocked)
 
 
 @contextmanager
-def _our_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
+def _our_training(sizes: PPOSizes) -> Iterator[Training]:
     agent = {
         "name": "ppo",
         "rollout_steps": sizes.rollout_steps,
@@ -77,13 +114,14 @@ def _our_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
     state: TrainState = build_train_state(config, world, torch.device("cpu"))
     try:
         turns = train(state, config.settings.total_env_steps)
-        yield (turn for turn in turns if turn.metrics)  # one for each rollout
+        rounds = (turn for turn in turns if turn.metrics)  # one for each rollout
+        yield Training(lambda: next(rounds), state.agent, "update")
     finally:
         state.envs.close()
 
 
 @contextmanager
-def _their_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
+def _their_training(sizes: PPOSizes) -> Iterator[Training]:
     import metaworld  # noqa: F401  registers the vector environments
 
     # Their one-hot task is part of the observation, as ours is of the network's input.
@@ -111,20 +149,20 @@ def _their_training(sizes: PPOSizes) -> Iterator[Iterator[Any]]:
         device="cpu",
     )
 
-    def rounds() -> Iterator[Any]:
-        while True:
-            yield model.learn(sizes.rows, reset_num_timesteps=False)
-
     try:
-        yield rounds()
+        yield Training(lambda: model.learn(sizes.rows, reset_num_timesteps=False), model, "train")
     finally:
         vec_env.close()
 
 
-def report(speeds: Mapping[str, Repeats]) -> str:
-    """Env steps per second, and how much faster ours is."""
-    lines = [f"{name:36} {speed.shown(0)} env steps/s" for name, speed in speeds.items()]
-    lines.append(f"{OURS} / {THEIRS}: {speeds[OURS].ratio_to(speeds[THEIRS]).shown(2)}")
+def report(times: PPOTimes) -> str:
+    """Env steps per second, how much faster ours is, and how much faster it could be."""
+    lines = [
+        f"{name:36} {speed.shown(0)} env steps/s, learning takes {times.learning[name].shown(2)} of it"
+        for name, speed in times.speeds.items()
+    ]
+    lines.append(f"{OURS} / {THEIRS}: {times.speeds[OURS].ratio_to(times.speeds[THEIRS]).shown(2)}")
+    lines.append(f"{THEIRS} with steps that cost nothing would be faster by {times.bound.shown(2)}")
     return "\n".join(lines)
 
 

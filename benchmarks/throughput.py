@@ -34,7 +34,7 @@ import torch
 
 import envs
 from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
-from benchmarks.machine import machine_facts
+from benchmarks.machine import machine_facts, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
 from mtrl.run_metadata import program_facts
 from mtrl.suite import find_suite_type
@@ -94,11 +94,13 @@ def _evaluation(repeats: int) -> dict[str, Any]:
 
 
 def _ppo(repeats: int) -> dict[str, Any]:
-    speeds = ppo.measure_ppo(repeats)
-    print(ppo.report(speeds))
+    times = ppo.measure_ppo(repeats)
+    print(ppo.report(times))
     return {
-        "env_steps_per_second": {name: speed.json() for name, speed in speeds.items()},
-        "ours_is_faster_by": speeds[ppo.OURS].ratio_to(speeds[ppo.THEIRS]).json(),
+        "env_steps_per_second": {name: speed.json() for name, speed in times.speeds.items()},
+        "share_of_learning": {name: share.json() for name, share in times.learning.items()},
+        "ours_is_faster_by": times.speeds[ppo.OURS].ratio_to(times.speeds[ppo.THEIRS]).json(),
+        "theirs_would_be_faster_by_with_free_steps": times.bound.json(),
     }
 
 
@@ -176,7 +178,11 @@ def main() -> None:
     }
     for name in arguments.only:
         print(f"\n== {name}")
+        before = processor_ticks()
         results[name] = SECTIONS[name](arguments.repeats)
+        stolen = stolen_share(before, processor_ticks())
+        results[name]["stolen_by_the_host"] = stolen
+        print(f"the host took {100 * stolen:.0f} % of the processors' time meanwhile", flush=True)
     results["load_after"] = os.getloadavg()[0]
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 
+from mtrl.acting_threads import acting_threads
 from mtrl.agent import Agent
 from mtrl.episodes import IDLE, ListedEpisodes
 from mtrl.scores import normalized_scores
@@ -140,17 +140,14 @@ class Evaluator:
         """
         # Every module's own flag: an agent may keep a part of itself in evaluation mode for good.
         training = {module: module.training for module in agent.modules()}
-        threads = torch.get_num_threads()
         agent.eval()
-        # A few rows are nothing to share out, and threads that wait for more keep the environments off their cores.
-        torch.set_num_threads(1)
         try:
-            successes, returns = self._play(agent, episodes_per_task, should_stop)
+            with acting_threads(self.world.suite):
+                successes, returns = self._play(agent, episodes_per_task, should_stop)
         except BaseException:
             self.close()
             raise
         finally:
-            torch.set_num_threads(threads)
             for module, flag in training.items():
                 module.training = flag
         suite = self.world.suite

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mtrl.acting_threads import acting_threads
 from mtrl.train_state import TrainState
 from mtrl.types import Metrics, Progress
 
@@ -25,7 +26,8 @@ def train(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
     while state.env_steps < total_env_steps:
         metrics: Metrics = {}
         ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
-        acted = agent.act(state.observation, envs.task_ids, explore=True)
+        with acting_threads(envs.suite):
+            acted = agent.act(state.observation, envs.task_ids, explore=True)
         envs.send(acted.action)
         if ends_rollout and agent.learns_from_replay and buffer.num_rows:
             metrics = agent.update(buffer, scheduler.weights())
