@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,3 +37,23 @@ class Repeats:
     def shown(self, digits: int) -> str:
         """The median with the lowest and highest in brackets."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def interleaved_milliseconds(
+    contestants: Mapping[str, Callable[[], object]], repeats: int, turns_per_repeat: int
+) -> dict[str, Repeats]:
+    """Milliseconds per call; in a turn every contestant is called once, and a repeat is the median of its turns."""
+    for call in contestants.values():  # allocates, and starts the threads
+        call()
+        call()
+    medians: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        turns: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(turns_per_repeat):
+            for name, call in contestants.items():
+                started = time.perf_counter()
+                call()
+                turns[name].append(1e3 * (time.perf_counter() - started))
+        for name, milliseconds in turns.items():
+            medians[name].append(statistics.median(milliseconds))
+    return {name: Repeats(tuple(values)) for name, values in medians.items()}

@@ -8,10 +8,9 @@ the drawing of the batch from a filled buffer included.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from stable_baselines3.common.logger import Logger
 import agents
 import envs
 from agents.sac import SAC
-from benchmarks.matmul_floor import MatmulFloor, UpdateSizes
-from benchmarks.repeats import Repeats
+from benchmarks.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
 from mtrl.buffer import RolloutBuffer
 from mtrl.build import build_agent, build_world
@@ -32,6 +31,49 @@ from mtrl.types import Acted, EnvStep, TaskSuite
 
 FILLED_STEPS = 2000
 """Vector steps in the buffers that batches are drawn from."""
+
+MULTI_HEAD: dict[str, Any] = {"name": "multi-head", "width": 400, "depth": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSizes:
+    """What every contestant updates on; the defaults are those of MT10."""
+
+    suite: str = "mt10"
+    batch_size: int = 1280
+    num_critics: int = 2
+
+
+@dataclass(frozen=True)
+class LearningAgent:
+    """One of our agents, with a full buffer to learn from."""
+
+    agent: SAC
+    buffer: RolloutBuffer
+    sizes: UpdateSizes
+
+    def update(self) -> None:
+        """Draws a batch and makes one update."""
+        shares = np.full(self.agent.num_tasks, 1 / self.agent.num_tasks)
+        self.agent.learn_from(self.buffer.sample(self.sizes.batch_size, shares))
+
+
+def learning_agent(architecture: Mapping[str, Any], sizes: UpdateSizes, **choices: Any) -> LearningAgent:
+    """Our SAC with an architecture (its name and settings); `choices` are further parts of the configuration."""
+    agents.register()
+    envs.register()
+    config = resolve_config(
+        {
+            "suite": sizes.suite,
+            "architecture": dict(architecture),
+            "agent": {"name": "sac", "batch_size": sizes.batch_size, "num_critics": sizes.num_critics},
+            **choices,
+        }
+    )
+    world = build_world(config.suite, config.settings.seed)
+    agent = build_agent(config, world, torch.device("cpu"))
+    assert isinstance(agent, SAC)
+    return LearningAgent(agent, filled_buffer(world.suite), sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,57 +86,22 @@ class UpdateTimes:
 
 
 def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTimes:
-    """Every repeat is the median of `updates_per_repeat` turns; in a turn every contestant makes one update."""
-    agents.register()
-    envs.register()
+    """Milliseconds per update; the floor is that of ours with `mean`."""
     sizes = UpdateSizes()
-    floor = MatmulFloor(sizes)
-    passes: list[list[float]] = []
-    contestants: dict[str, Callable[[], object]] = {
-        "ours, mean": _our_update("mean", sizes),
-        "ours, pcgrad": _our_update("pcgrad", sizes),
-        "ours, popart": _our_update("mean", sizes, normalizer="popart"),
-        "stable-baselines3": _sb3_update(sizes),
-        "floor": lambda: passes.append(floor.measure()),
-    }
-    for update in contestants.values():  # allocates, and starts the threads
-        update()
-        update()
-    passes.clear()
-    repeated: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        turns: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(updates_per_repeat):
-            for name, update in contestants.items():
-                started = time.perf_counter()
-                update()
-                turns[name].append(1e3 * (time.perf_counter() - started))
-            turns["floor"][-1] = 1e3 * sum(passes[-1])
-        for name, milliseconds in turns.items():
-            repeated[name].append(statistics.median(milliseconds))
-    return UpdateTimes(
-        milliseconds={name: Repeats(tuple(values)) for name, values in repeated.items()},
-        floor_table=floor.table(passes),
-        floor_gflop=sum(product.flops for product in floor.products) / 1e9,
-    )
-
-
-def _our_update(aggregator: str, sizes: UpdateSizes, normalizer: str = "none") -> Callable[[], object]:
-    config = resolve_config(
+    ours = learning_agent(MULTI_HEAD, sizes)
+    floor = MatmulFloor(recorded_products(ours.update))
+    milliseconds = interleaved_milliseconds(
         {
-            "suite": "mt10",
-            "architecture": {"name": "multi-head", "width": sizes.width, "depth": sizes.depth},
-            "aggregator": aggregator,
-            "normalizer": normalizer,
-            "agent": {"name": "sac", "batch_size": sizes.batch_size, "num_critics": sizes.num_critics},
-        }
+            "ours, mean": ours.update,
+            "ours, pcgrad": learning_agent(MULTI_HEAD, sizes, aggregator="pcgrad").update,
+            "ours, popart": learning_agent(MULTI_HEAD, sizes, normalizer="popart").update,
+            "stable-baselines3": _sb3_update(ours.agent.suite, sizes),
+            "floor": floor.replay,
+        },
+        repeats,
+        updates_per_repeat,
     )
-    world = build_world(config.suite, config.settings.seed)
-    agent = build_agent(config, world, torch.device("cpu"))
-    assert isinstance(agent, SAC)
-    buffer = filled_buffer(world.suite)
-    shares = np.full(sizes.num_tasks, 1 / sizes.num_tasks)
-    return lambda: agent.learn_from(buffer.sample(sizes.batch_size, shares))
+    return UpdateTimes(milliseconds=milliseconds, floor_table=floor.table(), floor_gflop=floor.gflop)
 
 
 def filled_buffer(suite: TaskSuite, capacity: int = FILLED_STEPS, seed: int = 0) -> RolloutBuffer:
@@ -121,16 +128,17 @@ def filled_buffer(suite: TaskSuite, capacity: int = FILLED_STEPS, seed: int = 0)
     return buffer
 
 
-def _sb3_update(sizes: UpdateSizes) -> Callable[[], object]:
-    environments = make_sb3_env("mt10")  # gives the spaces; never stepped, so no simulator starts
+def _sb3_update(suite: TaskSuite, sizes: UpdateSizes) -> Callable[[], object]:
+    num_tasks, num_features = suite.num_tasks, suite.observation_space.shape[0]
+    environments = make_sb3_env(sizes.suite)  # gives the spaces; never stepped, so no simulator starts
     model = SB3SAC(
         "MlpPolicy",
         environments,
         batch_size=sizes.batch_size,
-        buffer_size=FILLED_STEPS * sizes.num_tasks,
+        buffer_size=FILLED_STEPS * num_tasks,
         learning_rate=3e-4,
         policy_kwargs={
-            "net_arch": sizes.depth * [sizes.width],
+            "net_arch": MULTI_HEAD["depth"] * [MULTI_HEAD["width"]],
             "n_critics": sizes.num_critics,
             "optimizer_class": torch.optim.Adam,
             "optimizer_kwargs": {"eps": 1e-5, "fused": True},
@@ -140,19 +148,19 @@ def _sb3_update(sizes: UpdateSizes) -> Callable[[], object]:
     )
     model.set_logger(Logger(None, []))
     generator = stream(0, "benchmark buffer")
-    tasks = np.eye(sizes.num_tasks, dtype=np.float32)
-    nothing = sizes.num_tasks * [dict[str, bool]()]
+    tasks = np.eye(num_tasks, dtype=np.float32)
+    nothing = num_tasks * [dict[str, bool]()]
     for _ in range(FILLED_STEPS):
         observation, following = (
-            np.concatenate([generator.standard_normal((sizes.num_tasks, sizes.features), np.float32), tasks], axis=1)
+            np.concatenate([generator.standard_normal((num_tasks, num_features), np.float32), tasks], axis=1)
             for _ in range(2)
         )
         model.replay_buffer.add(
             observation,
             following,
-            generator.uniform(-1, 1, (sizes.num_tasks, sizes.actions)).astype(np.float32),
-            generator.standard_normal(sizes.num_tasks, np.float32),
-            np.zeros(sizes.num_tasks, bool),
+            generator.uniform(-1, 1, (num_tasks, *(suite.action_space.shape or ()))).astype(np.float32),
+            generator.standard_normal(num_tasks, np.float32),
+            np.zeros(num_tasks, bool),
             nothing,
         )
     return lambda: model.train(gradient_steps=1, batch_size=sizes.batch_size)
