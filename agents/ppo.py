@@ -101,7 +101,7 @@ class PPO(Agent):
         encoder = parts.encoder()
         features = encoder.out_features
         policy = parts.policy(features, make_policy_gradient_head(parts.suite, config.initial_log_std))
-        value = parts.architecture(features, 1)
+        value = parts.value_network(features, 1)
         self.value_draw_size = value.draw_size
         self.normalizer = parts.normalizer()
         self.networks = ActorCritic(encoder, policy, Ensemble([value]), self.normalizer.make_output(1))

@@ -83,7 +83,7 @@ class SAC(Agent):
         features = encoder.out_features
         self.policy = parts.policy(features, self.head)
         critic_inputs = features + self.head.critic_action_inputs
-        members = [parts.architecture(critic_inputs, self.head.critic_outputs) for _ in range(config.num_critics)]
+        members = [parts.value_network(critic_inputs, self.head.critic_outputs) for _ in range(config.num_critics)]
         self.normalizer = parts.normalizer()
         self.critics = Critics(encoder, Ensemble(members), self.normalizer.make_output(config.num_critics))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -200,7 +200,11 @@ class SAC(Agent):
         expected = policy.expect(
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )
-        losses = mean_per_task(self.alpha(batch) * expected.log_prob - expected.value, batch.task_ids, self.num_tasks)
+        cost = self.alpha(batch) * expected.log_prob - expected.value
+        losses = mean_per_task(cost, batch.task_ids, self.num_tasks)
+        if network.route_log_prob is not None:  # a route was drawn that learns by reinforcement
+            advantage = (losses[batch.task_ids] - cost).detach()
+            losses = losses - mean_per_task(network.route_log_prob * advantage, batch.task_ids, self.num_tasks)
         rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(network)}
         return TaskLosses(self._weighted(losses, network), rows)
 

@@ -21,7 +21,7 @@ from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskL
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
-from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks import Output, PolicyArchitecture, SelfUpdating
 from mtrl.normalization import ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
@@ -35,8 +35,8 @@ class Parts:
 
     suite: TaskSuite
     encoder: Callable[[], Encoder]
-    architecture: Callable[[int, int], PolicyArchitecture]  # (in_features, out_features)
     policy: Callable[[int, ActionHead], Policy]  # (in_features, head)
+    value_network: Callable[[int, int], PolicyArchitecture]  # (in_features, out_features), of values or Q values
     normalizer: Callable[[], ReturnNormalizer]
     aggregator: Callable[[str], GradientAggregator]  # by the name of the optimised group
     seed: int
@@ -143,7 +143,10 @@ class OptimizedGroup:
         self.aggregator = aggregator
         aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in modules.modules())
         self.max_grad_norm = max_grad_norm
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate, eps=adam_epsilon, fused=True)
+        self.self_updating = [part for part in modules.modules() if isinstance(part, SelfUpdating)]
+        apart = {parameter for part in self.self_updating for parameter in part.parameters()}
+        optimized = [parameter for parameter in self.parameters.values() if parameter not in apart]
+        self.optimizer = torch.optim.Adam(optimized, lr=learning_rate, eps=adam_epsilon, fused=True)
 
     def step(self, loss_of: LossFunction, batch: Batch) -> TaskLosses:
         """One gradient step on per-task losses; the only place that writes gradients of networks.
@@ -158,6 +161,8 @@ class OptimizedGroup:
             self._name_what_is_not_finite(result.losses)
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm, foreach=True)
         self.optimizer.step()
+        for part in self.self_updating:
+            part.step()
         return result
 
     @property

@@ -44,6 +44,11 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
     def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
         return cls("architecture")(in_features, out_features, suite.num_tasks, config.architecture.config)
 
+    def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
+        architecture = cls("architecture")
+        settings = architecture.value_config(config.architecture.config)
+        return architecture(in_features, out_features, suite.num_tasks, settings)
+
     def make_policy(in_features: int, head: ActionHead) -> Policy:
         return cls("policy")(make_architecture, in_features, head, config.policy.config)
 
@@ -54,8 +59,8 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
     parts = Parts(
         suite=suite,
         encoder=lambda: build_encoder(config, world),
-        architecture=make_architecture,
         policy=make_policy,
+        value_network=make_value_network,
         normalizer=lambda: cls("normalizer")(suite.num_tasks, config.normalizer.config),
         aggregator=make_aggregator,
         seed=seed,

@@ -11,18 +11,20 @@ from mtrl.networks import (
     multi_head,
     paco,
     pathnet,
+    routing,
     sluice,
     soft_modules,
     soft_ordering,
     task_routing,
 )
-from mtrl.networks.architecture import Output, PolicyArchitecture, architectures, run
+from mtrl.networks.architecture import Output, PolicyArchitecture, SelfUpdating, architectures, run
 from mtrl.networks.ensemble import Ensemble
 
 __all__ = [
     "Ensemble",
     "Output",
     "PolicyArchitecture",
+    "SelfUpdating",
     "adashare",
     "architectures",
     "care",
@@ -34,6 +36,7 @@ __all__ = [
     "multi_head",
     "paco",
     "pathnet",
+    "routing",
     "run",
     "sluice",
     "soft_modules",

@@ -49,12 +49,25 @@ class PolicyArchitecture(nn.Module, ABC):
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):
         super().__init__()
 
+    @classmethod
+    def value_config(cls, config: Any) -> Any:
+        """The settings of a run's value and Q networks, `config` being those of its policy's networks."""
+        return config
+
     @abstractmethod
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor | Output:
         """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
 
         `draw`: uniform (B, draw_size) float32, a route (B, route_size) int64, or None: the most likely choices.
         """
+
+
+class SelfUpdating(nn.Module, ABC):
+    """A part of an architecture whose parameters move by a rule of their own, and not by the group's optimiser."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Moves them by their (clipped) gradients. What the rule remembers has to be in the state."""
 
 
 architectures: Registry[PolicyArchitecture] = Registry("architecture")

@@ -42,6 +42,11 @@ def one_hot(task_ids: Tensor, num_tasks: int) -> Tensor:
     return (task_ids.unsqueeze(-1) == torch.arange(num_tasks, device=task_ids.device)).float()
 
 
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise of uniform numbers, any shape: the arg-max of it and logits is drawn from their softmax."""
+    return -torch.log(-torch.log(uniform.clamp(1e-6, 1 - 1e-6)))
+
+
 def mix(weights: Tensor, sources: Tensor) -> Tensor:
     """Weighted sums over K sources: weights (B, K) or (B, J, K), sources (B, K, out) -> (B, out) or (B, J, out)."""
     if weights.dim() == 2:

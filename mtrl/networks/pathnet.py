@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import TaskHeads, hidden_linear, mix, one_hot
+from mtrl.networks.layers import TaskHeads, gumbel, hidden_linear, mix, one_hot
 
 
 @architectures.register("pathnet")
@@ -64,7 +64,7 @@ class PathNet(PolicyArchitecture):
     def choose(self, scores: Tensor, draw: Tensor | None) -> Tensor:
         """1 for the k best of N scores (B, L, N), 0 for the others, with the gradient of k times their softmax."""
         if draw is not None:
-            scores = scores - torch.log(-torch.log(draw.clamp(1e-6, 1 - 1e-6)))
+            scores = scores + gumbel(draw)
         best = torch.zeros_like(scores).scatter(-1, scores.detach().topk(self.num_chosen).indices, 1.0)
         relaxed = self.num_chosen * F.softmax(scores / self.temperature, dim=-1)
         return best + (relaxed - relaxed.detach())

@@ -240,6 +240,8 @@ class _Case:
             targets = torch.randn(output.values.shape, generator=self.generator)
             loss = (output.values - targets).square().mean()
             loss = loss + sum(losses.mean() for losses in output.losses.values())
+            if output.route_log_prob is not None:
+                loss = loss + output.route_log_prob.mean()
             optimizer.zero_grad()
             loss.backward()
             for name, parameter in network.named_parameters():
@@ -296,6 +298,8 @@ class _Case:
         losses = mean_per_task((output.values - 1).square().mean(-1), batch.task_ids, self.num_tasks)
         for auxiliary in output.losses.values():
             losses = losses + auxiliary
+        if output.route_log_prob is not None:
+            losses = losses + mean_per_task(output.route_log_prob, batch.task_ids, self.num_tasks)
         return losses
 
     def _batch(self, rows_per_task: int) -> Batch:

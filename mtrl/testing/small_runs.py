@@ -46,6 +46,10 @@ def make_agent(
     def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
         return architecture(in_features, out_features, suite.num_tasks, architecture_config)
 
+    def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
+        settings = architecture.value_config(architecture_config)
+        return architecture(in_features, out_features, suite.num_tasks, settings)
+
     def policy(in_features: int, head: ActionHead) -> Policy:
         return Single(make_architecture, in_features, head, Single.Config())
 
@@ -55,8 +59,8 @@ def make_agent(
     parts = Parts(
         suite=suite,
         encoder=lambda: encoder(suite.observation_space, encoder.Config()),
-        architecture=make_architecture,
         policy=policy,
+        value_network=make_value_network,
         normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
         aggregator=make_aggregator,
         seed=seed,

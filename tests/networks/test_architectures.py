@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, r
 from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
+from mtrl.networks.routing import Routing
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
@@ -33,10 +35,25 @@ def small_config(cls: type[PolicyArchitecture]) -> Any:
     return cls.Config(**dict.fromkeys(sizes, 24))
 
 
-@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
-def test_every_registered_architecture_keeps_the_contract(name: str) -> None:
-    cls = architectures.get(name)
-    check_architecture(cls, small_config(cls))
+ROUTING = small_config(Routing)
+CASES = [
+    *(pytest.param(cls, small_config(cls), id=name) for name, cls in architectures.items()),
+    *(
+        pytest.param(Routing, replace(ROUTING, **settings), id=f"routing {', '.join(settings.values())}")
+        for settings in (
+            {"learning": "reinforce"},
+            {"learning": "wpl"},
+            {"router": "shared"},
+            {"router": "shared", "learning": "reinforce"},
+        )
+    ),
+]
+"""Every registered architecture, and each way of routing."""
+
+
+@pytest.mark.parametrize(("cls", "config"), CASES)
+def test_every_registered_architecture_keeps_the_contract(cls: type[PolicyArchitecture], config: Any) -> None:
+    check_architecture(cls, config)
 
 
 AGENTS: dict[type[Agent], Any] = {
@@ -48,12 +65,11 @@ AGENTS: dict[type[Agent], Any] = {
 
 @pytest.mark.parametrize("aggregator", [Mean, PCGrad])
 @pytest.mark.parametrize("agent_type", AGENTS)
-@pytest.mark.parametrize("name", [name for name, _ in architectures.items()])
+@pytest.mark.parametrize(("cls", "config"), CASES)
 def test_every_agent_learns_with_every_registered_architecture(
-    name: str, agent_type: type[Agent], aggregator: type[GradientAggregator]
+    cls: type[PolicyArchitecture], config: Any, agent_type: type[Agent], aggregator: type[GradientAggregator]
 ) -> None:
-    cls = architectures.get(name)
-    parts: Any = {"architecture": cls, "architecture_config": small_config(cls), "aggregator": aggregator}
+    parts: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
     for world in (CONTINUOUS, DISCRETE):
         agent = make_agent(agent_type, AGENTS[agent_type], world.suite, **parts)
         state = make_train_state(agent, world)

@@ -219,6 +219,16 @@ class ForgetsTheRoute(Drawing):
         return super().forward(features, task_ids, None if forgets else draw)
 
 
+class RouterOutOfReach(Drawing):
+    def build(self) -> None:
+        self.logits = nn.Parameter(torch.zeros(2))
+
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        output = super().forward(features, task_ids, draw)
+        log_prob = nn.functional.log_softmax(self.logits, dim=0)[output.route].sum(-1)
+        return dataclasses.replace(output, route_log_prob=log_prob.detach())
+
+
 class OwnGenerator(Plain):
     def build(self) -> None:
         generator = torch.Generator()
@@ -252,6 +262,7 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (GivesNoRoute, "it declares route_size 1, and forward gives no route"),
     (RouteOfFloats, "route is torch.float32, not int64"),
     (ForgetsTheRoute, "another when the route is passed back as `draw`"),
+    (RouterOutOfReach, r"no gradient reaches \['logits'\]"),
     (OwnGenerator, "made twice with one seed, parameter 'layer.weight' differs"),
 ]
 
