@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agents.gae import advantages
 from mtrl.agent import Agent, OptimizedGroup, Parts, actor_diagnostics, agent_types, bind
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
@@ -225,7 +225,7 @@ class PPO(Agent):
         if draw is not None:
             batch = batch.with_draws({"value": draw})
         result = self.group.step(self.losses, batch)
-        return {name: mean_per_task(rows, batch.task_ids, self.num_tasks) for name, rows in result.rows.items()}
+        return means_per_task(result.rows, batch.task_ids, self.num_tasks)
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, mean_per_task
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
@@ -229,11 +229,8 @@ def actor_diagnostics(network: Output) -> dict[str, Tensor]:
 
 def diagnostic_metrics(rows: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> Metrics:
     """The means per task (M, ...) of what `actor_diagnostics` put among the by-products, for the metrics."""
-    return {
-        name: mean_per_task(values, task_ids, num_tasks)
-        for name, values in rows.items()
-        if name.startswith(_DIAGNOSTICS)
-    }
+    diagnostics = {name: values for name, values in rows.items() if name.startswith(_DIAGNOSTICS)}
+    return means_per_task(diagnostics, task_ids, num_tasks)
 
 
 _DIAGNOSTICS = "actor/"

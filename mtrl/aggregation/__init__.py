@@ -10,6 +10,7 @@ from mtrl.aggregation.aggregator import (
     TaskLosses,
     aggregators,
     mean_per_task,
+    means_per_task,
     task_gradients,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "TaskLosses",
     "aggregators",
     "mean_per_task",
+    "means_per_task",
     "pcgrad",
     "task_gradients",
 ]

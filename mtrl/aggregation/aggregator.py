@@ -42,6 +42,18 @@ def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     return zeros.index_add(0, task_ids, values) / counts.clamp(min=1)
 
 
+def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> dict[str, Tensor]:
+    """`mean_per_task` of several values (B, ...) in one pass: of small batches, the calls are what costs."""
+    if not columns:
+        return {}
+    flat = [values.reshape(len(values), -1) for values in columns.values()]
+    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks).split([part.shape[1] for part in flat], dim=1)
+    return {
+        name: part.reshape(num_tasks, *values.shape[1:])
+        for (name, values), part in zip(columns.items(), means, strict=True)
+    }
+
+
 class GradientAggregator(ABC):
     """Combines the tasks' losses or gradients. One instance per optimised group."""
 
