@@ -35,6 +35,8 @@ class Policy(nn.Module, ABC):
     """Uniform numbers per row that the architecture wants as `draw` (0: none)."""
     route_size: int
     """Choices per row that its `Output.route` holds (0: it has none)."""
+    temperature: float | None = None
+    """What log pi costs, where the policy fixes it; None: the agent's own entropy term (temperatures, a bonus)."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
