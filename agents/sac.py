@@ -179,32 +179,36 @@ class SAC(Agent):
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
-        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,)."""
+        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,).
+
+        Here and in the actor's loss a policy with a regulariser is charged by that instead of alpha log pi.
+        """
         # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
         actor_features = self.critics.encoder(batch.next_observation)
         features = self.target_critics.encoder(batch.next_observation)
-        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route")).distribution
-        expected = policy.expect(
+        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route"))
+        expected = policy.distribution.expect(
             lambda action: self._values(self.target_critics, features, action, batch, "target"),
             batch.draws["next_action"],
         )
         next_value = self.normalizer.denormalize(expected.value, batch.task_ids)
-        entropy_cost = self.normalizer.scale(batch.task_ids) * self.temperatures(batch.task_ids) * expected.log_prob
+        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
         # A truncated step still bootstraps: only `terminated` ends the return.
         reward = self.normalizer.reward(batch.reward, batch.task_ids)
-        return reward + self.config.discount * ~batch.terminated * (next_value - entropy_cost)
+        next_value = next_value - self.normalizer.scale(batch.task_ids) * charge
+        return reward + self.config.discount * ~batch.terminated * next_value
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""
         features = self.critics.encoder(batch.observation).detach()
-        policy, network = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
-        expected = policy.expect(
+        policy = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
+        expected = policy.distribution.expect(
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )
-        entropy_cost = self.temperatures(batch.task_ids) * expected.log_prob
-        losses = mean_per_task(entropy_cost - expected.value, batch.task_ids, self.num_tasks)
-        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(network)}
-        return TaskLosses(self._weighted(losses, network), rows)
+        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
+        losses = mean_per_task(charge - expected.value, batch.task_ids, self.num_tasks)
+        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(policy.network)}
+        return TaskLosses(self._weighted(losses, policy.network), rows)
 
     def _values(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, draw: str) -> Tensor:
         """Values of every critic (K, B, 1 or A)."""

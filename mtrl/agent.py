@@ -21,9 +21,9 @@ from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskL
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
-from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks import Output
 from mtrl.normalization import ReturnNormalizer
-from mtrl.policies import ActionHead, Policy
+from mtrl.policies import ActionHead, MakeArchitecture, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import torch_stream
 from mtrl.types import Acted, Batch, EnvStep, Metrics, State, TaskSuite
@@ -35,7 +35,7 @@ class Parts:
 
     suite: TaskSuite
     encoder: Callable[[], Encoder]
-    architecture: Callable[[int, int], PolicyArchitecture]  # (in_features, out_features)
+    architecture: MakeArchitecture
     policy: Callable[[int, ActionHead], Policy]  # (in_features, head)
     normalizer: Callable[[], ReturnNormalizer]
     aggregator: Callable[[str], GradientAggregator]  # by the name of the optimised group

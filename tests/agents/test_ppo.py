@@ -359,8 +359,8 @@ def test_a_router_learns_by_reinforcement() -> None:
         batch = rows_of(tasks.tolist(), advantage=(2 * better - 1).tolist())
         batch = batch.with_extras({"draw": route.float()})
         with torch.no_grad():
-            (distribution, network), _ = agent.networks(batch.observation, tasks, route)
-            log_prob = distribution.log_prob(batch.extras["sample"]) + network.route_log_prob
+            policy, _ = agent.networks(batch.observation, tasks, route)
+            log_prob = policy.distribution.log_prob(batch.extras["sample"]) + policy.network.route_log_prob
         agent.group.step(agent.losses, batch.with_extras({"log_prob": log_prob}))
     best = agent.networks.policy.architecture.router.weight.argmax(1)
     assert best[:2].tolist() == [1, 0]
