@@ -13,7 +13,8 @@ KL(sg(pi_i) || pi_0) and is taken so, an auxiliary loss for either agent. In wha
 
 One column: pi_i is the task column. Two columns: pi_i in proportion to pi_0^a f_i^b, so that the common column learns
 from the tasks' returns too. For logits that is a h_0 + b f_i. Continuous actions, which the paper does not have, get
-the product of Gaussians, before the tanh if there is one: precision a/s_0^2 + b/s_f^2, precision-weighted mean.
+the product of Gaussians, before the tanh if there is one: precision a/s_0^2 + b/s_f^2, precision-weighted mean. It is
+about b times as narrow in variance as its factors: a wider start is PPO's `initial_log_std`, and SAC's to learn.
 
 Columns are of the architecture of the run: the common one is made for one task, the task column for all of them, and
 how task policies share parameters is the architecture's to say. The paper's share none: `separate`.
@@ -25,8 +26,8 @@ Shapes: B batch, F features, M tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -58,7 +59,7 @@ class RegularizedOutput(PolicyOutput):
 
 @policies.register("distral")
 class Distral(Policy):
-    """Task policies regularised towards a common one that is distilled from them."""
+    """Task policies drawn to a common one, which is distilled from them."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -87,34 +88,30 @@ class Distral(Policy):
             policy = prior.power_product(self.alpha, policy, self.beta)
         divergence = detached(policy).kl_divergence(prior)
         distillation = self.kl_weight * mean_per_task(divergence, task_ids, self.head.num_tasks)
-        said = self._said(common, task)
-        network = replace(
-            said,
-            losses={**said.losses, "distillation": distillation},
-            diagnostics={**said.diagnostics, "kl": divergence.detach()},
-        )
+        network = self._said(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
         return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
 
-    def _split(self, draw: Tensor | None) -> Iterator[Tensor | None]:
+    def _split(self, draw: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What belongs to the common and to the task column of noise, or of choices to make again."""
         if draw is None:
-            return iter((None, None))
+            return None, None
         size = self.common.draw_size if draw.is_floating_point() else self.common.route_size
-        parts = draw[:, :size], draw[:, size:]
-        return (part if part.shape[1] else None for part in parts)
+        return draw[:, :size], draw[:, size:]
 
-    def _said(self, common: Output, task: Output) -> Output:
-        """What the columns say beside their values; the common one's is called `common_NAME`."""
+    def _said(
+        self, common: Output, task: Output, losses: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor]
+    ) -> Output:
+        """`losses`, `diagnostics` and what the columns say beside their values, the common one as `common_NAME`."""
         routes = [column.route for column in (common, task) if column.route is not None]
-        losses = {f"common_{name}": loss.expand(self.head.num_tasks) for name, loss in common.losses.items()}
-        diagnostics = {f"common_{name}": values for name, values in common.diagnostics.items()}
+        common_losses = {f"common_{name}": loss.expand(self.head.num_tasks) for name, loss in common.losses.items()}
+        common_diagnostics = {f"common_{name}": values for name, values in common.diagnostics.items()}
         return Output(
             task.values,
-            route=None if not routes else torch.cat(routes, dim=-1),
+            route=torch.cat(routes, dim=-1) if routes else None,
             route_log_prob=_sum(common.route_log_prob, task.route_log_prob),
             route_entropy=_sum(common.route_entropy, task.route_entropy),
-            losses={**task.losses, **losses},
-            diagnostics={**task.diagnostics, **diagnostics},
+            losses={**task.losses, **common_losses, **losses},
+            diagnostics={**task.diagnostics, **common_diagnostics, **diagnostics},
         )
 
 
