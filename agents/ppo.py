@@ -105,7 +105,9 @@ class PPO(Agent):
         self.value_draw_size = value.draw_size
         self.normalizer = parts.normalizer()
         self.networks = ActorCritic(encoder, policy, Ensemble([value]), self.normalizer.make_output(1))
-        self.extras = {"log_prob": (), "value": ()}
+        # A policy that is charged for its log-probabilities needs no bonus beside that.
+        self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
+        self.extras = {"log_prob": (), "value": (), "charge": ()}
         if self.head.clips:
             self.extras["sample"] = tuple(parts.suite.action_space.shape or ())
         if draw_size := policy.route_size or policy.draw_size:
@@ -132,10 +134,11 @@ class PPO(Agent):
             mode = self.networks.policy(features, tasks).distribution.mode()
             return Acted(self.head.to_environment(mode).cpu().numpy())
         self.env_steps += len(tasks)
-        (distribution, network), draw, sample = self._draw(features, tasks, self.explore_stream)
+        policy, draw, sample = self._draw(features, tasks, self.explore_stream)
         extras = {
-            "log_prob": _plus(distribution.log_prob(sample), network.route_log_prob),
+            "log_prob": _plus(policy.distribution.log_prob(sample), policy.network.route_log_prob),
             "value": self._values(features, tasks),
+            "charge": policy.charge(sample),
         }
         if self.head.clips:
             extras["sample"] = sample
@@ -192,7 +195,8 @@ class PPO(Agent):
         Raises Diverged if one is not finite.
         """
         values = rollout.extras["value"]
-        rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, rollout.task_ids))
+        charge = self.normalizer.scale(rollout.task_ids) * rollout.extras["charge"]
+        rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, rollout.task_ids) - charge)
         found = advantages(rollout, values, self._next_values(rollout), self.config.discount, self.config.gae_lambda)
         batch = rollout.with_extras({"advantage": found, "return": found + values}).map_rows(
             lambda row: row.flatten(0, 1)
@@ -232,9 +236,10 @@ class PPO(Agent):
         draw = batch.extras.get("draw")
         if draw is not None and self.networks.policy.route_size:
             draw = draw.long()  # choices to make again
-        (distribution, network), value_network = bind(self.networks, parameters)(
+        policy, value_network = bind(self.networks, parameters)(
             (batch.observation, batch.task_ids, draw, batch.draws.get("value"))
         )
+        distribution, network = policy.distribution, policy.network
         value = value_network.values
         sample = batch.extras.get("sample", batch.action)
         log_prob = _plus(distribution.log_prob(sample), network.route_log_prob)
@@ -242,7 +247,7 @@ class PPO(Agent):
         log_ratio = log_prob - batch.extras["log_prob"]
         policy_loss = clipped_surrogate(log_ratio, self._advantage(batch), self.config.clip_range)
         value_loss = self._value_loss(value, batch)
-        rows = policy_loss + self.config.value_coefficient * value_loss - self.config.entropy_coefficient * entropy
+        rows = policy_loss + self.config.value_coefficient * value_loss - self.entropy_coefficient * entropy
         losses = mean_per_task(rows, batch.task_ids, self.num_tasks)
         for auxiliary in (*network.losses.values(), *value_network.losses.values()):
             losses = losses + auxiliary

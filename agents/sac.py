@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
 from mtrl.agent import (
     Agent,
     OptimizedGroup,
@@ -29,7 +30,6 @@ from mtrl.agent import (
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
-from mtrl.errors import Diverged
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
 from mtrl.policies import make_soft_head
@@ -88,10 +88,6 @@ class SAC(Agent):
         self.critics = Critics(encoder, Ensemble(members), self.normalizer.make_output(config.num_critics))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_draw_size = members[0].draw_size
-        self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), float(np.log(config.initial_alpha))))
-        self.target_entropy: Tensor
-        entropy = self.head.target_entropy(config.target_entropy_scale)
-        self.register_buffer("target_entropy", entropy, persistent=False)
         self.steps_acted = 0  # vector steps explored
         self.to(self.device)
         self.critic_group = OptimizedGroup(
@@ -100,9 +96,15 @@ class SAC(Agent):
         self.actor_group = OptimizedGroup(
             "actor", self.policy, parts.aggregator("actor"), config.learning_rate, config.max_grad_norm
         )
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_learning_rate, fused=True)
+        self.temperatures = self._make_temperatures()
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
+
+    def _make_temperatures(self) -> Temperatures:
+        if self.policy.temperature is not None:
+            return FixedTemperature(self.num_tasks, self.policy.temperature, self.device)
+        target = self.head.target_entropy(self.config.target_entropy_scale).to(self.device)
+        return LearnedTemperatures(target, self.config.initial_alpha, self.config.alpha_learning_rate)
 
     # Acting.
 
@@ -148,13 +150,12 @@ class SAC(Agent):
         )
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
-        alpha_losses = self.update_temperatures(batch, actor.rows["log_prob"])
+        temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
         polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.config.target_rate)
         return {
             "critic_loss": critic.losses,
             "actor_loss": actor.losses,
-            "alpha_loss": alpha_losses,
-            "alpha": self.log_alpha.detach().exp(),
+            **temperatures,
             "entropy": -mean_per_task(actor.rows["log_prob"], batch.task_ids, self.num_tasks),
             "q_value": mean_per_task(critic.rows["q_value"], batch.task_ids, self.num_tasks),
             **diagnostic_metrics(actor.rows, batch.task_ids, self.num_tasks),
@@ -178,49 +179,41 @@ class SAC(Agent):
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
-        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,)."""
+        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,).
+
+        Here and in the actor's loss a policy with a regulariser is charged by that instead of alpha log pi.
+        """
         # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
         actor_features = self.critics.encoder(batch.next_observation)
         features = self.target_critics.encoder(batch.next_observation)
-        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route")).distribution
-        expected = policy.expect(
+        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route"))
+        expected = policy.distribution.expect(
             lambda action: self._values(self.target_critics, features, action, batch, "target"),
             batch.draws["next_action"],
         )
         next_value = self.normalizer.denormalize(expected.value, batch.task_ids)
-        entropy_cost = self.normalizer.scale(batch.task_ids) * self.alpha(batch) * expected.log_prob
+        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
         # A truncated step still bootstraps: only `terminated` ends the return.
         reward = self.normalizer.reward(batch.reward, batch.task_ids)
-        return reward + self.config.discount * ~batch.terminated * (next_value - entropy_cost)
+        next_value = next_value - self.normalizer.scale(batch.task_ids) * charge
+        return reward + self.config.discount * ~batch.terminated * next_value
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""
         features = self.critics.encoder(batch.observation).detach()
-        policy, network = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
-        expected = policy.expect(
+        policy = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
+        expected = policy.distribution.expect(
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )
-        cost = self.alpha(batch) * expected.log_prob - expected.value
+        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
+        cost = charge - expected.value
         losses = mean_per_task(cost, batch.task_ids, self.num_tasks)
-        if network.route_log_prob is not None:  # a route was drawn that learns by reinforcement
+        if policy.network.route_log_prob is not None:  # a route was drawn that learns by reinforcement
             advantage = (losses[batch.task_ids] - cost).detach()
-            losses = losses - mean_per_task(network.route_log_prob * advantage, batch.task_ids, self.num_tasks)
-        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(network)}
-        return TaskLosses(self._weighted(losses, network), rows)
-
-    def update_temperatures(self, batch: Batch, log_prob: Tensor) -> Tensor:
-        """One step on -log alpha_i (log pi + target entropy_i); returns the losses (M,)."""
-        excess = mean_per_task(log_prob + self.target_entropy[batch.task_ids], batch.task_ids, self.num_tasks)
-        self.log_alpha.grad = -excess
-        if not bool(torch.isfinite(self.log_alpha.grad).all()):
-            raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
-        losses = -self.log_alpha.detach() * excess
-        self.alpha_optimizer.step()
-        return losses
-
-    def alpha(self, batch: Batch) -> Tensor:
-        """Temperature of each transition's task (B,), outside the graph."""
-        return self.log_alpha.detach().exp()[batch.task_ids]
+            reinforced = policy.network.route_log_prob * advantage
+            losses = losses - mean_per_task(reinforced, batch.task_ids, self.num_tasks)
+        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(policy.network)}
+        return TaskLosses(self._weighted(losses, policy.network), rows)
 
     def _values(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, draw: str) -> Tensor:
         """Values of every critic (K, B, 1 or A)."""
@@ -231,8 +224,7 @@ class SAC(Agent):
         for auxiliary in network.losses.values():
             losses = losses + auxiliary
         if self.config.temperature_task_weights:
-            # The released code of Soft Modularization; the paper writes softmax(-alpha).
-            losses = losses * self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
+            losses = losses * self.temperatures.task_weights()
         return losses
 
     def _draws(self, num_rows: int) -> Mapping[str, Tensor]:
@@ -261,15 +253,9 @@ class SAC(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {
-            "alpha_optimizer": dict(self.alpha_optimizer.state[self.log_alpha]),
-            "steps_acted": self.steps_acted,
-        }
+        return super().state() | {"temperatures": self.temperatures.state(), "steps_acted": self.steps_acted}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.steps_acted = int(state["steps_acted"])
-        self.alpha_optimizer.state.clear()
-        if state["alpha_optimizer"]:
-            moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
-            self.alpha_optimizer.state[self.log_alpha] = moments
+        self.temperatures.load_state(state["temperatures"])

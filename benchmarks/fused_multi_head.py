@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.sac import SAC
+from agents.temperatures import LearnedTemperatures
 from mtrl.networks.layers import one_hot
 from mtrl.types import Batch
 
@@ -35,8 +36,9 @@ class FusedMultiHeadSAC:
         self.critics = [_copied(member) for member in agent.critics.ensemble.members]
         self.targets = [[value.detach().clone() for value in critic] for critic in self.critics]
         self.online, self.slow = list(chain(*self.critics)), list(chain(*self.targets))
-        self.log_alpha = agent.log_alpha.detach().clone()
-        self.target_entropy = agent.target_entropy
+        assert isinstance(agent.temperatures, LearnedTemperatures)
+        self.log_alpha = agent.temperatures.log_alpha.detach().clone()
+        self.target_entropy = agent.temperatures.target_entropy
         self.generator = agent.update_stream.clone_state()
         rate = self.config.learning_rate
         self.actor_optimizer = torch.optim.Adam(self.actor, lr=rate, eps=1e-5, fused=True)

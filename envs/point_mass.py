@@ -44,6 +44,7 @@ CORNERS = tuple(Goal((x, y)) for x, y in product((-0.8, 0.8), repeat=2))
 VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
     "": ("four goals, the task is not in the observation", CORNERS),
     "visible": ("the goal is in the observation", CORNERS),
+    "related": ("four goals near one corner", tuple(Goal((x, y)) for x, y in product((0.4, 0.8), repeat=2))),
     "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
     "scales": ("two tasks whose rewards differ by 1000", (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0))),
     "hard": (

@@ -41,8 +41,9 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
     def cls(part: str) -> Any:
         return _PARTS[part].find(getattr(config, part).name)
 
-    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
-        return cls("architecture")(in_features, out_features, suite.num_tasks, config.architecture.config)
+    def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
+        num_tasks = num_tasks or suite.num_tasks
+        return cls("architecture")(in_features, out_features, num_tasks, config.architecture.config)
 
     def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
         architecture = cls("architecture")

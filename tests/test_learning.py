@@ -18,7 +18,9 @@ from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.evaluator import EvaluationResult, evaluate
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
+from mtrl.networks.separate import Separate
 from mtrl.normalization.popart import PopArt
+from mtrl.policies.distral import Distral
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
 
@@ -200,3 +202,50 @@ def test_ppo_learns_from_every_seed(name: str, parts: dict[str, Any], seed: int)
     world = point_mass(name)
     result = learn_by_ppo(world, 40, parts | {"seed": seed})
     assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+def distral(num_columns: int, alpha: float = 0.5) -> dict[str, Any]:
+    """Distral for rewards of the order of 1: a nat costs a tenth."""
+    return {"policy": Distral, "policy_config": Distral.Config(num_columns=num_columns, distral_alpha=alpha)}
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        pytest.param("point-mass-related-discrete", distral(num_columns=2), id="discrete, two columns"),
+        pytest.param("point-mass-related", distral(num_columns=2), id="two columns", marks=pytest.mark.full),
+        pytest.param("point-mass-related", distral(num_columns=1), id="one column", marks=pytest.mark.full),
+    ],
+)
+def test_sac_with_distral_learns_related_tasks(name: str, policy: dict[str, Any]) -> None:
+    world = point_mass(name)
+    result = learn(world, 300 if world.discrete else 600, SMALL_MLP | policy)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "settings"),
+    [
+        # The product of Gaussians is narrower than its factors, which therefore start wider.
+        pytest.param("point-mass-related", distral(num_columns=2), {"initial_log_std": 0.65}, id="two columns"),
+        pytest.param(
+            "point-mass-related-discrete", distral(1, alpha=1.0), {}, id="one column, KL only", marks=pytest.mark.full
+        ),
+        pytest.param("point-mass-related-discrete", distral(2), {}, id="discrete", marks=pytest.mark.full),
+    ],
+)
+def test_ppo_with_distral_learns_related_tasks(name: str, policy: dict[str, Any], settings: dict[str, Any]) -> None:
+    world = point_mass(name)
+    result = learn_by_ppo(world, 16, SMALL_MLP | policy, **settings)
+    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_networks_of_their_own_learn_no_less_when_distral_ties_them(seed: int) -> None:
+    # No more is asserted: what it gains in these worlds is within the spread of seeds.
+    world = point_mass("point-mass-related-discrete")
+    parts = {"architecture": Separate, "architecture_config": Separate.Config(width=64, depth=2), "seed": seed}
+    alone = learn_by_ppo(world, 20, parts)
+    tied = learn_by_ppo(world, 20, parts | distral(num_columns=1))
+    assert tied.mean_returns.mean() >= alone.mean_returns.mean() - MARGIN / 2

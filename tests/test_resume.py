@@ -48,6 +48,11 @@ CELLS = {
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
     },
     "popart": {"normalizer": "popart"},
+    "ppo, distral, one column, separate": {
+        "agent": PPO,
+        "policy": {"name": "distral", "num_columns": 1},
+        "architecture": {"name": "separate", "width": 16, "depth": 1},
+    },
     "ppo, return scale": {"agent": PPO, "normalizer": "return-scale"},
     "ppo, discrete, pcgrad, annealed, popart": {
         "suite": "point-mass-discrete",

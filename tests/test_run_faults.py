@@ -83,7 +83,7 @@ POISONS: dict[str, tuple[Callable[[TrainState], None], str]] = {
     "gradient": (poison_gradient, "actor gradient is not finite: ['architecture.trunk.0.weight']"),
     "weight": (poison_parameter("policy.architecture.head.bias"), "not finite"),
     "target": (poison_parameter("target_critics.ensemble.members.1.head.bias"), "critic loss is not finite"),
-    "temperature": (poison_parameter("log_alpha"), "not finite"),
+    "temperature": (poison_parameter("temperatures.log_alpha"), "not finite"),
 }
 
 

@@ -1,5 +1,6 @@
 """Policies: architectures composed into action distributions."""
 
+from mtrl.policies import distral
 from mtrl.policies.heads import (
     ActionHead,
     CategoricalHead,
@@ -20,6 +21,7 @@ __all__ = [
     "PolicyOutput",
     "SoftHead",
     "SquashedGaussianHead",
+    "distral",
     "make_policy_gradient_head",
     "make_soft_head",
     "policies",

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+D = TypeVar("D", bound=Any)
 
 
 class Expectation(NamedTuple):
@@ -27,13 +29,19 @@ class Expectation(NamedTuple):
 
 
 class ActionDistribution(Protocol):
-    """What a policy returns for B observations."""
+    """What a policy returns for B observations: a frozen dataclass of tensors with leading dimension B."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """Actions made of `noise` (B, ...), the head's `draw_noise`."""
 
     def mode(self) -> Tensor:
         """The deterministic actions."""
+
+    def kl_divergence(self, other: Self) -> Tensor:
+        """KL(self || other) (B,), exact."""
+
+    def power_product(self, power: float, other: Self, other_power: float) -> Self:
+        """The distribution in proportion to self^power other^other_power."""
 
 
 class SoftDistribution(ActionDistribution, Protocol):
@@ -56,12 +64,35 @@ class PolicyGradientDistribution(ActionDistribution, Protocol):
         """(B,)."""
 
 
+def detached(distribution: D) -> D:
+    """The distribution outside the graph."""
+    return replace(distribution, **{name: value.detach() for name, value in vars(distribution).items()})
+
+
 @dataclass(frozen=True)
-class SquashedGaussian:
-    """tanh of a Gaussian, on [-1, 1]^A (Haarnoja et al., 2018, arXiv:1812.05905, appendix C)."""
+class Gaussian:
+    """What the two continuous distributions have in common: independent Gaussians."""
 
     mean: Tensor  # (B, A)
     log_std: Tensor  # (B, A)
+
+    def kl_divergence(self, other: Self) -> Tensor:
+        """In closed form; whatever invertible function, a tanh, stands behind both leaves it as it is."""
+        log_ratio = self.log_std - other.log_std
+        shift = (self.mean - other.mean) * (-other.log_std).exp()
+        return (0.5 * ((2 * log_ratio).exp() + shift.square() - 1) - log_ratio).sum(-1)
+
+    def power_product(self, power: float, other: Self, other_power: float) -> Self:
+        """Precisions add up and weigh the means. Of squashed Gaussians the product is taken before the tanh."""
+        own, others = power * (-2 * self.log_std).exp(), other_power * (-2 * other.log_std).exp()
+        precision = own + others
+        mean = (own * self.mean + others * other.mean) / precision
+        return type(self)(mean, -0.5 * precision.log())
+
+
+@dataclass(frozen=True)
+class SquashedGaussian(Gaussian):
+    """tanh of a Gaussian, on [-1, 1]^A (Haarnoja et al., 2018, arXiv:1812.05905, appendix C)."""
 
     def sample(self, noise: Tensor) -> Tensor:
         return torch.tanh(self._unsquashed(noise))
@@ -90,11 +121,8 @@ class SquashedGaussian:
 
 
 @dataclass(frozen=True)
-class DiagonalGaussian:
+class DiagonalGaussian(Gaussian):
     """A Gaussian of independent dimensions, on all of R^A."""
-
-    mean: Tensor  # (B, A)
-    log_std: Tensor  # (B, A)
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.mean + self.log_std.exp() * noise
@@ -134,6 +162,18 @@ class MaskedCategorical:
 
     def entropy(self) -> Tensor:
         return -_mean_log_prob(self.log_probs)
+
+    def kl_divergence(self, other: Self) -> Tensor:
+        log_probs = self.log_probs
+        probs = log_probs.exp()
+        return torch.where(probs > 0, probs * (log_probs - other.log_probs), 0.0).sum(-1)
+
+    def power_product(self, power: float, other: Self, other_power: float) -> Self:
+        """Of two distributions over the same legal actions: logits power * own + other_power * other."""
+        lowest = torch.finfo(self.logits.dtype).min
+        # Where illegal the sum overflows, which must reach no gradient: there both are the lowest number, constants.
+        logits = power * self.logits + other_power * other.logits
+        return type(self)(torch.where(self.logits > lowest, logits, lowest))
 
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """The exact sum over actions (Christodoulou, 2019, arXiv:1910.07207); illegal ones have probability 0."""

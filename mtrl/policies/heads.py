@@ -5,6 +5,7 @@ Shapes: B batch, F features, A action dimensions or number of actions, M tasks, 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from mtrl.types import TaskSuite
 class ActionHead(nn.Module, ABC):
     """Turns network outputs into action distributions."""
 
+    num_tasks: int
     num_outputs: int  # network outputs per row
     clips: bool = False
     """Whether `to_environment` loses what was sampled; who needs the sample later has to store it."""
@@ -34,6 +36,10 @@ class ActionHead(nn.Module, ABC):
     def to_environment(self, sample: Tensor) -> Tensor:
         """The legal actions that samples stand for."""
         return sample
+
+    def for_all_tasks(self) -> ActionHead:
+        """The head of a policy that does not tell the tasks apart; what it trains, if anything, is its own."""
+        return self
 
 
 class SoftHead(ActionHead):
@@ -105,11 +111,17 @@ class GaussianHead(ActionHead):
     def __init__(self, suite: TaskSuite, initial_log_std: float = 0.0):
         super().__init__()
         self.size = _box_size(suite)
+        self.num_tasks = suite.num_tasks
         self.num_outputs = self.size
         self.log_std = nn.Parameter(torch.full((suite.num_tasks, self.size), initial_log_std))
 
+    def for_all_tasks(self) -> GaussianHead:
+        head = copy.deepcopy(self)
+        head.log_std = nn.Parameter(self.log_std.detach()[:1].clone())
+        return head
+
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(outputs, self.log_std[task_ids])
+        return DiagonalGaussian(outputs, self.log_std.expand(self.num_tasks, -1)[task_ids])
 
     def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
@@ -125,6 +137,7 @@ class CategoricalHead(SoftHead):
         super().__init__()
         assert isinstance(suite.action_space, gym.spaces.Discrete)
         self.size = int(suite.action_space.n)
+        self.num_tasks = suite.num_tasks
         self.num_outputs = self.size
         self.critic_action_inputs = 0
         self.critic_outputs = self.size

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, run
 from mtrl.policies.heads import ActionHead
 from mtrl.registry import Registry
 
-MakeArchitecture = Callable[[int, int], PolicyArchitecture]
-"""(in_features, out_features) -> a new architecture of the kind the run chose."""
+
+class MakeArchitecture(Protocol):
+    """Makes a new architecture of the kind the run chose."""
+
+    def __call__(self, in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
+        """`num_tasks` None: the suite's."""
 
 
-class PolicyOutput(NamedTuple):
-    """The distribution for B observations and what the architecture said beside it."""
+@dataclass(frozen=True)
+class PolicyOutput:
+    """The distribution for B observations, what the architecture said beside it, and what the policy is charged.
+
+    A charge is in the units of the normaliser, as temperatures are; agents subtract it from rewards and values.
+    """
 
     distribution: Any  # what the head makes: a SoftDistribution for SAC, a PolicyGradientDistribution for PPO
     network: Output
+
+    def charge(self, sample: Tensor) -> Tensor:
+        """What samples of the distribution cost (B,), beside the agent's own entropy term."""
+        return torch.zeros(len(sample), device=sample.device)
+
+    def expected_charge(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
+        """What the distribution costs on average (B,), given its mean log-probability and what that costs."""
+        return temperature * log_prob
 
 
 class Policy(nn.Module, ABC):
@@ -35,6 +51,8 @@ class Policy(nn.Module, ABC):
     """Uniform numbers per row that the architecture wants as `draw` (0: none)."""
     route_size: int
     """Choices per row that its `Output.route` holds (0: it has none)."""
+    temperature: float | None = None
+    """What log pi costs, where the policy fixes it; None: the agent's own entropy term (temperatures, a bonus)."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):

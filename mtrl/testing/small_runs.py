@@ -38,20 +38,22 @@ def make_agent(
     architecture_config: Any = None,
     aggregator: type[GradientAggregator] = Mean,
     normalizer: type[ReturnNormalizer] = NoNormalizer,
+    policy: type[Policy] = Single,
+    policy_config: Any = None,
 ) -> Any:
     """An agent on small parts; by default a perceptron of one hidden layer, the mean of the tasks and no normaliser."""
     if architecture_config is None:
         architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
 
-    def make_architecture(in_features: int, out_features: int) -> PolicyArchitecture:
-        return architecture(in_features, out_features, suite.num_tasks, architecture_config)
+    def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
+        return architecture(in_features, out_features, num_tasks or suite.num_tasks, architecture_config)
 
     def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
         settings = architecture.value_config(architecture_config)
         return architecture(in_features, out_features, suite.num_tasks, settings)
 
-    def policy(in_features: int, head: ActionHead) -> Policy:
-        return Single(make_architecture, in_features, head, Single.Config())
+    def make_policy(in_features: int, head: ActionHead) -> Policy:
+        return policy(make_architecture, in_features, head, policy_config or policy.Config())
 
     def make_aggregator(group: str) -> GradientAggregator:
         return aggregator(suite.num_tasks, aggregator.Config(), torch_stream(seed, f"aggregator {group}"))
@@ -59,7 +61,7 @@ def make_agent(
     parts = Parts(
         suite=suite,
         encoder=lambda: encoder(suite.observation_space, encoder.Config()),
-        policy=policy,
+        policy=make_policy,
         value_network=make_value_network,
         normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
         aggregator=make_aggregator,

@@ -66,7 +66,7 @@ def batch_of(task_ids: Sequence[int], num_tasks: int = 3, **columns: Any) -> Bat
 
 def set_alpha(agent: SAC, alpha: Sequence[float]) -> None:
     with torch.no_grad():
-        agent.log_alpha.copy_(torch.tensor(alpha).log())
+        agent.temperatures.log_alpha.copy_(torch.tensor(alpha).log())
 
 
 # Two dimensions of a standard Gaussian at its mean; tanh has slope 1 there.

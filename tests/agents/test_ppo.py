@@ -18,6 +18,7 @@ from mtrl.aggregation import JacobianAggregator, aggregators
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
 from mtrl.networks.mlp import MLP
+from mtrl.policies.distral import Distral
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
@@ -347,6 +348,26 @@ def test_routes_are_stored_with_the_log_probability_they_were_drawn_with(world: 
     assert torch.equal(position, agent.explore_stream.get_state())
 
 
+def test_the_routes_of_both_columns_of_distral_are_part_of_the_action() -> None:
+    agent = ppo(parts={"architecture": Routed, "policy": Distral}, entropy_coefficient=0.0)
+    observation, tasks = np.ones((300, 5), np.float32), np.arange(300) % 3
+    acted = agent.act(observation, tasks, explore=True)
+    draw = torch.from_numpy(acted.extras["draw"])
+    assert sorted(map(tuple, draw.unique(dim=0).tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    # Taken again, they give the log-probability they were drawn with, in which each has its own.
+    policy = agent.networks.policy
+    again = policy(torch.from_numpy(observation), torch.from_numpy(tasks), draw.long())
+    log_prob = again.distribution.log_prob(torch.from_numpy(acted.extras["sample"])) + again.network.route_log_prob
+    torch.testing.assert_close(log_prob, torch.from_numpy(acted.extras["log_prob"]))
+    of_routes = [
+        torch.log_softmax(column.router(ids), -1).gather(1, draw[:, index : index + 1].long()).squeeze(1)
+        for index, (column, ids) in enumerate(
+            ((policy.common, torch.zeros(300, dtype=torch.int64)), (policy.task, torch.from_numpy(tasks)))
+        )
+    ]
+    torch.testing.assert_close(again.network.route_log_prob, of_routes[0] + of_routes[1])
+
+
 def test_a_router_learns_by_reinforcement() -> None:
     # The second block is right for task 0 and wrong for task 1.
     agent = ppo(parts={"architecture": Routed}, learning_rate=0.05, entropy_coefficient=0.0, value_coefficient=0.0)
@@ -359,8 +380,8 @@ def test_a_router_learns_by_reinforcement() -> None:
         batch = rows_of(tasks.tolist(), advantage=(2 * better - 1).tolist())
         batch = batch.with_extras({"draw": route.float()})
         with torch.no_grad():
-            (distribution, network), _ = agent.networks(batch.observation, tasks, route)
-            log_prob = distribution.log_prob(batch.extras["sample"]) + network.route_log_prob
+            policy, _ = agent.networks(batch.observation, tasks, route)
+            log_prob = policy.distribution.log_prob(batch.extras["sample"]) + policy.network.route_log_prob
         agent.group.step(agent.losses, batch.with_extras({"log_prob": log_prob}))
     best = agent.networks.policy.architecture.router.weight.argmax(1)
     assert best[:2].tolist() == [1, 0]

@@ -55,7 +55,7 @@ def test_the_update_by_hand_ends_in_the_losses_and_parameters_of_ours() -> None:
     ]
     for network, module in pairs:
         torch.testing.assert_close(network, list(module.parameters()))
-    torch.testing.assert_close(by_hand.log_alpha, agent.log_alpha.detach())
+    torch.testing.assert_close(by_hand.log_alpha, agent.temperatures.log_alpha.detach())
 
 
 @pytest.mark.parametrize("name", architectures.names())

@@ -10,17 +10,17 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+from torch.distributions import Categorical, Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
-from mtrl.policies.distributions import MaskedCategorical, SquashedGaussian
+from mtrl.policies.distributions import DiagonalGaussian, MaskedCategorical, SquashedGaussian, detached
 from mtrl.seeding import torch_stream
 
 LOWEST = torch.finfo(torch.float32).min
 
 
-def random_gaussian(rows: int, size: int, dtype: torch.dtype = torch.float64) -> tuple[SquashedGaussian, Tensor]:
-    generator = torch_stream(1, "gaussian")
-    mean, log_std, noise = (torch.randn(rows, size, generator=generator, dtype=dtype) for _ in range(3))
+def random_gaussian(rows: int, size: int, stream: str = "gaussian") -> tuple[SquashedGaussian, Tensor]:
+    generator = torch_stream(1, stream)
+    mean, log_std, noise = (torch.randn(rows, size, generator=generator, dtype=torch.float64) for _ in range(3))
     return SquashedGaussian(mean, log_std), noise
 
 
@@ -147,3 +147,63 @@ def test_a_sure_policy_has_entropy_zero_and_finite_gradients() -> None:
     expected = MaskedCategorical(logits).expect(lambda action: torch.zeros(1, 1, 3), torch.empty(0))
     assert expected.log_prob.item() == 0
     assert torch.isfinite(torch.autograd.grad(expected.log_prob.sum(), logits)[0]).all()
+
+
+@pytest.mark.parametrize("cls", [SquashedGaussian, DiagonalGaussian])
+def test_the_divergence_of_gaussians_agrees_with_torch_distributions(cls: type) -> None:
+    first, second = random_gaussian(200, 3)[0], random_gaussian(200, 3, stream="other")[0]
+    found = cls(first.mean, first.log_std).kl_divergence(cls(second.mean, second.log_std))
+    oracle = [Independent(Normal(gaussian.mean, gaussian.log_std.exp()), 1) for gaussian in (first, second)]
+    torch.testing.assert_close(found, kl_divergence(*oracle), rtol=1e-10, atol=1e-10)
+
+
+def test_squashing_leaves_the_divergence_as_it_is() -> None:
+    first, second = (
+        SquashedGaussian(*torch.tensor([[[mean]], [[log_std]]], dtype=torch.float64))
+        for mean, log_std in ((0.4, -0.3), (-0.1, 0.2))
+    )
+    noise = torch.linspace(-9, 9, 20_001, dtype=torch.float64).unsqueeze(-1)
+    unsquashed = first.mean + first.log_std.exp() * noise
+    others_noise = (unsquashed - second.mean) * (-second.log_std).exp()
+    log_probs = first.log_prob_of_noise(noise), second.log_prob_of_noise(others_noise)
+    action = first.sample(noise).squeeze(-1)
+    integral = torch.trapezoid(log_probs[0].exp() * (log_probs[0] - log_probs[1]), action)
+    assert integral.item() == pytest.approx(first.kl_divergence(second).item(), abs=1e-6)
+
+
+def test_the_divergence_of_categoricals_is_the_sum_over_legal_actions() -> None:
+    generator = torch_stream(1, "divergence")
+    own, other = torch.randn(2, 50, 4, generator=generator)
+    legal = torch.tensor([True, False, True, True])
+    found = masked(own, legal).kl_divergence(masked(other, legal))
+    oracle = kl_divergence(Categorical(logits=own[:, legal]), Categorical(logits=other[:, legal]))
+    torch.testing.assert_close(found, oracle, rtol=1e-5, atol=1e-6)
+
+
+def test_a_product_of_powers_has_the_density_of_its_name() -> None:
+    first, second = random_gaussian(2, 3)[0], random_gaussian(2, 3, stream="other")[0]
+    first, second = (DiagonalGaussian(gaussian.mean, gaussian.log_std) for gaussian in (first, second))
+    product = first.power_product(0.5, second, 3.0)
+    samples = torch.randn(40, 2, 3, generator=torch_stream(1, "samples"), dtype=torch.float64)
+    log_density = torch.stack([0.5 * first.log_prob(x) + 3 * second.log_prob(x) - product.log_prob(x) for x in samples])
+    assert log_density.std(0).max() < 1e-10  # all that is left is the normalising constant of each row
+
+
+def test_illegal_actions_stay_the_least_likely_in_a_product_of_powers() -> None:
+    logits = torch.randn(2, 5, 4, generator=torch_stream(1, "product")).requires_grad_()
+    legal = torch.tensor([True, False, True, True])
+    product = masked(logits[0], legal).power_product(0.5, masked(logits[1], legal), 100.0)
+    assert (product.logits[:, ~legal] == LOWEST).all()
+    torch.testing.assert_close(product.logits[:, legal], (0.5 * logits[0] + 100 * logits[1])[:, legal])
+    (gradient,) = torch.autograd.grad(
+        (product.entropy() + product.kl_divergence(masked(logits[0], legal))).sum(), logits
+    )
+    assert torch.isfinite(gradient).all()
+    assert (gradient[..., ~legal] == 0).all()
+
+
+def test_a_detached_distribution_is_outside_the_graph() -> None:
+    mean, log_std = torch.zeros(2, 1, 1, requires_grad=True)
+    gaussian = detached(DiagonalGaussian(mean, log_std))
+    assert not gaussian.mean.requires_grad
+    assert not gaussian.log_std.requires_grad

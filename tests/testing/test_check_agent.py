@@ -110,7 +110,7 @@ class ForgetsACounter(SAC):
 
 class ForgetsItsTemperatureMoments(SAC):
     def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state | {"alpha_optimizer": {}})
+        super().load_state(state | {"temperatures": {}})
 
 
 class KeepsAPickle(SAC):
@@ -120,7 +120,7 @@ class KeepsAPickle(SAC):
 
 class MetricsWithGraph(SAC):
     def learn_from(self, batch: Batch) -> Metrics:
-        return super().learn_from(batch) | {"alpha": self.log_alpha.exp()}
+        return super().learn_from(batch) | {"alpha": self.temperatures.log_alpha.exp()}
 
 
 class MetricsOfRows(SAC):
@@ -169,7 +169,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (UndeclaredExtras, "gives extras of .*value"),
     (NeverLearns, "update gave no metrics"),
     (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
-    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
+    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose temperatures.optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
     (MetricsOfRows, r"metric 'reward' has shape \(6,\)"),
