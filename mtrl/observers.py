@@ -6,8 +6,9 @@ last, so that a run interrupted at any point leaves the rows of an uninterrupted
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mtrl.interruption import Interruption
 from mtrl.live_table import LiveTable
 from mtrl.run_directory import RunDirectory
 from mtrl.run_log import EvaluationKind, EvaluationRow
+from mtrl.scores import overall_score
 from mtrl.target_quality import target_quality
 from mtrl.tensorboard_sink import TensorBoardSink
 from mtrl.train_state import TrainState
@@ -104,10 +106,10 @@ class EvaluationObserver:
         rows = run.evaluations.rows()
         self._last = max((row.env_steps for row in rows), default=0)
         scores = [
-            float(np.mean([row.success_rate for row in rows if row.env_steps == env_steps]))
+            self._score([row for row in rows if row.env_steps == env_steps])
             for env_steps in {row.env_steps for row in rows}
         ]
-        self._best = max(scores, default=-1.0)
+        self._best = max(scores, default=-math.inf)
 
     def __call__(self, progress: Progress) -> None:
         self.evaluate_if_due(progress.env_steps)
@@ -120,9 +122,8 @@ class EvaluationObserver:
             result = self._play(self._episodes_per_task)
         except EvaluationStopped:
             return  # the checkpoint of this very step is written next; a resume evaluates first
-        self._write(result, env_steps, "periodic")
+        score = self._score(self._write(result, env_steps, "periodic"))
         self._last = env_steps
-        score = result.mean_success_rate
         if score > self._best:
             self._best = score
             self._store.save(
@@ -141,7 +142,12 @@ class EvaluationObserver:
     def _play(self, episodes_per_task: int) -> EvaluationResult:
         return self._evaluator.evaluate(self._state.agent, episodes_per_task, lambda: bool(self._interruption))
 
-    def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> None:
+    def _score(self, rows: Sequence[EvaluationRow]) -> float:
+        """Of an evaluation as it stands in the file, so that a restart finds the same number."""
+        returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
+        return overall_score(self._state.envs.suite, returns, rates)
+
+    def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
         rows = [
             EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
             for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
@@ -154,6 +160,7 @@ class EvaluationObserver:
             named = zip(result.task_names, values.tolist(), strict=True)
             curves |= {f"eval_{score}/{task}": value for task, value in named}
         self._curves.add_scalars(env_steps, curves)
+        return rows
 
 
 class CheckpointObserver:

@@ -14,7 +14,7 @@ from envs.atari.emulation import Emulation
 from envs.atari.legal_actions import NUM_ACTIONS
 from envs.atari.pool import GamePool, PoolStock, emulator_seed
 from mtrl.episodes import IDLE, EpisodeSource
-from mtrl.errors import BadInput
+from mtrl.errors import BadInput, WorkerFailure
 from mtrl.run_metadata import available_cores
 from mtrl.types import TaskSuite
 from mtrl.vector_env import MultiTaskVectorEnv, RawStep
@@ -115,7 +115,10 @@ class AtariEnvs(MultiTaskVectorEnv):
         for slot in slots:
             pool = self._pools[slot]
             assert pool is not None
-            observation, reward, terminated, truncated, _ = pool.recv()
+            try:
+                observation, reward, terminated, truncated, _ = pool.recv()
+            except RuntimeError as error:  # what the emulator's thread raised
+                raise WorkerFailure(f"task {pool.game}, slot {slot}: the emulator failed: {error}") from error
             self._final_observation[slot] = observation[0]
             self._reward[slot] = reward[0]
             self._terminated[slot] = terminated[0]

@@ -30,8 +30,8 @@ from mtrl.buffer import RolloutBuffer
 from mtrl.cli import main
 from mtrl.config import resolve_config
 from mtrl.episodes import ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput
-from mtrl.scores import HUMAN, TARGET, normalized_scores, reference_returns
+from mtrl.errors import BadInput, WorkerFailure
+from mtrl.scores import HUMAN, TARGET, normalized_scores, overall_score, reference_returns
 from mtrl.seeding import stream
 from mtrl.testing import check_suite
 from mtrl.types import Acted, EnvStep
@@ -333,6 +333,27 @@ def test_scores_are_normalised_by_random_human_and_target() -> None:
     assert normalized_scores(atari("atari:carnival").suite.tasks, np.zeros(1)) == {}
     assert reference_returns(tasks)["pong"] == {"random": -20.7, "human": 14.6, "target": 19.5}
     assert reference_returns(atari("atari:carnival").suite.tasks) == {}
+
+
+def test_evaluations_are_compared_by_targets_then_by_humans_then_by_success() -> None:
+    returns, rates = np.array([14.6, 1.7]), np.array([0.25, 0.75])
+    targets = atari("atari:pong,breakout").suite
+    assert overall_score(targets, returns, rates) == pytest.approx((14.6 / 19.5 + 1.7 / 560) / 2)
+    assert overall_score(dataclasses.replace(targets, score="success"), returns, rates) == 0.5
+    without = atari("atari:pong,skiing").suite  # skiing's target is negative
+    assert without.target_scores is None
+    assert overall_score(without, np.array([14.6, -17098.1]), rates) == pytest.approx(0.5)
+    assert overall_score(atari("atari:carnival").suite, np.zeros(1), rates[:1]) == 0.25
+
+
+def test_an_emulator_that_fails_ends_the_run_with_its_name(short: AtariEnvs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: GamePool) -> Any:
+        raise RuntimeError("cartridge on fire")
+
+    short.reset()
+    monkeypatch.setattr(GamePool, "recv", fail)
+    with pytest.raises(WorkerFailure, match="task pong, slot 0: the emulator failed: cartridge on fire"):
+        short.step(np.zeros(3, np.int64))
 
 
 def test_ale_py_is_imported_only_where_games_are_played() -> None:
