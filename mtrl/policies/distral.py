@@ -14,8 +14,8 @@ KL(sg(pi_i) || pi_0) and is taken so, an auxiliary loss for either agent. In wha
 One column: pi_i is the task column. Two columns: pi_i in proportion to pi_0^a f_i^b, so that the common column learns
 from the tasks' returns too. For logits that is a h_0 + b f_i. Continuous actions, which the paper does not have, get
 the product of Gaussians, before the tanh if there is one: precision a/s_0^2 + b/s_f^2, precision-weighted mean. It is
-about b times as narrow in variance as its factors: a wider start is PPO's `initial_log_std`, and SAC's to learn; where b
-is large, one column is the better choice.
+about b times as narrow in variance as its factors: a wider start is PPO's `initial_log_std`, and SAC's to learn; where
+b is large, one column is the better choice.
 
 A nat costs 1/b per step. That is to be small beside the rewards of a step in the normaliser's units, which under PopArt
 are fractions of the deviation of whole returns: there b is in the hundreds, where plain rewards of order 1 want 10.
