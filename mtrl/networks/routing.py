@@ -43,7 +43,7 @@ class Routing(PolicyArchitecture):
         router_width: Annotated[int, Field(ge=1)] = 64  # hidden units of the shared router
         learning: Literal["gumbel", "reinforce", "wpl"] = "gumbel"  # how the policy's router learns
         temperature: Annotated[float, Field(gt=0)] = 1.0  # of the softmax whose gradient gumbel takes
-        table_rate: Annotated[float, Field(gt=0)] = 10.0  # of a table's logits, in learning rates of the agent
+        table_rate: Annotated[float, Field(gt=0)] = 100.0  # of a table's logits, in learning rates of the agent
         wpl_rate: Annotated[float, Field(gt=0)] = 0.05  # step of wpl's probabilities along their gradient
         collaboration: Annotated[float, Field(ge=0)] = 0.0  # reward of choosing blocks by their share of all use
         diversity: Annotated[float, Field(ge=0)] = 0.0  # weight of the entropy of each task's use of blocks
