@@ -40,10 +40,11 @@ def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float | Non
 
 
 def curves(run: RunDirectory) -> list[dict[str, Any]]:
-    """Success rate and return of the last training episodes, per logged step."""
+    """Success rate and return of the last training episodes, and what explains them, per logged step."""
     kept = (
         *("env_steps", "update_rounds", "train_success_rate", "train_return", "share", "wall_seconds"),
         *("alpha", "q_value", "entropy", "approximate_kl", "value"),
+        *("actor/use_entropy", "actor/kl"),  # whether routers choose, and how far Distral's tasks are from the common
     )
     return [{name: row[name] for name in kept if name in row} for row in run.metrics.rows()]
 
