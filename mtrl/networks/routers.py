@@ -66,11 +66,7 @@ class TabularRouter(Router):
 
 
 class SoftmaxTable(TabularRouter):
-    """Learned logits, which move `rate` times as fast as the weights of a network under the same Adam.
-
-    A table that moves as slowly as weights stays uniform: the blocks learn to serve whatever is chosen, and the
-    likeliest route, which evaluations take, is one that was never learnt.
-    """
+    """Learned logits, which move `rate` times as fast as the weights of a network under the same Adam."""
 
     def __init__(self, num_tasks: int, num_depths: int, num_choices: int, rate: float):
         super().__init__()
