@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn import functional as F
 
 
 def hidden_linear(in_features: int, out_features: int) -> nn.Linear:
@@ -37,9 +39,20 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def one_hot(task_ids: Tensor, num_tasks: int) -> Tensor:
-    """(B,) int64 -> (B, M) float32. Written as a comparison, which `vmap` and CUDA graphs take."""
-    return (task_ids.unsqueeze(-1) == torch.arange(num_tasks, device=task_ids.device)).float()
+def one_hot(indices: Tensor, size: int) -> Tensor:
+    """(...) int64 below `size` -> (..., size) float32: rows of an identity, which `vmap` and CUDA graphs take."""
+    return F.embedding(indices, torch.eye(size, device=indices.device))
+
+
+def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
+    """Whether rows (B,) are known to be sorted by task, as many of each.
+
+    Nothing is known on a GPU, whose answer would have to be waited for, nor under `vmap`, which reads no values.
+    """
+    if task_ids.device.type != "cpu" or len(task_ids) % num_tasks or is_functorch_wrapped_tensor(task_ids):
+        return False
+    shares = task_ids.unflatten(0, (num_tasks, -1))
+    return torch.equal(shares, torch.arange(num_tasks).unsqueeze(1).expand_as(shares))
 
 
 def gumbel(uniform: Tensor) -> Tensor:
@@ -89,8 +102,9 @@ class Experts(nn.Module):
 class TaskHeads(nn.Module):
     """One linear layer per task; each row gets its own task's.
 
-    All heads are computed as one product and the row's own is picked: for heads this small that costs less than
-    gathering weights per row, and it needs neither sorted rows nor equal counts.
+    Rows in equal shares, as learners mostly draw them, are one batched product with their own heads. Of all others
+    every head is computed and the row's own is picked: for heads this small that costs less than gathering weights per
+    row, but it is as many times the work as there are tasks.
     """
 
     def __init__(self, in_features: int, out_features: int, num_tasks: int):
@@ -100,6 +114,11 @@ class TaskHeads(nn.Module):
 
     def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
         """features (B, in_features), task_ids (B,) -> (B, out_features)."""
+        if in_equal_shares(task_ids, self.num_tasks):
+            rows = features.unflatten(0, (self.num_tasks, -1))
+            weight = self.heads.weight.unflatten(0, (self.num_tasks, -1)).transpose(1, 2)
+            bias = self.heads.bias.unflatten(0, (self.num_tasks, 1, -1))
+            return torch.baddbmm(bias, rows, weight).flatten(0, 1)
         values = self.heads(features).unflatten(-1, (self.num_tasks, -1))  # (B, M, out)
         own = task_ids.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
         return values.gather(1, own).squeeze(1)
