@@ -23,10 +23,13 @@ from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.repeats import Repeats
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
+from mtrl.precision import Precision
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
 
 OURS, IN_TURN, THEIRS = "ours", "ours, step then learn", "stable-baselines3 on AsyncVectorEnv"
+BFLOAT16 = "ours, bfloat16"
+"""With products that round to bfloat16; all others, theirs too, have single precision."""
 
 WARM_UP_STEPS = 20
 """Vector steps of random actions, and as many with updates, before the clock starts."""
@@ -43,7 +46,11 @@ def measure_end_to_end(repeats: int = 5, vector_steps: int = 50) -> Mapping[str,
     envs.register()
     speeds: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        contestants = {**stack.enter_context(_our_trainings()), THEIRS: stack.enter_context(_their_training())}
+        contestants = {
+            **stack.enter_context(_our_trainings("float32")),
+            BFLOAT16: stack.enter_context(_our_trainings("bfloat16"))[OURS],
+            THEIRS: stack.enter_context(_their_training()),
+        }
         for _ in range(repeats):
             for name, make_steps in contestants.items():
                 started = time.perf_counter()
@@ -54,11 +61,12 @@ def measure_end_to_end(repeats: int = 5, vector_steps: int = 50) -> Mapping[str,
 
 
 @contextmanager
-def _our_trainings() -> Iterator[Mapping[str, Round]]:
+def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
     config = resolve_config(
         {
             "suite": "mt10",
             "num_envs": NUM_SLOTS,
+            "precision": precision,
             "architecture": {"name": "multi-head", "width": WIDTH, "depth": DEPTH},
             "agent": {
                 "name": "sac",
@@ -135,6 +143,7 @@ def report(speeds: Mapping[str, Repeats]) -> str:
     lines = [f"{name:36} {speed.shown(0)} env steps/s" for name, speed in speeds.items()]
     ours = speeds[OURS]
     lines += [f"{OURS} / {name}: {ours.ratio_to(own).shown(2)}" for name, own in speeds.items() if name != OURS]
+    lines.append(f"{BFLOAT16} / {THEIRS}: {speeds[BFLOAT16].ratio_to(speeds[THEIRS]).shown(2)}")
     return "\n".join(lines)
 
 

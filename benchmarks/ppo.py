@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,10 +24,12 @@ from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.repeats import Repeats
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
+from mtrl.precision import Precision
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
 
-OURS, THEIRS = "ours", "stable-baselines3 on AsyncVectorEnv"
+OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
+"""`ours, bfloat16` rounds what networks multiply to bfloat16; the others have single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,16 @@ def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> PPOTimes:
     agents.register()
     envs.register()
     sizes = sizes or PPOSizes()
-    speeds: dict[str, list[float]] = {OURS: [], THEIRS: []}
-    learning: dict[str, list[float]] = {OURS: [], THEIRS: []}
-    with _our_training(sizes) as ours, _their_training(sizes) as theirs:
+    speeds: dict[str, list[float]] = {OURS: [], BFLOAT16: [], THEIRS: []}
+    learning: dict[str, list[float]] = {name: [] for name in speeds}
+    with ExitStack() as stack:
+        trainings = {
+            OURS: stack.enter_context(_our_training(sizes, "float32")),
+            BFLOAT16: stack.enter_context(_our_training(sizes, "bfloat16")),
+            THEIRS: stack.enter_context(_their_training(sizes)),
+        }
         for repeat in range(repeats + 1):
-            for name, training in ((OURS, ours), (THEIRS, theirs)):
+            for name, training in trainings.items():
                 started, learnt = time.perf_counter(), training.learning_seconds
                 training.make_round()
                 if repeat:
@@ -101,7 +108,7 @@ class Training:
 
 
 @contextmanager
-def _our_training(sizes: PPOSizes) -> Iterator[Training]:
+def _our_training(sizes: PPOSizes, precision: Precision) -> Iterator[Training]:
     agent = {
         "name": "ppo",
         "rollout_steps": sizes.rollout_steps,
@@ -109,7 +116,7 @@ def _our_training(sizes: PPOSizes) -> Iterator[Training]:
         "minibatches": sizes.minibatches,
     }
     architecture = {"name": "mlp", "width": sizes.width, "depth": sizes.depth}
-    config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture})
+    config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture, "precision": precision})
     world = build_world(config.suite, config.settings.seed)
     state: TrainState = build_train_state(config, world, torch.device("cpu"))
     try:
@@ -161,7 +168,8 @@ def report(times: PPOTimes) -> str:
         f"{name:36} {speed.shown(0)} env steps/s, learning takes {times.learning[name].shown(2)} of it"
         for name, speed in times.speeds.items()
     ]
-    lines.append(f"{OURS} / {THEIRS}: {times.speeds[OURS].ratio_to(times.speeds[THEIRS]).shown(2)}")
+    theirs = times.speeds[THEIRS]
+    lines += [f"{ours} / {THEIRS}: {times.speeds[ours].ratio_to(theirs).shown(2)}" for ours in (OURS, BFLOAT16)]
     lines.append(f"{THEIRS} with steps that cost nothing would be faster by {times.bound.shown(2)}")
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Milliseconds per SAC update at MT10 sizes: ours, stable-baselines3's, and the matrix-product floor, taking turns.
 
+All in single precision but `ours, bfloat16`, which is `--precision bfloat16`.
 Multi-head (theirs: one network that sees the one-hot task), 3 x 400, batch 1280, 10 tasks, observation 39, action 4,
 the same fused Adam. One update is one gradient step of critics, actor and temperature and one of the target average,
 the drawing of the batch from a filled buffer included.
@@ -95,6 +96,7 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
             "ours, mean": ours.update,
             "ours, pcgrad": learning_agent(MULTI_HEAD, sizes, aggregator="pcgrad").update,
             "ours, popart": learning_agent(MULTI_HEAD, sizes, normalizer="popart").update,
+            "ours, bfloat16": learning_agent(MULTI_HEAD, sizes, precision="bfloat16").update,
             "stable-baselines3": _sb3_update(ours.agent.suite, sizes),
             "floor": floor.replay,
         },
@@ -177,6 +179,7 @@ def report(times: UpdateTimes) -> str:
         f"ours, mean / stable-baselines3: {mean.ratio_to(milliseconds['stable-baselines3']).shown(3)}",
         f"ours, pcgrad / ours, mean: {pcgrad.ratio_to(mean).shown(3)}",
         f"ours, popart / ours, mean (no normaliser): {milliseconds['ours, popart'].ratio_to(mean).shown(3)}",
+        f"ours, bfloat16 / ours, mean: {milliseconds['ours, bfloat16'].ratio_to(mean).shown(3)}",
     ]
     return "\n".join(lines)
 

@@ -31,7 +31,9 @@ def build_world(suite: Choice, seed: int) -> SuiteType:
 
 def build_encoder(config: RunConfig, world: SuiteType) -> Encoder:
     """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    return _PARTS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
+    encoder: Encoder = _PARTS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
+    encoder.precision = config.settings.precision
+    return encoder
 
 
 def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Agent:
@@ -43,12 +45,16 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
 
     def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
         num_tasks = num_tasks or suite.num_tasks
-        return cls("architecture")(in_features, out_features, num_tasks, config.architecture.config)
+        return configured(in_features, out_features, num_tasks, config.architecture.config)
 
     def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
-        architecture = cls("architecture")
-        settings = architecture.value_config(config.architecture.config)
-        return architecture(in_features, out_features, suite.num_tasks, settings)
+        settings = cls("architecture").value_config(config.architecture.config)
+        return configured(in_features, out_features, suite.num_tasks, settings)
+
+    def configured(*arguments: Any) -> PolicyArchitecture:
+        architecture: PolicyArchitecture = cls("architecture")(*arguments)
+        architecture.precision = config.settings.precision
+        return architecture
 
     def make_policy(in_features: int, head: ActionHead) -> Policy:
         return cls("policy")(make_architecture, in_features, head, config.policy.config)

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mtrl.errors import BadInput
+from mtrl.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
 from mtrl.suite import find_suite_type
 from mtrl.validation import field_types, plain, refuse_unknown, shown, validated, validated_value
@@ -84,6 +85,7 @@ class RunSettings:
     num_envs: PositiveInt | None = None  # environment slots; None: one per task
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks live; auto: cuda if there is one
+    precision: Precision = "float32"  # of products in networks; bfloat16 is faster where the hardware has it
     torch_threads: PositiveInt | None = None  # threads of one matrix product; None: torch's choice. Changes last bits
     eval_interval: NonNegativeInt = 100_000  # env steps between evaluations in training; 0: none
     eval_episodes_per_task: PositiveInt = 10  # episodes per task in an evaluation in training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.metadata
 import os
@@ -71,9 +72,20 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "memory", _memory()
     yield "torch threads", str(torch.get_num_threads())
     yield "cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; networks run on the CPU"
+    yield "bfloat16", _bfloat16(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
     yield "rendering", _rendering()
     yield "cache", _cache()
     yield "free disk here", f"{shutil.disk_usage(Path.cwd()).free / _GIBIBYTE:.1f} GiB"
+
+
+def _bfloat16(on_the_gpu: bool) -> str:
+    if on_the_gpu:
+        return "in hardware"
+    with contextlib.suppress(OSError):
+        flags = set(re.findall(r"\b(?:avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()))
+        if flags:
+            return f"in hardware ({', '.join(sorted(flags))})"
+    return "not in hardware: --precision bfloat16 would be slower"
 
 
 def _memory() -> str:

@@ -530,7 +530,17 @@ def test_match_params_widens_the_perceptron_to_the_size_of_another_architecture(
 def test_doctor_names_versions_licences_and_broken_plugins() -> None:
     finished = call("doctor", "--plugin", "no_such_module")
     assert finished.code == 0
-    for fragment in ("python", "torch threads", "GPL-2.0-only", "MIT", "agents:register", "broken", "cache", "mujoco"):
+    for fragment in (
+        "python",
+        "torch threads",
+        "bfloat16",
+        "GPL-2.0-only",
+        "MIT",
+        "agents:register",
+        "broken",
+        "cache",
+        "mujoco",
+    ):
         assert fragment in finished.out
 
 

@@ -48,6 +48,7 @@ CELLS = {
         "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
     },
     "popart": {"normalizer": "popart"},
+    "bfloat16": {"precision": "bfloat16"},
     "ppo, distral, one column, separate": {
         "agent": PPO,
         "policy": {"name": "distral", "num_columns": 1},

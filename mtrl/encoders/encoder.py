@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from torch import Tensor, nn
+from torch import Tensor
 
+from mtrl.precision import MixedPrecision
 from mtrl.registry import Registry
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(MixedPrecision, ABC):
     """observation (B, *shape) -> features (B, out_features) float32, shared over tasks.
 
     The constructor raises BadInput for a shape that it cannot take. Observations arrive in the suite's own dtype:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mtrl.precision import MixedPrecision
 from mtrl.registry import Registry
 
 
@@ -27,7 +28,7 @@ class Output:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, each (B, ...); the actor's are logged
 
 
-class PolicyArchitecture(nn.Module, ABC):
+class PolicyArchitecture(MixedPrecision, ABC):
     """A network of (features, task). Subclass, give it a `Config`, register it; `forward` must write no attribute.
 
     The architecture owns its head. Randomness comes in as `draw`: the agent draws `draw_size` uniform numbers per row

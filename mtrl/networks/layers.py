@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
+from mtrl.precision import LastLinear
+
 
 def hidden_linear(in_features: int, out_features: int) -> nn.Linear:
     """A layer before a ReLU: He-uniform weights, zero bias."""
@@ -21,7 +23,7 @@ def hidden_linear(in_features: int, out_features: int) -> nn.Linear:
 
 def output_linear(in_features: int, out_features: int, bound: float = 1e-3) -> nn.Linear:
     """A last layer that starts near zero: uniform within `bound`."""
-    layer = nn.Linear(in_features, out_features)
+    layer = LastLinear(in_features, out_features)
     nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.uniform_(layer.bias, -bound, bound)
     return layer
@@ -118,7 +120,8 @@ class TaskHeads(nn.Module):
             rows = features.unflatten(0, (self.num_tasks, -1))
             weight = self.heads.weight.unflatten(0, (self.num_tasks, -1)).transpose(1, 2)
             bias = self.heads.bias.unflatten(0, (self.num_tasks, 1, -1))
-            return torch.baddbmm(bias, rows, weight).flatten(0, 1)
+            with torch.autocast(rows.device.type, enabled=False):
+                return torch.baddbmm(bias, rows.float(), weight).flatten(0, 1)
         values = self.heads(features).unflatten(-1, (self.num_tasks, -1))  # (B, M, out)
         own = task_ids.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
         return values.gather(1, own).squeeze(1)

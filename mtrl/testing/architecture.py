@@ -50,6 +50,7 @@ def check_architecture(cls: type[PolicyArchitecture], config: Any = None) -> Non
             case.check_large_inputs()
             case.check_gradients_reach_every_parameter()
             case.check_task_gradients()
+            case.check_bfloat16()
 
 
 def check_config(cls: type) -> None:
@@ -278,6 +279,28 @@ class _Case:
             ) from error
         for name, gradients in found.items():
             self._assert_close(gradients, expected[name], f"under vmap the gradient of {name!r} is another")
+
+    def check_bfloat16(self) -> None:
+        """With its products in bfloat16 the network runs, gives float32 and learns, under `vmap` too where it may."""
+        parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        batch = self._batch(4)
+        self.network.precision = "bfloat16"
+        try:
+            output = run(self.network, batch.observation, batch.task_ids, batch.draws.get("draw"))
+            self._check_one_output(output, len(batch.reward))
+            by_task, _ = task_gradients(
+                self._loss, batch, parameters, self.num_tasks, vectorized=self.network.works_under_vmap
+            )
+        except RuntimeError as error:
+            raise AssertionError(
+                f"{self.who}: under `precision` bfloat16 it fails ({error}); operations that take tensors of one dtype "
+                "alone need `.float()`, since what products give is bfloat16 there"
+            ) from error
+        finally:
+            self.network.precision = "float32"
+        for name, gradients in by_task.items():
+            assert gradients.dtype == torch.float32, f"{self.who}: the gradient of {name!r} is {gradients.dtype}"
+            assert torch.isfinite(gradients).all(), f"{self.who}: in bfloat16 the gradient of {name!r} is not finite"
 
     def _gradient_of_the_sum(self, batch: Batch) -> dict[str, Tensor]:
         """Through the module's own parameters, as an agent calls it where no method asks for per-task gradients."""

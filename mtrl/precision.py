@@ -1,0 +1,53 @@
+"""How precise the matrix products of networks are.
+
+`bfloat16` is mixed precision (Kalamkar et al., 2019, arXiv:1905.12322): weights, gradients, the optimiser's moments and
+all that passes between networks stay float32; inside a network products and convolutions round their operands to
+bfloat16, which has float32's range and 8 bits of precision, and sum up in float32. Last layers stay float32: values
+that differ by less than a 256th of their size are what actions are chosen by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class MixedPrecision(nn.Module):
+    """A network whose `forward` takes and returns float32 and may make its products in bfloat16."""
+
+    precision: Precision = "float32"
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.precision == "float32":
+            return super().__call__(*inputs)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            return _in_float32(super().__call__(*inputs))
+
+
+def _in_float32(said: Any) -> Any:
+    """Tensors of floating numbers, alone or in mappings and dataclasses, as float32; all else as it is."""
+    if isinstance(said, Tensor):
+        return said.float() if said.is_floating_point() else said
+    if isinstance(said, Mapping):
+        return {name: _in_float32(value) for name, value in said.items()}
+    if dataclasses.is_dataclass(said) and not isinstance(said, type):
+        return dataclasses.replace(said, **{name: _in_float32(value) for name, value in vars(said).items()})
+    return said
+
+
+class LastLinear(nn.Linear):
+    """A last layer: its product is float32 whatever the precision of the network."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """values (B, in) -> (B, out) float32."""
+        if not torch.is_autocast_enabled(values.device.type):
+            return F.linear(values, self.weight, self.bias)
+        with torch.autocast(values.device.type, enabled=False):
+            return F.linear(values.float(), self.weight, self.bias)
