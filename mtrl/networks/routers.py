@@ -19,7 +19,7 @@ EXPLORATION = 0.05
 
 
 class Router(nn.Module, ABC):
-    """Chooses at every depth; starts (near) uniform."""
+    """Chooses at every depth."""
 
     @abstractmethod
     def forward(self, values: Tensor, task_ids: Tensor, depth: int) -> Tensor:
@@ -66,12 +66,17 @@ class TabularRouter(Router):
 
 
 class SoftmaxTable(TabularRouter):
-    """Learned logits, which move `rate` times as fast as the weights of a network under the same Adam."""
+    """Learned logits, which move `rate` times as fast as the weights of a network under the same Adam.
 
-    def __init__(self, num_tasks: int, num_depths: int, num_choices: int, rate: float):
+    They start normal with deviation `spread`, so that each task has routes of its own from the first step on: blocks
+    that all routes train alike give a router nothing to choose by, and the likeliest of many routes is then hardly
+    what was learnt.
+    """
+
+    def __init__(self, num_tasks: int, num_depths: int, num_choices: int, rate: float, spread: float):
         super().__init__()
         self.rate = rate
-        self.logits = nn.Parameter(torch.zeros(num_tasks, num_depths, num_choices))
+        self.logits = nn.Parameter(spread / rate * torch.randn(num_tasks, num_depths, num_choices))
 
     def log_table(self) -> Tensor:
         return F.log_softmax(self.rate * self.logits, dim=-1)

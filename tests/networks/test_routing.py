@@ -17,6 +17,7 @@ from torch import Tensor
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl import run
+from mtrl.agent import seeded_construction
 from mtrl.config import Choice
 from mtrl.networks.routers import EXPLORATION, SharedRouter, SoftmaxTable, WeightedPolicyLearner, onto_simplex
 from mtrl.networks.routing import Routing
@@ -29,7 +30,9 @@ TABLE = torch.tensor([[[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], [[0.1, 0.1, 0.8], [0.6
 
 
 def small(**settings: Any) -> Routing.Config:
-    return Routing.Config(**{"width": 4, "depth": 2, "num_modules": 2, "table_rate": 2.0, **settings})
+    return Routing.Config(
+        **{"width": 4, "depth": 2, "num_modules": 2, "table_rate": 2.0, "table_spread": 0.0, **settings}
+    )
 
 
 def with_table(network: Routing, probabilities: Tensor) -> Routing:
@@ -93,6 +96,15 @@ def test_the_gradient_of_a_gumbel_choice_is_that_of_the_softmax_of_noisy_logits(
     noisy = log_probs - (-draw.log()).log()
     (torch.softmax(noisy / 0.5, dim=-1) * upstream).sum().backward()
     torch.testing.assert_close(found, log_probs.grad)
+
+
+def test_tables_start_with_routes_of_their_own_or_uniform() -> None:
+    with seeded_construction(1, "initial weights"):
+        spread = SoftmaxTable(50, 4, 5, rate=10.0, spread=2.0)
+        uniform = SoftmaxTable(50, 4, 5, rate=10.0, spread=0.0)
+    assert float((10.0 * spread.logits.detach()).std()) == pytest.approx(2.0, rel=0.1)
+    assert len(spread.log_table().argmax(-1).unique(dim=0)) > 40  # of 50 tasks
+    torch.testing.assert_close(uniform.log_table().exp(), torch.full((50, 4, 5), 0.2))
 
 
 def test_the_shared_router_sees_features_task_and_depth() -> None:
