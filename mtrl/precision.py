@@ -24,11 +24,12 @@ class MixedPrecision(nn.Module):
 
     precision: Precision = "float32"
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         if self.precision == "float32":
-            return super().__call__(*inputs)
-        with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            return _in_float32(super().__call__(*inputs))
+            return super().__call__(*inputs, **named)
+        first, *_ = *inputs, *named.values()  # features or observations
+        with torch.autocast(first.device.type, torch.bfloat16):
+            return _in_float32(super().__call__(*inputs, **named))
 
 
 def _in_float32(said: Any) -> Any:

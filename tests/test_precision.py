@@ -65,6 +65,7 @@ def test_products_round_their_operands_and_what_comes_out_is_float32(case: Case)
     network.precision = "bfloat16"
     output = run(network, case.features, TASKS)
     torch.testing.assert_close(output.values, case.rounded, rtol=2**-7, atol=1e-6)
+    assert torch.equal(network(features=case.features, task_ids=TASKS).values, output.values)
     assert not torch.allclose(output.values, case.exact, rtol=1e-4)
     assert output.values.dtype == output.losses["sum"].dtype == output.diagnostics["values"].dtype == torch.float32
     assert output.route is not None
