@@ -24,10 +24,9 @@ from mtrl.agent import (
     actor_diagnostics,
     agent_types,
     bind,
-    diagnostic_metrics,
     polyak_update,
 )
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task
+from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.networks import Ensemble, Output
@@ -90,6 +89,7 @@ class SAC(Agent):
         self.critic_draw_size = members[0].draw_size
         self.steps_acted = 0  # vector steps explored
         self.to(self.device)
+        self.averaged = list(self.target_critics.parameters()), list(self.critics.parameters())
         self.critic_group = OptimizedGroup(
             "critic", self.critics, parts.aggregator("critic"), config.learning_rate, config.max_grad_norm
         )
@@ -151,15 +151,10 @@ class SAC(Agent):
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
-        polyak_update(self.target_critics.parameters(), self.critics.parameters(), self.config.target_rate)
-        return {
-            "critic_loss": critic.losses,
-            "actor_loss": actor.losses,
-            **temperatures,
-            "entropy": -mean_per_task(actor.rows["log_prob"], batch.task_ids, self.num_tasks),
-            "q_value": mean_per_task(critic.rows["q_value"], batch.task_ids, self.num_tasks),
-            **diagnostic_metrics(actor.rows, batch.task_ids, self.num_tasks),
-        }
+        polyak_update(*self.averaged, self.config.target_rate)
+        means = means_per_task({**critic.rows, **actor.rows}, batch.task_ids, self.num_tasks)
+        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
+        return {**losses, **temperatures, "entropy": -means.pop("log_prob"), **means}
 
     def with_target(self, batch: Batch) -> Batch:
         """The batch with the Bellman `target`, in reward units."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, means_per_task
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
@@ -224,16 +224,7 @@ def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callabl
 
 def actor_diagnostics(network: Output) -> dict[str, Tensor]:
     """The diagnostics of the actor's architecture as by-products of its loss (`TaskLosses.rows`)."""
-    return {f"{_DIAGNOSTICS}{name}": values for name, values in network.diagnostics.items()}
-
-
-def diagnostic_metrics(rows: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> Metrics:
-    """The means per task (M, ...) of what `actor_diagnostics` put among the by-products, for the metrics."""
-    diagnostics = {name: values for name, values in rows.items() if name.startswith(_DIAGNOSTICS)}
-    return means_per_task(diagnostics, task_ids, num_tasks)
-
-
-_DIAGNOSTICS = "actor/"
+    return {f"actor/{name}": values for name, values in network.diagnostics.items()}
 
 
 def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: float) -> None:

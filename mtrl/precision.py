@@ -9,7 +9,7 @@ that differ by less than a 256th of their size are what actions are chosen by.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -43,12 +43,17 @@ def _in_float32(said: Any) -> Any:
     return said
 
 
+def exact(product: Callable[..., Tensor], values: Tensor, *others: Tensor) -> Tensor:
+    """`product(values, *others)` in float32 whatever the precision of the network; the others are parameters."""
+    if not torch.is_autocast_enabled(values.device.type):
+        return product(values, *others)
+    with torch.autocast(values.device.type, enabled=False):
+        return product(values.float(), *others)
+
+
 class LastLinear(nn.Linear):
-    """A last layer: its product is float32 whatever the precision of the network."""
+    """A last layer, which stays exact."""
 
     def forward(self, values: Tensor) -> Tensor:
         """values (B, in) -> (B, out) float32."""
-        if not torch.is_autocast_enabled(values.device.type):
-            return F.linear(values, self.weight, self.bias)
-        with torch.autocast(values.device.type, enabled=False):
-            return F.linear(values.float(), self.weight, self.bias)
+        return exact(F.linear, values, self.weight, self.bias)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
-from mtrl.precision import LastLinear
+from mtrl.precision import LastLinear, exact
 
 
 def hidden_linear(in_features: int, out_features: int) -> nn.Linear:
@@ -53,8 +53,8 @@ def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
     """
     if task_ids.device.type != "cpu" or len(task_ids) % num_tasks or is_functorch_wrapped_tensor(task_ids):
         return False
-    shares = task_ids.unflatten(0, (num_tasks, -1))
-    return torch.equal(shares, torch.arange(num_tasks).unsqueeze(1).expand_as(shares))
+    shares = task_ids.view(num_tasks, -1)
+    return torch.equal(shares, torch.arange(num_tasks).view(-1, 1).expand_as(shares))
 
 
 def gumbel(uniform: Tensor) -> Tensor:
@@ -117,11 +117,12 @@ class TaskHeads(nn.Module):
     def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
         """features (B, in_features), task_ids (B,) -> (B, out_features)."""
         if in_equal_shares(task_ids, self.num_tasks):
-            rows = features.unflatten(0, (self.num_tasks, -1))
-            weight = self.heads.weight.unflatten(0, (self.num_tasks, -1)).transpose(1, 2)
-            bias = self.heads.bias.unflatten(0, (self.num_tasks, 1, -1))
-            with torch.autocast(rows.device.type, enabled=False):
-                return torch.baddbmm(bias, rows.float(), weight).flatten(0, 1)
+            return exact(self._of_equal_shares, features, self.heads.weight, self.heads.bias)
         values = self.heads(features).unflatten(-1, (self.num_tasks, -1))  # (B, M, out)
         own = task_ids.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
         return values.gather(1, own).squeeze(1)
+
+    def _of_equal_shares(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rows = features.view(self.num_tasks, -1, features.shape[1])
+        weights = weight.view(self.num_tasks, -1, weight.shape[1]).transpose(1, 2)
+        return torch.baddbmm(bias.view(self.num_tasks, 1, -1), rows, weights).view(len(features), -1)
