@@ -44,7 +44,7 @@ def _in_float32(said: Any) -> Any:
 
 
 def exact(product: Callable[..., Tensor], values: Tensor, *others: Tensor) -> Tensor:
-    """`product(values, *others)` in float32 whatever the precision of the network; the others are parameters."""
+    """`product(values, *others)` in float32 whatever the precision of the network; the others are float32 already."""
     if not torch.is_autocast_enabled(values.device.type):
         return product(values, *others)
     with torch.autocast(values.device.type, enabled=False):

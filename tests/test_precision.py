@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ import envs
 from mtrl.build import build_agent, build_world
 from mtrl.config import resolve_config
 from mtrl.networks import Output, PolicyArchitecture, run
-from mtrl.networks.layers import TaskHeads, output_linear
+from mtrl.networks.layers import ParallelLinear, TaskHeads, output_linear
+from mtrl.networks.moore import MOORE, orthonormalized
 from mtrl.precision import MixedPrecision
+from tests.networks.test_architectures import CASES
 
 TASKS = torch.zeros(4, dtype=torch.int64)
 
@@ -89,6 +92,33 @@ def test_task_heads_stay_exact(case: Case, task_ids: list[int]) -> None:
     exact = heads(case.features, tasks)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(heads(case.features, tasks), exact)
+
+
+@pytest.mark.parametrize(("cls", "config"), CASES)
+def test_no_architecture_rounds_what_it_gives(cls: type[PolicyArchitecture], config: Any) -> None:
+    network = cls(8, 3, 2, config)
+    network.precision = "bfloat16"
+    values = run(network, torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), TASKS).values
+    assert not torch.equal(values, values.bfloat16().float())
+
+
+def test_gram_schmidt_stays_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly parallel experts, which rounding would leave far from orthogonal."""
+    network = MOORE(8, 2, 3, MOORE.Config(width=32, depth=2))
+    network.precision = "bfloat16"
+    last = cast(ParallelLinear, network.experts.layers[-1])
+    with torch.no_grad():
+        last.weight[1:] = last.weight[:1] + 0.02 * last.weight[1:]
+    bases: list[Tensor] = []
+
+    def kept(vectors: Tensor) -> Tensor:
+        bases.append(orthonormalized(vectors))
+        return bases[-1]
+
+    monkeypatch.setattr("mtrl.networks.moore.orthonormalized", kept)
+    run(network, torch.randn(64, 8, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 3)
+    products = bases[0] @ bases[0].transpose(1, 2)
+    assert float((products - torch.eye(4)).detach().abs().max()) < 0.01
 
 
 @pytest.mark.parametrize("agent", ["sac", "ppo"])

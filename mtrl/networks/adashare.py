@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import TaskHeads, hidden_linear, one_hot
+from mtrl.networks.layers import TaskHeads, hidden_linear, own_rows
 
 
 @architectures.register("adashare")
@@ -50,7 +50,7 @@ class AdaShare(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64, draw (B, L) uniform -> (B, out_features)."""
-        logits = one_hot(task_ids, self.num_tasks) @ self.logits
+        logits = own_rows(self.logits, task_ids)
         choices = self.choose(logits, draw)
         values = self.first(features).relu()
         for block, chosen in zip(self.blocks, choices.unsqueeze(-1).unbind(1), strict=True):

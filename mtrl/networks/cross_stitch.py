@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import ParallelLinear, TaskHeads, hidden_linear, mix, one_hot
+from mtrl.networks.layers import ParallelLinear, TaskHeads, hidden_linear, mix, own_rows
 
 
 @architectures.register("cross-stitch")
@@ -43,8 +43,7 @@ class CrossStitch(PolicyArchitecture):
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: own rows of alpha."""
         columns = self.first(features).unflatten(-1, (self.num_tasks, -1)).relu()  # (B, M, width)
-        own = one_hot(task_ids, self.num_tasks)
-        shares = [own @ stitch for stitch in self.stitches]
+        shares = [own_rows(stitch, task_ids) for stitch in self.stitches]
         for stitch, layer in zip(self.stitches, self.layers, strict=False):
             columns = layer(torch.einsum("ij,bjw->biw", stitch, columns)).relu()
         # After the last layer only the mixture of the row's own task is read.

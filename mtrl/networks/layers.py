@@ -35,7 +35,7 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
     for in_features, out_features in pairwise(sizes):
         layers.append(hidden_linear(in_features, out_features))
         if layer_norm:
-            layers.append(nn.LayerNorm(out_features))
+            layers.append(ExactLayerNorm(out_features))
         # In place: nothing else reads what it changes, and the backward pass needs the ReLU's output alone.
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
@@ -44,6 +44,11 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
 def one_hot(indices: Tensor, size: int) -> Tensor:
     """(...) int64 below `size` -> (..., size) float32: rows of an identity, which `vmap` and CUDA graphs take."""
     return F.embedding(indices, torch.eye(size, device=indices.device))
+
+
+def own_rows(table: Tensor, task_ids: Tensor) -> Tensor:
+    """The row of each one's task: table (M, n), task_ids (B,) int64 -> (B, n), exact in any precision."""
+    return F.embedding(task_ids, table)
 
 
 def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
@@ -67,6 +72,14 @@ def mix(weights: Tensor, sources: Tensor) -> Tensor:
     if weights.dim() == 2:
         return torch.bmm(weights.unsqueeze(1), sources).squeeze(1)
     return torch.bmm(weights, sources)
+
+
+class ExactLayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32 whatever the precision of the network, as torch does it on a GPU."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """values (B, n) -> (B, n) float32."""
+        return exact(super().forward, values)
 
 
 class ParallelLinear(nn.Module):
@@ -125,4 +138,4 @@ class TaskHeads(nn.Module):
     def _of_equal_shares(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows = features.view(self.num_tasks, -1, features.shape[1])
         weights = weight.view(self.num_tasks, -1, weight.shape[1]).transpose(1, 2)
-        return torch.baddbmm(bias.view(self.num_tasks, 1, -1), rows, weights).view(len(features), -1)
+        return torch.baddbmm(bias.view(self.num_tasks, 1, -1), rows, weights).flatten(0, 1)

@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import Experts, TaskHeads, mix, one_hot
+from mtrl.networks.layers import Experts, TaskHeads, mix, own_rows
+from mtrl.precision import exact
 
 
 @architectures.register("moore")
@@ -40,8 +41,8 @@ class MOORE(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: the task's weights."""
-        weights = one_hot(task_ids, self.num_tasks) @ self.weights
-        mixed = mix(weights, orthonormalized(self.experts(features)))
+        weights = own_rows(self.weights, task_ids)
+        mixed = mix(weights, exact(orthonormalized, self.experts(features)))
         return Output(self.heads(mixed.tanh(), task_ids), diagnostics={"expert_weights": weights.detach()})
 
 

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import one_hot
+from mtrl.networks.layers import own_rows
+from mtrl.precision import exact
 
 
 class ComposedLinear(nn.Module):
@@ -58,7 +59,7 @@ class PaCo(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: composition (B, K)."""
-        weights = one_hot(task_ids, self.num_tasks) @ self.composition
+        weights = own_rows(self.composition, task_ids)
         for layer in self.layers:
             features = layer(features, weights).relu()
-        return Output(self.head(features, weights), diagnostics={"composition": weights.detach()})
+        return Output(exact(self.head, features, weights), diagnostics={"composition": weights.detach()})

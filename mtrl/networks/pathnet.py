@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import TaskHeads, gumbel, hidden_linear, mix, one_hot
+from mtrl.networks.layers import TaskHeads, gumbel, hidden_linear, mix, own_rows
 
 
 @architectures.register("pathnet")
@@ -55,7 +55,7 @@ class PathNet(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64, draw (B, L * N) uniform -> (B, out_features)."""
-        scores = one_hot(task_ids, self.num_tasks) @ self.scores
+        scores = own_rows(self.scores, task_ids)
         path = self.choose(self._by_layer(scores), None if draw is None else self._by_layer(draw))  # (B, L, N)
         for layer, chosen in zip(self.layers, path.unbind(1), strict=True):
             features = mix(chosen, layer(features).relu().unflatten(-1, (self.num_modules, -1))) / self.num_chosen

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import SelfUpdating
-from mtrl.networks.layers import hidden_linear, one_hot, output_linear
+from mtrl.networks.layers import hidden_linear, one_hot, output_linear, own_rows
 
 EXPLORATION = 0.05
 """Probability that weighted policy learning leaves to uniform choices, so that none is given up for good."""
@@ -52,8 +52,7 @@ class TabularRouter(Router):
 
     def forward(self, values: Tensor, task_ids: Tensor, depth: int) -> Tensor:
         """task_ids (B,) int64 -> (B, K)."""
-        table = self.log_table()[:, depth]
-        return one_hot(task_ids, len(table)) @ table
+        return own_rows(self.log_table()[:, depth], task_ids)
 
     def collaboration(self, num_blocks: int) -> Tensor:
         """Expected share of all tasks' use that the blocks of a task's route have (M,), summed over depths.

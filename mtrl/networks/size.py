@@ -32,7 +32,7 @@ def measure_size(
     """The size of a new network of these settings."""
     with torch.random.fork_rng(devices=[]):  # initial weights are thrown away, and leave the global generator alone
         network = cls(in_features, out_features, num_tasks, config)
-    task_ids = torch.arange(num_tasks).repeat(ROWS_PER_TASK)
+    task_ids = torch.arange(num_tasks).repeat_interleave(ROWS_PER_TASK)  # as learners draw them
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(len(task_ids), in_features), task_ids)
     return NetworkSize(num_parameters(network), counter.get_total_flops() / len(task_ids))

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
-from mtrl.networks.layers import ParallelLinear, TaskHeads, hidden_linear, mix, one_hot
+from mtrl.networks.layers import ParallelLinear, TaskHeads, hidden_linear, mix, own_rows
 
 
 @architectures.register("sluice")
@@ -47,15 +47,14 @@ class Sluice(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: own row of beta."""
-        own = one_hot(task_ids, self.num_tasks)
         subspaces = self._split(self.first(features).relu())
         alphas = list(self.alphas)  # a slice of a ParameterList would be of copies
-        read = [self._of_own_task(own, alphas[0], subspaces)]
+        read = [self._of_own_task(task_ids, alphas[0], subspaces)]
         for layer, (below, alpha) in zip(self.layers, pairwise(alphas), strict=True):
             columns = torch.einsum("ij,bjw->biw", below, subspaces).unflatten(1, (self.num_tasks, 2)).flatten(2)
             subspaces = self._split(layer(columns).relu().flatten(1))
-            read.append(self._of_own_task(own, alpha, subspaces))
-        beta = own @ self.beta
+            read.append(self._of_own_task(task_ids, alpha, subspaces))
+        beta = own_rows(self.beta, task_ids)
         values = self.heads(mix(beta, torch.stack(read, dim=1)), task_ids)
         return Output(
             values, losses={"orthogonality": self.orthogonality * self.overlap()}, diagnostics={"beta": beta.detach()}
@@ -73,7 +72,7 @@ class Sluice(PolicyArchitecture):
         """(B, M * width) -> (B, 2 M, width / 2)."""
         return columns.unflatten(-1, (2 * self.num_tasks, -1))
 
-    def _of_own_task(self, own: Tensor, alpha: Tensor, subspaces: Tensor) -> Tensor:
+    def _of_own_task(self, task_ids: Tensor, alpha: Tensor, subspaces: Tensor) -> Tensor:
         """The two mixed subspaces of each row's own task, side by side (B, width)."""
-        shares = (own @ alpha.view(self.num_tasks, -1)).unflatten(-1, (2, -1))  # (B, 2, 2 M)
+        shares = own_rows(alpha.view(self.num_tasks, -1), task_ids).unflatten(-1, (2, -1))  # (B, 2, 2 M)
         return mix(shares, subspaces).flatten(1)

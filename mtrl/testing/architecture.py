@@ -51,6 +51,7 @@ def check_architecture(cls: type[PolicyArchitecture], config: Any = None) -> Non
             case.check_gradients_reach_every_parameter()
             case.check_task_gradients()
             case.check_bfloat16()
+            case.check_no_rows()
 
 
 def check_config(cls: type) -> None:
@@ -301,6 +302,16 @@ class _Case:
         for name, gradients in by_task.items():
             assert gradients.dtype == torch.float32, f"{self.who}: the gradient of {name!r} is {gradients.dtype}"
             assert torch.isfinite(gradients).all(), f"{self.who}: in bfloat16 the gradient of {name!r} is not finite"
+
+    @torch.no_grad()
+    def check_no_rows(self) -> None:
+        """PPO asks about the successors of a rollout; where every episode has ended there is none."""
+        features, tasks, draw = self.inputs(0)
+        try:
+            output = run(self.network, features, tasks, draw)
+        except (RuntimeError, ValueError) as error:
+            raise AssertionError(f"{self.who}: forward takes no empty batch ({error})") from error
+        self._check_one_output(output, 0)
 
     def _gradient_of_the_sum(self, batch: Batch) -> dict[str, Tensor]:
         """Through the module's own parameters, as an agent calls it where no method asks for per-task gradients."""

@@ -47,8 +47,9 @@ CASES = [
             {"router": "shared", "learning": "reinforce"},
         )
     ),
+    pytest.param(MultiHead, replace(small_config(MultiHead), layer_norm=True), id="multi-head, layer norm"),
 ]
-"""Every registered architecture, and each way of routing."""
+"""Every registered architecture, each way of routing, and layer normalisation."""
 
 
 @pytest.mark.parametrize(("cls", "config"), CASES)
