@@ -9,7 +9,9 @@ same by another rule (`WeightedPolicyLearner`); or `gumbel`, Gumbel noise on the
 the gradient of their softmax. Value and Q networks, which have no action, always learn by `gumbel`.
 
 Against collapse, where a task uses few of the blocks, there is a reward of diversity (after Cases et al., 2019, as the
-survey has it): the entropy of what the task chooses, its probabilities averaged over rows and depths.
+survey has it): the entropy of what the task chooses, its probabilities averaged over rows and depths. Against the
+opposite, choices that stay open until the end, where the likeliest route is hardly what was learnt, a penalty on the
+entropy of single choices (`commitment`).
 Blocks are computed densely and picked by a one-hot product. Shapes: B batch, M tasks, L depths, K choices.
 """
 
@@ -48,6 +50,7 @@ class Routing(PolicyArchitecture):
         wpl_rate: Annotated[float, Field(gt=0)] = 0.05  # step of wpl's probabilities along their gradient
         collaboration: Annotated[float, Field(ge=0)] = 0.0  # reward of choosing blocks by their share of all use
         diversity: Annotated[float, Field(ge=0)] = 0.0  # weight of the entropy of each task's use of blocks
+        commitment: Annotated[float, Field(ge=0)] = 0.003  # penalty on the entropy of single choices: routers decide
 
         def __post_init__(self) -> None:
             if self.router != "tabular" and self.learning == "wpl":
@@ -61,7 +64,7 @@ class Routing(PolicyArchitecture):
         self.num_tasks, self.depth, self.num_blocks = num_tasks, config.depth, config.num_modules
         self.num_choices = config.num_modules + config.pass_block
         self.relaxed, self.temperature = config.learning == "gumbel", config.temperature
-        self.collaboration, self.diversity = config.collaboration, config.diversity
+        self.collaboration, self.diversity, self.commitment = config.collaboration, config.diversity, config.commitment
         self.draw_size = config.depth * self.num_choices
         self.route_size = 0 if self.relaxed else config.depth
         self.first = hidden_linear(in_features, config.width)
@@ -140,6 +143,9 @@ class Routing(PolicyArchitecture):
         losses = {}
         if self.diversity:
             losses["diversity"] = -self.diversity * self.use_entropy(log_probs.exp(), task_ids)
+        if self.commitment:
+            undecided = -(log_probs.exp() * log_probs).sum(-1).mean(1)
+            losses["commitment"] = self.commitment * mean_per_task(undecided, task_ids, self.num_tasks)
         if self.collaboration:
             assert isinstance(self.router, TabularRouter)
             losses["collaboration"] = -self.collaboration * self.router.collaboration(self.num_blocks)

@@ -30,9 +30,8 @@ TABLE = torch.tensor([[[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], [[0.1, 0.1, 0.8], [0.6
 
 
 def small(**settings: Any) -> Routing.Config:
-    return Routing.Config(
-        **{"width": 4, "depth": 2, "num_modules": 2, "table_rate": 2.0, "table_spread": 0.0, **settings}
-    )
+    sizes = {"width": 4, "depth": 2, "num_modules": 2}
+    return Routing.Config(**{**sizes, "table_rate": 2.0, "table_spread": 0.0, "commitment": 0.0, **settings})
 
 
 def with_table(network: Routing, probabilities: Tensor) -> Routing:
@@ -46,7 +45,9 @@ def with_table(network: Routing, probabilities: Tensor) -> Routing:
 
 
 def test_the_contract_holds_with_every_reward_and_without_the_pass() -> None:
-    check_architecture(Routing, small(learning="reinforce", pass_block=False, diversity=0.1, collaboration=0.1))
+    check_architecture(
+        Routing, small(learning="reinforce", pass_block=False, diversity=0.1, collaboration=0.1, commitment=0.1)
+    )
 
 
 def test_a_route_leads_through_its_blocks_and_a_pass_changes_nothing() -> None:
@@ -261,6 +262,13 @@ def test_diversity_rewards_the_entropy_of_what_a_task_chooses() -> None:
     losses = network(torch.ones(4, 1), torch.tensor([0, 0, 0, 1])).losses
     use = TABLE.mean(1)
     assert losses["diversity"].tolist() == pytest.approx((0.5 * (use * use.log()).sum(-1)).tolist(), rel=1e-5)
+
+
+def test_commitment_charges_the_entropy_of_single_choices() -> None:
+    network = with_table(Routing(1, 1, 2, small(commitment=0.5)), TABLE)
+    losses = network(torch.ones(4, 1), torch.tensor([0, 0, 0, 1])).losses
+    entropies = -(TABLE * TABLE.log()).sum(-1).mean(1)
+    assert losses["commitment"].tolist() == pytest.approx((0.5 * entropies).tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("learning", ["gumbel", "wpl"])
