@@ -493,8 +493,8 @@ def test_list_counts_parameters_and_operations_of_architectures_on_mt10() -> Non
         return next(line for line in rows if line.startswith(f" {name} "))
 
     assert row("soft-modules").split()[-2:] == ["691,022", "1.38"]
-    # Two operations for each weight of the layers and of all ten heads.
-    multi_head = 2 * ((39 + 10) * 400 + 2 * 400 * 400 + 400 * 80) / 1e6
+    # Two operations for each weight of the layers and of the row's own head.
+    multi_head = 2 * ((39 + 10) * 400 + 2 * 400 * 400 + 400 * 8) / 1e6
     assert row("multi-head").split()[-2:] == ["372,880", f"{multi_head:.2f}"]
 
 
