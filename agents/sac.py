@@ -89,7 +89,9 @@ class SAC(Agent):
         self.critic_draw_size = members[0].draw_size
         self.steps_acted = 0  # vector steps explored
         self.to(self.device)
-        self.averaged = list(self.target_critics.parameters()), list(self.critics.parameters())
+        # What is moved and what it follows, listed once: to walk the modules takes longer than to average.
+        self.target_parameters = list(self.target_critics.parameters())
+        self.online_parameters = list(self.critics.parameters())
         self.critic_group = OptimizedGroup(
             "critic", self.critics, parts.aggregator("critic"), config.learning_rate, config.max_grad_norm
         )
@@ -151,7 +153,7 @@ class SAC(Agent):
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
-        polyak_update(*self.averaged, self.config.target_rate)
+        polyak_update(self.target_parameters, self.online_parameters, self.config.target_rate)
         means = means_per_task({**critic.rows, **actor.rows}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
         return {**losses, **temperatures, "entropy": -means.pop("log_prob"), **means}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes.util
 import importlib.metadata
 import os
@@ -81,10 +80,12 @@ def _machine() -> Iterator[tuple[str, str]]:
 def _bfloat16(on_the_gpu: bool) -> str:
     if on_the_gpu:
         return "in hardware"
-    with contextlib.suppress(OSError):
+    try:
         flags = set(re.findall(r"\b(?:avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()))
-        if flags:
-            return f"in hardware ({', '.join(sorted(flags))})"
+    except OSError:
+        return "unknown: this system does not say what its processor has"
+    if flags:
+        return f"in hardware ({', '.join(sorted(flags))})"
     return "not in hardware: --precision bfloat16 would be slower"
 
 

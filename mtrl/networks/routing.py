@@ -50,7 +50,7 @@ class Routing(PolicyArchitecture):
         wpl_rate: Annotated[float, Field(gt=0)] = 0.05  # step of wpl's probabilities along their gradient
         collaboration: Annotated[float, Field(ge=0)] = 0.0  # reward of choosing blocks by their share of all use
         diversity: Annotated[float, Field(ge=0)] = 0.0  # weight of the entropy of each task's use of blocks
-        commitment: Annotated[float, Field(ge=0)] = 0.003  # penalty on the entropy of single choices: routers decide
+        commitment: Annotated[float, Field(ge=0)] = 0.003  # loss per nat that a choice is left open: routers decide
 
         def __post_init__(self) -> None:
             if self.router != "tabular" and self.learning == "wpl":

@@ -229,6 +229,18 @@ class RouterOutOfReach(Drawing):
         return dataclasses.replace(output, route_log_prob=log_prob.detach())
 
 
+class NeedsOneDtype(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        values = super().forward(features, task_ids)
+        products = features @ features.new_ones(features.shape[-1], values.shape[-1])
+        return torch.zeros(values.shape).index_add(0, torch.arange(len(values)), products) + values
+
+
+class NeedsRows(Plain):
+    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+        return super().forward(features - 0 * features.amax(0), task_ids)
+
+
 class OwnGenerator(Plain):
     def build(self) -> None:
         generator = torch.Generator()
@@ -263,6 +275,8 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (RouteOfFloats, "route is torch.float32, not int64"),
     (ForgetsTheRoute, "another when the route is passed back as `draw`"),
     (RouterOutOfReach, r"no gradient reaches \['logits'\]"),
+    (NeedsOneDtype, "under `precision` bfloat16 it fails .*need `.float\\(\\)`"),
+    (NeedsRows, "forward takes no empty batch"),
     (OwnGenerator, "made twice with one seed, parameter 'layer.weight' differs"),
 ]
 
