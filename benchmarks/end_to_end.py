@@ -20,6 +20,7 @@ from stable_baselines3 import SAC as SB3SAC
 import agents
 import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
+from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
@@ -30,6 +31,8 @@ from mtrl.trainer import train
 OURS, IN_TURN, THEIRS = "ours", "ours, step then learn", "stable-baselines3 on AsyncVectorEnv"
 BFLOAT16 = "ours, bfloat16"
 """With products that round to bfloat16; all others, theirs too, have single precision."""
+THEIRS_OUR_PRODUCTS = "theirs, our products"
+"""Theirs with products by the library that ours chooses (`mtrl.matrix_products`) instead of torch's own choice."""
 
 WARM_UP_STEPS = 20
 """Vector steps of random actions, and as many with updates, before the clock starts."""
@@ -49,8 +52,9 @@ def measure_end_to_end(repeats: int = 5, vector_steps: int = 50) -> Mapping[str,
         contestants = {
             **stack.enter_context(_our_trainings("float32")),
             BFLOAT16: stack.enter_context(_our_trainings("bfloat16"))[OURS],
-            THEIRS: stack.enter_context(_their_training()),
         }
+        theirs = stack.enter_context(_their_training())
+        contestants |= {THEIRS: torchs_products()(theirs), THEIRS_OUR_PRODUCTS: theirs}
         for _ in range(repeats):
             for name, make_steps in contestants.items():
                 started = time.perf_counter()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from stable_baselines3 import PPO as SB3PPO
 import agents
 import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
+from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
@@ -30,6 +31,8 @@ from mtrl.trainer import train
 
 OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
 """`ours, bfloat16` rounds what networks multiply to bfloat16; the others have single precision."""
+THEIRS_OUR_PRODUCTS = "theirs, our products"
+"""Theirs with products by the library that ours chooses (`mtrl.matrix_products`) instead of torch's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +69,21 @@ def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> PPOTimes:
     agents.register()
     envs.register()
     sizes = sizes or PPOSizes()
-    speeds: dict[str, list[float]] = {OURS: [], BFLOAT16: [], THEIRS: []}
+    speeds: dict[str, list[float]] = {OURS: [], BFLOAT16: [], THEIRS: [], THEIRS_OUR_PRODUCTS: []}
     learning: dict[str, list[float]] = {name: [] for name in speeds}
     with ExitStack() as stack:
+        theirs = stack.enter_context(_their_training(sizes))
         trainings = {
             OURS: stack.enter_context(_our_training(sizes, "float32")),
             BFLOAT16: stack.enter_context(_our_training(sizes, "bfloat16")),
-            THEIRS: stack.enter_context(_their_training(sizes)),
+            THEIRS: theirs,
+            THEIRS_OUR_PRODUCTS: theirs,
         }
         for repeat in range(repeats + 1):
             for name, training in trainings.items():
                 started, learnt = time.perf_counter(), training.learning_seconds
-                training.make_round()
+                with torchs_products() if name == THEIRS else nullcontext():
+                    training.make_round()
                 if repeat:
                     seconds = time.perf_counter() - started
                     speeds[name].append(sizes.rows / seconds)
@@ -168,8 +174,11 @@ def report(times: PPOTimes) -> str:
         f"{name:36} {speed.shown(0)} env steps/s, learning takes {times.learning[name].shown(2)} of it"
         for name, speed in times.speeds.items()
     ]
-    theirs = times.speeds[THEIRS]
-    lines += [f"{ours} / {THEIRS}: {times.speeds[ours].ratio_to(theirs).shown(2)}" for ours in (OURS, BFLOAT16)]
+    lines += [
+        f"{ours} / {theirs}: {times.speeds[ours].ratio_to(times.speeds[theirs]).shown(2)}"
+        for ours in (OURS, BFLOAT16)
+        for theirs in (THEIRS, THEIRS_OUR_PRODUCTS)
+    ]
     lines.append(f"{THEIRS} with steps that cost nothing would be faster by {times.bound.shown(2)}")
     return "\n".join(lines)
 

@@ -1,6 +1,8 @@
 """Milliseconds per SAC update at MT10 sizes: ours, stable-baselines3's, and the matrix-product floor, taking turns.
 
-All in single precision but `ours, bfloat16`, which is `--precision bfloat16`.
+All in single precision but `ours, bfloat16`, which is `--precision bfloat16`. stable-baselines3 appears twice: with the
+products that torch makes by itself, as its users have them, and with those of the library that ours chooses
+(`mtrl.matrix_products`), which makes the others'.
 Multi-head (theirs: one network that sees the one-hot task), 3 x 400, batch 1280, 10 tasks, observation 39, action 4,
 the same fused Adam. One update is one gradient step of critics, actor and temperature and one of the target average,
 the drawing of the batch from a filled buffer included.
@@ -22,6 +24,7 @@ import agents
 import envs
 from agents.sac import SAC
 from benchmarks.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
 from mtrl.buffer import RolloutBuffer
@@ -29,6 +32,8 @@ from mtrl.build import build_agent, build_world
 from mtrl.config import resolve_config
 from mtrl.seeding import stream
 from mtrl.types import Acted, EnvStep, TaskSuite
+
+THEIRS, THEIRS_OUR_PRODUCTS = "stable-baselines3", "stable-baselines3, our products"
 
 FILLED_STEPS = 2000
 """Vector steps in the buffers that batches are drawn from."""
@@ -91,13 +96,15 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
     sizes = UpdateSizes()
     ours = learning_agent(MULTI_HEAD, sizes)
     floor = MatmulFloor(recorded_products(ours.update))
+    theirs = _sb3_update(ours.agent.suite, sizes)
     milliseconds = interleaved_milliseconds(
         {
             "ours, mean": ours.update,
             "ours, pcgrad": learning_agent(MULTI_HEAD, sizes, aggregator="pcgrad").update,
             "ours, popart": learning_agent(MULTI_HEAD, sizes, normalizer="popart").update,
             "ours, bfloat16": learning_agent(MULTI_HEAD, sizes, precision="bfloat16").update,
-            "stable-baselines3": _sb3_update(ours.agent.suite, sizes),
+            THEIRS: torchs_products()(theirs),
+            THEIRS_OUR_PRODUCTS: theirs,
             "floor": floor.replay,
         },
         repeats,
@@ -173,10 +180,13 @@ def report(times: UpdateTimes) -> str:
     milliseconds = times.milliseconds
     mean, pcgrad, floor = (milliseconds[name] for name in ("ours, mean", "ours, pcgrad", "floor"))
     lines = [times.floor_table, ""]
-    lines += [f"{name:18} {repeats.shown(1)} ms per update" for name, repeats in milliseconds.items()]
+    lines += [f"{name:31} {repeats.shown(1)} ms per update" for name, repeats in milliseconds.items()]
     lines += [
         f"ours, mean / floor: {mean.ratio_to(floor).shown(3)}  ({times.floor_gflop:.2f} GFLOP)",
-        f"ours, mean / stable-baselines3: {mean.ratio_to(milliseconds['stable-baselines3']).shown(3)}",
+        *(
+            f"ours, mean / {name}: {mean.ratio_to(milliseconds[name]).shown(3)}"
+            for name in (THEIRS, THEIRS_OUR_PRODUCTS)
+        ),
         f"ours, pcgrad / ours, mean: {pcgrad.ratio_to(mean).shown(3)}",
         f"ours, popart / ours, mean (no normaliser): {milliseconds['ours, popart'].ratio_to(mean).shown(3)}",
         f"ours, bfloat16 / ours, mean: {milliseconds['ours, bfloat16'].ratio_to(mean).shown(3)}",

@@ -65,12 +65,15 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]] | I
 def _machine() -> Iterator[tuple[str, str]]:
     import torch
 
+    from mtrl.matrix_products import choose_product_library
+
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
     yield "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"
     yield "memory", _memory()
     yield "torch threads", str(torch.get_num_threads())
     yield "cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; networks run on the CPU"
+    yield "matrix products", f"{choose_product_library()} on the processor, in float32"
     yield "bfloat16", _bfloat16(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
     yield "rendering", _rendering()
     yield "cache", _cache()

@@ -27,6 +27,7 @@ from mtrl.interruption import Interruption
 from mtrl.live_table import LiveTable
 from mtrl.loading import TaskNames, load_trained
 from mtrl.manifest import dependency_versions, package_versions
+from mtrl.matrix_products import choose_product_library
 from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
 from mtrl.run_directory import RunDirectory
 from mtrl.run_metadata import program_facts
@@ -209,7 +210,9 @@ def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) 
 
 
 def _store(run: RunDirectory, config: RunConfig) -> CheckpointStore:
-    versions = {**dependency_versions(), **package_versions(SIMULATORS)}
+    # Another library sums up in another order.
+    multiplies = {"matrix products on the processor": choose_product_library()}
+    versions = {**dependency_versions(), **package_versions(SIMULATORS), **multiplies}
     return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
 
 

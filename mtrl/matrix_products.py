@@ -1,0 +1,47 @@
+"""Which library makes the products of float32 matrices on the processor."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+SETTING: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+"""Torch's own; its `fp32_precision` is "none" if nobody has set it."""
+
+ONEDNN, TORCHS_CHOICE = "oneDNN", "torch's choice"
+
+
+def choose_product_library() -> str:
+    """Lets oneDNN multiply, in the whole process, where it is faster than MKL and as exact; returns who multiplies.
+
+    MKL, torch's choice, has its AVX-512 code for Intel's processors alone: on another make that has AVX-512, oneDNN is
+    up to twice as fast (`benchmarks.sac_update`). Torch gives it float32 matrices only where it is told that they may
+    be rounded to bfloat16. oneDNN makes use of that on processors with AMX, and computes in float32 on all others,
+    which is tried here. A setting that somebody has made stays.
+    """
+    if SETTING.fp32_precision == "none" and _has_avx512_that_mkl_leaves() and _onednn_is_exact():
+        SETTING.fp32_precision = "bf16"
+    return ONEDNN if SETTING.fp32_precision == "bf16" else TORCHS_CHOICE
+
+
+def _has_avx512_that_mkl_leaves() -> bool:
+    processor = torch.cpu.get_capabilities()
+    return bool(processor.get("avx512_f")) and "Intel" not in str(processor.get("cpu_name"))
+
+
+@functools.cache
+def _onednn_is_exact() -> bool:
+    """Whether products of whole numbers that need 12 bits are what they should be: bfloat16 has 8, TF32 has 11."""
+    # No sum of 400 of their products reaches 2^24, so float32 holds every one of them.
+    wide = torch.arange(256 * 400).mul(2731).remainder(8191).sub(4095).view(256, 400).float()
+    narrow = torch.arange(400 * 400).mul(7919).remainder(17).sub(8).view(400, 400).float()
+    expected = wide.double() @ narrow.double()
+    before = SETTING.fp32_precision
+    SETTING.fp32_precision = "bf16"
+    try:
+        found = [wide @ narrow, (narrow.T @ wide.T).T, *torch.bmm(wide.expand(2, -1, -1), narrow.expand(2, -1, -1))]
+    finally:
+        SETTING.fp32_precision = before
+    return all(torch.equal(own.double(), expected) for own in found)
