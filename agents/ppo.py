@@ -107,7 +107,11 @@ class PPO(Agent):
         self.networks = ActorCritic(encoder, policy, Ensemble([value]), self.normalizer.make_output(1))
         # A policy that is charged for its log-probabilities needs no bonus beside that.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
-        self.extras = {"log_prob": (), "value": (), "charge": ()}
+        self.extras = {"log_prob": (), "charge": ()}
+        # Values of vectors wait until the rollout is complete: one batch of all costs a tenth of one per vector step.
+        # Those of pixels are taken while their features are there, which cost more than they do.
+        if any(True for _ in encoder.parameters()):
+            self.extras["value"] = ()
         if self.head.clips:
             self.extras["sample"] = tuple(parts.suite.action_space.shape or ())
         if draw_size := policy.route_size or policy.draw_size:
@@ -137,9 +141,10 @@ class PPO(Agent):
         policy, draw, sample = self._draw(features, tasks, self.explore_stream)
         extras = {
             "log_prob": _plus(policy.distribution.log_prob(sample), policy.network.route_log_prob),
-            "value": self._values(features, tasks),
             "charge": policy.charge(sample),
         }
+        if "value" in self.extras:
+            extras["value"] = self._values(features, tasks)
         if self.head.clips:
             extras["sample"] = sample
         if draw is not None:
@@ -190,17 +195,17 @@ class PPO(Agent):
 
     @torch.no_grad()
     def with_advantages(self, rollout: Batch) -> Batch:
-        """The rows (T, N) of a rollout as (B,), with `advantage` and `return` (the lambda-return, in reward units).
+        """The rows (T, N) of a rollout as (B,), with `value`, `advantage` and `return` (the lambda-return).
 
-        Raises Diverged if one is not finite.
+        The three are in reward units, before advantages are normalised. Raises Diverged if one is not finite.
         """
-        values = rollout.extras["value"]
+        values = rollout.extras["value"] if "value" in self.extras else self._values_of_all(rollout)
         charge = self.normalizer.scale(rollout.task_ids) * rollout.extras["charge"]
         rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, rollout.task_ids) - charge)
-        found = advantages(rollout, values, self._next_values(rollout), self.config.discount, self.config.gae_lambda)
-        batch = rollout.with_extras({"advantage": found, "return": found + values}).map_rows(
-            lambda row: row.flatten(0, 1)
-        )
+        next_values = self._next_values(rollout, values)
+        found = advantages(rollout, values, next_values, self.config.discount, self.config.gae_lambda)
+        rollout = rollout.with_extras({"value": values, "advantage": found, "return": found + values})
+        batch = rollout.map_rows(lambda row: row.flatten(0, 1))
         return_, advantage = batch.extras["return"], batch.extras["advantage"]
         # Here, before the first minibatch: a later one might be the first to hold the row.
         bad = ~torch.isfinite(return_)
@@ -210,9 +215,16 @@ class PPO(Agent):
             advantage = normalized_per_task(advantage, batch.task_ids, self.num_tasks)
         return batch.with_extras({"advantage": advantage})
 
-    def _next_values(self, rollout: Batch) -> Tensor:
+    def _values_of_all(self, rollout: Batch) -> Tensor:
+        """Values (T, N) of what was acted on, in reward units."""
+        features, tasks = self.networks.encoder(rollout.observation.flatten(0, 1)), rollout.task_ids.flatten()
+        # In parts of a minibatch's size: they fit into memory if learning does.
+        rows = -(-len(tasks) // self.config.minibatches)
+        parts = zip(features.split(rows), tasks.split(rows), strict=True)
+        return torch.cat([self._values(*part) for part in parts]).view_as(rollout.reward)
+
+    def _next_values(self, rollout: Batch, values: Tensor) -> Tensor:
         """Values (T, N) of the true successors, in reward units; of terminated rows any number."""
-        values = rollout.extras["value"]
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         # The row below has the successor's value but where an episode was cut off and where the rollout ends.
         unknown = rollout.truncated.clone()

@@ -29,6 +29,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from benchmarks.sac_update import LearningAgent, UpdateSizes, learning_agent
+from mtrl.allocator import keep_freed_memory
 from mtrl.networks import architectures
 from mtrl.networks.size import num_parameters
 from mtrl.run_metadata import program_facts
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="results file, e.g. benchmarks/results/architectures.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `mtrl` does
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.architectures", "--only", *arguments.only]),
         "program": program_facts(),

@@ -23,6 +23,7 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats
+from mtrl.allocator import keep_freed_memory
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
 from mtrl.precision import Precision
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `mtrl` does
     sizes = PPOSizes(rollout_steps=arguments.rollout_steps, epochs=arguments.epochs, minibatches=arguments.minibatches)
     print(report(measure_ppo(arguments.repeats, sizes)))
 

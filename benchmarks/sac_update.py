@@ -27,6 +27,7 @@ from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
+from mtrl.allocator import keep_freed_memory
 from mtrl.buffer import RolloutBuffer
 from mtrl.build import build_agent, build_world
 from mtrl.config import resolve_config
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `mtrl` does
     print(report(measure_updates(arguments.repeats, arguments.updates)))
 
 

@@ -36,6 +36,7 @@ import envs
 from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
+from mtrl.allocator import keep_freed_memory
 from mtrl.run_metadata import program_facts
 from mtrl.suite import find_suite_type
 
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="results file, e.g. benchmarks/results/throughput.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `mtrl` does
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
         "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "ale-py", "stable-baselines3"]),

@@ -533,6 +533,7 @@ def test_doctor_names_versions_licences_and_broken_plugins() -> None:
     for fragment in (
         "python",
         "torch threads",
+        "matrix products",
         "bfloat16",
         "GPL-2.0-only",
         "MIT",

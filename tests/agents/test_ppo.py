@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from agents.ppo import PPO, clipped_surrogate, normalized_per_task
 from envs.metaworld.suite import HORIZON, MetaWorld
 from mtrl.aggregation import JacobianAggregator, aggregators
+from mtrl.encoders import Encoder, Identity
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
 from mtrl.networks.mlp import MLP
@@ -196,7 +198,6 @@ def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None
     noise = (sample - np.array([0.9, -0.9])) / math.e
     expected = (-0.5 * noise**2 - 1 - 0.5 * math.log(2 * math.pi)).sum(1)
     np.testing.assert_allclose(acted.extras["log_prob"], expected, rtol=1e-4)
-    np.testing.assert_array_equal(acted.extras["value"], np.full(600, 2.5, np.float32))
     mode = with_constants(agent, [0.4, -3.0], 0.0).act(observation, tasks, explore=False)
     np.testing.assert_allclose(mode.action, np.tile([0.4, -1.0], (600, 1)), rtol=1e-6)
 
@@ -250,10 +251,45 @@ def test_the_values_of_successors_are_of_final_observations_where_episodes_end()
         agent.load_state_dict(before)
         with torch.no_grad():
             expected = agent.networks.value(rollout.next_observation.flatten(0, 1), rollout.task_ids.flatten()).values
-            found = agent._next_values(rollout)
+            found = agent._next_values(rollout, agent._values_of_all(rollout))
         agent.load_state_dict(after)
         going_on = ~rollout.terminated
         torch.testing.assert_close(found[going_on], expected.view_as(found)[going_on])
+
+
+class Learnt(Identity):
+    """Features that cost something."""
+
+    def __init__(self, observation_space: gym.spaces.Box, config: Any):
+        super().__init__(observation_space, config)
+        self.layer = nn.Linear(self.out_features, self.out_features)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.layer(observation)
+
+
+@pytest.mark.parametrize("encoder", [Identity, Learnt])
+def test_values_are_those_of_the_rollouts_networks_whenever_they_are_taken(encoder: type[Encoder]) -> None:
+    agent = ppo(parts={"encoder": encoder}, minibatches=3)
+    assert ("value" in agent.extras) == (encoder is Learnt)
+    seen: list[tuple[Tensor, Tensor]] = []
+    with_advantages = agent.with_advantages
+
+    def compared(rollout: Batch) -> Batch:
+        batch = with_advantages(rollout)
+        with torch.no_grad():
+            features = agent.networks.encoder(rollout.observation)
+            rows = [agent._values(*row) for row in zip(features, rollout.task_ids, strict=True)]
+        seen.append((batch.extras["value"], torch.cat(rows)))
+        return batch
+
+    agent.with_advantages = compared  # type: ignore[method-assign]
+    run = train(make_train_state(agent, CONTINUOUS), 1000)
+    for _ in range(2):
+        until_it_learns(run)
+    for values, one_by_one in seen:
+        torch.testing.assert_close(values, one_by_one)
+    assert not torch.equal(*(values for values, _ in seen))
 
 
 def test_a_return_that_is_not_finite_stops_before_the_first_minibatch() -> None:

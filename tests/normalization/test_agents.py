@@ -111,7 +111,7 @@ def test_every_step_is_shown_to_the_normaliser_once(cls: type[Agent]) -> None:
     assert len(shown) == 16
 
 
-def test_what_is_stored_and_reported_is_in_reward_units() -> None:
+def test_the_values_that_advantages_are_measured_from_are_in_reward_units() -> None:
     class Thousands(ReturnNormalizer):
         def __init__(self, num_tasks: int, config: Any):
             super().__init__(num_tasks, config)
@@ -130,5 +130,9 @@ def test_what_is_stored_and_reported_is_in_reward_units() -> None:
     for parameter in network.parameters():
         parameter.data.zero_()
     network.head.bias.data.fill_(0.5)
-    acted = agent.act(np.zeros((3, 5), np.float32), np.arange(3), explore=True)
-    assert acted.extras["value"].tolist() == [500.0] * 3
+    kept: list[Batch] = []
+    with_advantages = agent.with_advantages
+    agent.with_advantages = lambda rollout: kept.append(with_advantages(rollout)) or kept[-1]
+    next(progress for progress in train(make_train_state(agent, CONTINUOUS), 1000) if progress.metrics)
+    (batch,) = kept
+    assert set(batch.extras["value"].tolist()) == {500.0}

@@ -1,0 +1,83 @@
+"""Who multiplies float32 matrices in this process. What the processor running this is, no test may depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from mtrl import matrix_products
+from mtrl.matrix_products import ONEDNN, SETTING, TORCHS_CHOICE, choose_product_library
+
+ZEN_5 = {"avx512_f": True, "cpu_name": "AMD EPYC"}
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    before = SETTING.fp32_precision
+    yield
+    SETTING.fp32_precision = before
+    matrix_products._onednn_is_exact.cache_clear()
+
+
+def on(monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any]) -> None:
+    """A process in which nobody has chosen yet, on that processor."""
+    SETTING.fp32_precision = "none"
+    matrix_products._onednn_is_exact.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"avx512_f": True, "cpu_name": "Intel(R) Xeon(R) Platinum 8375C CPU"},  # MKL uses it there
+        {"avx512_f": False, "cpu_name": "AMD Ryzen 7 5800X"},
+        {"architecture": "aarch64"},
+    ],
+)
+def test_torch_keeps_its_choice_where_that_makes_use_of_the_processor(
+    processor: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, processor)
+    assert choose_product_library() == TORCHS_CHOICE
+    assert SETTING.fp32_precision == "none"
+
+
+def test_onednn_multiplies_where_mkl_leaves_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, ZEN_5)
+    monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: True)
+    assert [choose_product_library() for _ in range(2)] == [ONEDNN, ONEDNN]
+
+
+@pytest.mark.parametrize("rounded", [torch.bfloat16, torch.float16], ids=["8 bits", "11 bits, as TF32"])
+def test_not_where_it_would_round(rounded: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, ZEN_5)
+    multiply = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda left, right: multiply(left.to(rounded).float(), right.to(rounded).float()))
+    assert choose_product_library() == TORCHS_CHOICE
+    assert SETTING.fp32_precision == "none"
+
+
+def test_a_setting_that_somebody_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, ZEN_5)
+    SETTING.fp32_precision = "ieee"
+    assert choose_product_library() == TORCHS_CHOICE
+    assert SETTING.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("rows", [1, 10, 160, 1280])
+@pytest.mark.parametrize(("inputs", "outputs"), [(53, 400), (400, 400), (400, 8)])
+def test_chosen_products_are_those_of_single_precision(rows: int, inputs: int, outputs: int) -> None:
+    choose_product_library()
+    generator = torch.Generator().manual_seed(rows)
+    values, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
+    expected = values.double() @ weight.double().T + bias.double()
+    # Sums of n products err by n roundings of their absolute terms at most; those of bfloat16 are 2^16 times as large.
+    bound = (inputs + 1) * 2.0**-24 * (values.abs().double() @ weight.abs().double().T + bias.abs().double())
+    assert ((torch.nn.functional.linear(values, weight, bias).double() - expected).abs() <= bound).all()
+    batched = torch.bmm(values.expand(3, -1, -1), weight.T.expand(3, -1, -1)) + bias
+    assert ((batched.double() - expected).abs() <= bound).all()
