@@ -3,7 +3,8 @@
 The mathematics of `agents.sac` with `multi-head` and `mean`, on plain tensors: no modules, registries, policies or
 aggregators. What is known of the problem is used: batches are sorted by task with as many rows of each, so the heads
 are one batched product of every task's own rows and means per task are means of a view; the input of all networks is
-put together once; actions are continuous, nothing is normalised.
+put together once; actions are continuous, nothing is normalised. It says of an update what the agent says, and stops
+before a step that is not finite.
 Shapes: B batch, M tasks, D observation, A action, K critics.
 """
 
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from agents.sac import SAC
 from agents.temperatures import LearnedTemperatures
+from mtrl.errors import Diverged
 from mtrl.networks.layers import one_hot
-from mtrl.types import Batch
+from mtrl.types import Batch, Metrics
 
 Network = list[Tensor]
 """Weight (out, in) and bias (out,) of every layer, the last one's for the heads of all tasks."""
@@ -45,8 +47,8 @@ class FusedMultiHeadSAC:
         self.critic_optimizer = torch.optim.Adam(self.online, lr=rate, eps=1e-5, fused=True)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=self.config.alpha_learning_rate, fused=True)
 
-    def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One gradient step of everything; the losses of critics and actor per task (M,) each."""
+    def update(self, batch: Batch) -> Metrics:
+        """One gradient step of everything; the agent's metrics. Raises Diverged."""
         # As the agent draws them: first the noise of the target, then that of the actor's loss.
         next_noise, noise = (torch.randn(batch.action.shape, generator=self.generator) for _ in range(2))
         tasks = one_hot(batch.task_ids, self.num_tasks)
@@ -61,6 +63,7 @@ class FusedMultiHeadSAC:
             target = batch.reward + self.config.discount * ~batch.terminated * next_value
 
         values = self._values(self.critics, torch.cat([batch.observation, batch.action, tasks], dim=-1))
+        q_value = values.detach().mean(0)
         critic_losses = self._per_task((values - target).square().mean(0))
         self._step(critic_losses, self.critic_optimizer)
 
@@ -69,11 +72,22 @@ class FusedMultiHeadSAC:
         actor_losses = self._per_task(alpha * log_prob - value)
         self._step(actor_losses, self.actor_optimizer)
 
-        self.log_alpha.grad = -(self._per_task(log_prob.detach()) + self.target_entropy)
+        q_value, log_prob = torch.stack([q_value, log_prob.detach()]).view(2, self.num_tasks, -1).mean(2)
+        self.log_alpha.grad = -(log_prob + self.target_entropy)
+        if not bool(torch.isfinite(self.log_alpha.grad).all()):
+            raise Diverged("gradient of log alpha is not finite")
+        alpha_losses = self.log_alpha * self.log_alpha.grad
         self.alpha_optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.slow, self.online, self.config.target_rate)
-        return critic_losses.detach(), actor_losses.detach()
+        return {
+            "critic_loss": critic_losses.detach(),
+            "actor_loss": actor_losses.detach(),
+            "alpha_loss": alpha_losses,
+            "alpha": self.log_alpha.exp(),
+            "entropy": -log_prob,
+            "q_value": q_value,
+        }
 
     def _policy(self, network_input: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (B, A) and their log-probabilities (B,)."""
@@ -107,6 +121,8 @@ class FusedMultiHeadSAC:
         parameters = optimizer.param_groups[0]["params"]
         gradients = torch.autograd.grad(losses.mean(), parameters)
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if not bool(torch.isfinite(norm) & torch.isfinite(losses).all()):
+            raise Diverged("loss or gradient is not finite")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm, foreach=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from mtrl.equal_shares import in_equal_shares
 from mtrl.registry import Registry
 from mtrl.types import Batch, State
 
@@ -36,6 +37,8 @@ LossFunction = Callable[[Parameters, Batch], TaskLosses]
 
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Mean of values (B, ...) within each task (M, ...); 0 for a task without rows."""
+    if in_equal_shares(task_ids, num_tasks) and len(values):
+        return values.unflatten(0, (num_tasks, -1)).mean(1)
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
     zeros = values.new_zeros(num_tasks, *values.shape[1:])
     counts = zeros.index_add(0, task_ids, torch.ones_like(values))

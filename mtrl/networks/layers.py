@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
+from mtrl.equal_shares import in_equal_shares
 from mtrl.precision import LastLinear, exact
 
 
@@ -49,17 +49,6 @@ def one_hot(indices: Tensor, size: int) -> Tensor:
 def own_rows(table: Tensor, task_ids: Tensor) -> Tensor:
     """The row of each one's task: table (M, n), task_ids (B,) int64 -> (B, n), exact in any precision."""
     return F.embedding(task_ids, table)
-
-
-def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
-    """Whether rows (B,) are known to be sorted by task, as many of each.
-
-    Nothing is known on a GPU, whose answer would have to be waited for, nor under `vmap`, which reads no values.
-    """
-    if task_ids.device.type != "cpu" or len(task_ids) % num_tasks or is_functorch_wrapped_tensor(task_ids):
-        return False
-    shares = task_ids.view(num_tasks, -1)
-    return torch.equal(shares, torch.arange(num_tasks).view(-1, 1).expand_as(shares))
 
 
 def gumbel(uniform: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
-from mtrl.networks.layers import TaskHeads, in_equal_shares, one_hot
+from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.mlp import MLP
 from mtrl.networks.multi_head import MultiHead
 from mtrl.networks.routing import Routing
@@ -130,27 +130,6 @@ def test_rows_in_equal_shares_get_what_others_get() -> None:
     features, tasks = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 0, 1, 1, 2, 2])
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     torch.testing.assert_close(heads(features, tasks)[order], heads(features[order], tasks[order]))
-
-
-@pytest.mark.parametrize(
-    ("task_ids", "expected"),
-    [
-        ([0, 0, 1, 1, 2, 2], True),
-        ([0, 1, 2], True),
-        ([0, 1, 1, 2, 2, 2], False),
-        ([0, 0, 2, 2, 1, 1], False),
-        ([0, 1, 2, 0], False),
-        ([0, 0, 0], False),
-    ],
-)
-def test_equal_shares_are_told_from_others(task_ids: list[int], expected: bool) -> None:
-    assert in_equal_shares(torch.tensor(task_ids), 3) == expected
-
-
-def test_equal_shares_are_not_looked_for_under_vmap() -> None:
-    found = []
-    torch.func.vmap(lambda rows: found.append(in_equal_shares(rows, 2)) or rows)(torch.tensor([[0, 1], [0, 1]]))
-    assert found == [False]
 
 
 def test_a_heads_gradient_comes_from_its_own_task_alone() -> None:

@@ -1,0 +1,48 @@
+"""Rows in equal shares, and what is quicker for them. Shapes: B rows, M tasks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtrl.aggregation import mean_per_task
+from mtrl.equal_shares import in_equal_shares
+
+
+@pytest.mark.parametrize(
+    ("task_ids", "expected"),
+    [
+        ([0, 0, 1, 1, 2, 2], True),
+        ([0, 1, 2], True),
+        ([0, 1, 1, 2, 2, 2], False),
+        ([0, 0, 2, 2, 1, 1], False),
+        ([0, 1, 2, 0], False),
+        ([0, 0, 0], False),
+    ],
+)
+def test_equal_shares_are_told_from_others(task_ids: list[int], expected: bool) -> None:
+    assert in_equal_shares(torch.tensor(task_ids), 3) == expected
+
+
+def test_equal_shares_are_not_looked_for_under_vmap() -> None:
+    found = []
+    torch.func.vmap(lambda rows: found.append(in_equal_shares(rows, 2)) or rows)(torch.tensor([[0, 1], [0, 1]]))
+    assert found == [False]
+
+
+def test_means_of_equal_shares_are_those_of_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    tasks = torch.arange(3).repeat_interleave(4)
+    order = torch.randperm(12, generator=generator)
+    for shape in ((12,), (12, 2)):
+        values = torch.randn(shape, generator=generator, requires_grad=True)
+        sorted_, shuffled = mean_per_task(values, tasks, 3), mean_per_task(values[order], tasks[order], 3)
+        torch.testing.assert_close(sorted_, shuffled)
+        gradients = [torch.autograd.grad(means.square().sum(), values)[0] for means in (sorted_, shuffled)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_a_nan_stays_with_its_task() -> None:
+    means = mean_per_task(torch.tensor([1.0, torch.nan, 2.0, 4.0]), torch.tensor([0, 0, 1, 1]), 2)
+    assert means[0].isnan()
+    assert means[1] == 3
