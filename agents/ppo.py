@@ -178,20 +178,23 @@ class PPO(Agent):
         # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
         self._anneal()
         batch = self.with_advantages(buffer.rollout())
-        total: dict[str, Tensor] = {}
-        steps = 0
+        epochs: list[Metrics] = []
         for _ in range(self.config.epochs):
-            parts = minibatches(batch, self.config.minibatches, self.update_stream)
-            epoch = [self.learn_from(part) for part in parts]
-            steps += len(epoch)
-            for metrics in epoch:
-                for name, value in metrics.items():
-                    total[name] = total[name] + value if name in total else value
-            if self.config.target_kl is not None:
-                divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
-                if divergence > self.config.target_kl:
-                    break
-        return {name: value / steps for name, value in total.items()}
+            epochs.append(self._learn_from_all(batch))
+            if self.config.target_kl is not None and epochs[-1]["approximate_kl"].mean() > self.config.target_kl:
+                break
+        return {name: torch.stack([metrics[name] for metrics in epochs]).mean(0) for name in epochs[0]}
+
+    def _learn_from_all(self, batch: Batch) -> Metrics:
+        """One pass over a rollout; the metrics are means within each task (M,) of what its rows gave."""
+        tasks: list[Tensor] = []
+        columns: dict[str, list[Tensor]] = {}
+        for part in minibatches(batch, self.config.minibatches, self.update_stream):
+            tasks.append(part.task_ids)
+            for name, values in self.learn_from(part).items():
+                columns.setdefault(name, []).append(values)
+        rows = {name: torch.cat(values) for name, values in columns.items()}
+        return means_per_task(rows, torch.cat(tasks), self.num_tasks)
 
     @torch.no_grad()
     def with_advantages(self, rollout: Batch) -> Batch:
@@ -234,14 +237,13 @@ class PPO(Agent):
         following[unknown] = self._values(features, rollout.task_ids[unknown])
         return following
 
-    def learn_from(self, batch: Batch) -> Metrics:
-        """One gradient step on rows sorted by task, as `with_advantages` gives them."""
+    def learn_from(self, batch: Batch) -> Mapping[str, Tensor]:
+        """One gradient step on rows sorted by task, as `with_advantages` gives them; what each row gave (B, ...)."""
         self.normalizer.update(batch.extras["return"], batch.task_ids, [self.networks.output])
         draw = _uniform(self.update_stream, len(batch.reward), 1, self.value_draw_size)
         if draw is not None:
             batch = batch.with_draws({"value": draw})
-        result = self.group.step(self.losses, batch)
-        return means_per_task(result.rows, batch.task_ids, self.num_tasks)
+        return self.group.step(self.losses, batch).rows
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""

@@ -40,7 +40,7 @@ THEIRS_OUR_PRODUCTS = "theirs, our products"
 class PPOSizes:
     """What decides the work of a round."""
 
-    rollout_steps: int = 512  # vector steps; a multiple of the minibatches, which theirs would not cut evenly otherwise
+    rollout_steps: int = 9984  # vector steps: the published 10 000, as a multiple of the minibatches for theirs
     epochs: int = 16
     minibatches: int = 32
     width: int = 400

@@ -8,7 +8,8 @@ update      milliseconds per SAC update against stable-baselines3's and the floo
 end-to-end  env steps per second of a training on MT10 at its defaults
 evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
             repeats
-ppo         env steps per second of PPO on MT10 against stable-baselines3's on gymnasium's Async vector environment
+ppo         env steps per second of PPO on MT10 against stable-baselines3's on gymnasium's Async vector environment;
+            half of the repeats
 memory      bytes per stored Meta-World transition
 atari       env steps per second of six Atari games and bytes per stored step against stable-baselines3's
 start-up    seconds from process start to the first environment step on MT10
@@ -27,6 +28,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def _evaluation(repeats: int) -> dict[str, Any]:
 
 
 def _ppo(repeats: int) -> dict[str, Any]:
-    times = ppo.measure_ppo(repeats)
+    times = ppo.measure_ppo(max(1, repeats // 2))
     print(ppo.report(times))
     return {
         "env_steps_per_second": {name: speed.json() for name, speed in times.speeds.items()},
@@ -168,6 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch in this process")
     parser.add_argument("--output", type=Path, help="results file, e.g. benchmarks/results/throughput.json")
     arguments = parser.parse_args()
+    if "atari" in arguments.only and find_spec("cv2") is None:
+        parser.error("section atari needs OpenCV: pip install -e '.[benchmarks]'")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as `mtrl` does
     results: dict[str, Any] = {
@@ -185,10 +189,10 @@ def main() -> None:
         stolen = stolen_share(before, processor_ticks())
         results[name]["stolen_by_the_host"] = stolen
         print(f"the host took {100 * stolen:.0f} % of the processors' time meanwhile", flush=True)
-    results["load_after"] = os.getloadavg()[0]
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        results["load_after"] = os.getloadavg()[0]
+        if arguments.output:  # after every section: a later one may fail
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterat
     order = keys.argsort()
     counts = np.asarray(batch.counts)
     number = min(number, int(counts.max()))
-    starts = np.cumsum(counts) - counts
-    for part in range(number):
-        first, stop = counts * part // number, counts * (part + 1) // number
-        places = [np.arange(*bounds) for bounds in zip(starts + first, starts + stop, strict=True)]
-        ids = order[torch.from_numpy(np.concatenate(places)).to(order.device)]
-        yield _selected(batch, ids, stop - first)
+    bounds = counts * np.arange(number + 1)[:, None] // number  # (parts + 1, M) within each task's rows
+    starts = np.cumsum(counts) - counts + bounds
+    places = [np.arange(*span) for first, stop in pairwise(starts) for span in zip(first, stop, strict=True)]
+    order = order[torch.from_numpy(np.concatenate(places)).to(order.device)]
+    parts = np.diff(bounds, axis=0)
+    for ids, own in zip(order.split(parts.sum(1).tolist()), parts, strict=True):
+        yield _selected(batch, ids, own)
 
 
 def _selected(batch: Batch, ids: torch.Tensor, counts: np.ndarray) -> Batch:

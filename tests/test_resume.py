@@ -126,6 +126,17 @@ def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "long", tmp_path / "extended")
 
 
+def test_a_resume_says_that_another_library_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.train(tiny_config(total_env_steps=160), tmp_path / "run") == 0
+    assert run.resume(tmp_path / "run", {"total_env_steps": 240}) == 0
+    assert "matrix products" not in capsys.readouterr().out
+    monkeypatch.setattr(run, "choose_product_library", lambda: "another")
+    assert run.resume(tmp_path / "run", {"total_env_steps": 320}) == 0
+    assert "'matrix products on the processor'" in capsys.readouterr().out
+
+
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:
     config = tiny_config(max_hours=1e-7)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
