@@ -27,7 +27,7 @@ def choose_product_library() -> str:
 
 
 def _has_avx512_that_mkl_leaves() -> bool:
-    processor = torch.cpu.get_capabilities()
+    processor = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not know
     return bool(processor.get("avx512_f")) and "Intel" not in str(processor.get("cpu_name"))
 
 
