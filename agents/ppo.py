@@ -108,8 +108,8 @@ class PPO(Agent):
         # A policy that is charged for its log-probabilities needs no bonus beside that.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
         self.extras = {"log_prob": (), "charge": ()}
-        # Values of vectors wait until the rollout is complete: one batch of all costs a tenth of one per vector step.
-        # Those of pixels are taken while their features are there, which cost more than they do.
+        # Values wait until the rollout is complete, where a few large batches cost less than one per vector step. But
+        # where an encoder learns, its features cost more than they do, and are there when the agent acts.
         if any(True for _ in encoder.parameters()):
             self.extras["value"] = ()
         if self.head.clips:
@@ -144,7 +144,7 @@ class PPO(Agent):
             "charge": policy.charge(sample),
         }
         if "value" in self.extras:
-            extras["value"] = self._values(features, tasks)
+            extras["value"] = self.networks.value_of(features, tasks).values
         if self.head.clips:
             extras["sample"] = sample
         if draw is not None:
@@ -169,6 +169,17 @@ class PPO(Agent):
         """Values (B,) in reward units. They are baselines: a value network that draws gives its most likely one."""
         return self.normalizer.denormalize(self.networks.value_of(features, tasks).values, tasks)
 
+    def _values_of_all(self, rollout: Batch) -> Tensor:
+        """Values (T, N) of what was acted on, in the reward units of the rollout's end."""
+        if "value" in self.extras:
+            return self.normalizer.denormalize(rollout.extras["value"], rollout.task_ids)
+        # In parts of about a minibatch's size: they fit into memory if learning does.
+        steps = -(-len(rollout.reward) // self.config.minibatches)
+        parts = zip(rollout.observation.split(steps), rollout.task_ids.split(steps), strict=True)
+        rows = [(observation.flatten(0, 1), tasks.flatten()) for observation, tasks in parts]
+        values = [self._values(self.networks.encoder(observation), tasks) for observation, tasks in rows]
+        return torch.cat(values).view_as(rollout.reward)
+
     # Learning.
 
     def observe(self, step: EnvStep) -> None:
@@ -178,23 +189,20 @@ class PPO(Agent):
         # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
         self._anneal()
         batch = self.with_advantages(buffer.rollout())
-        epochs: list[Metrics] = []
+        total: dict[str, Tensor] = {}
+        steps = 0
         for _ in range(self.config.epochs):
-            epochs.append(self._learn_from_all(batch))
-            if self.config.target_kl is not None and epochs[-1]["approximate_kl"].mean() > self.config.target_kl:
-                break
-        return {name: torch.stack([metrics[name] for metrics in epochs]).mean(0) for name in epochs[0]}
-
-    def _learn_from_all(self, batch: Batch) -> Metrics:
-        """One pass over a rollout; the metrics are means within each task (M,) of what its rows gave."""
-        tasks: list[Tensor] = []
-        columns: dict[str, list[Tensor]] = {}
-        for part in minibatches(batch, self.config.minibatches, self.update_stream):
-            tasks.append(part.task_ids)
-            for name, values in self.learn_from(part).items():
-                columns.setdefault(name, []).append(values)
-        rows = {name: torch.cat(values) for name, values in columns.items()}
-        return means_per_task(rows, torch.cat(tasks), self.num_tasks)
+            parts = minibatches(batch, self.config.minibatches, self.update_stream)
+            epoch = [self.learn_from(part) for part in parts]
+            steps += len(epoch)
+            for metrics in epoch:
+                for name, value in metrics.items():
+                    total[name] = total[name] + value if name in total else value
+            if self.config.target_kl is not None:
+                divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
+                if divergence > self.config.target_kl:
+                    break
+        return {name: value / steps for name, value in total.items()}
 
     @torch.no_grad()
     def with_advantages(self, rollout: Batch) -> Batch:
@@ -202,7 +210,7 @@ class PPO(Agent):
 
         The three are in reward units, before advantages are normalised. Raises Diverged if one is not finite.
         """
-        values = rollout.extras["value"] if "value" in self.extras else self._values_of_all(rollout)
+        values = self._values_of_all(rollout)
         charge = self.normalizer.scale(rollout.task_ids) * rollout.extras["charge"]
         rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, rollout.task_ids) - charge)
         next_values = self._next_values(rollout, values)
@@ -218,14 +226,6 @@ class PPO(Agent):
             advantage = normalized_per_task(advantage, batch.task_ids, self.num_tasks)
         return batch.with_extras({"advantage": advantage})
 
-    def _values_of_all(self, rollout: Batch) -> Tensor:
-        """Values (T, N) of what was acted on, in reward units."""
-        features, tasks = self.networks.encoder(rollout.observation.flatten(0, 1)), rollout.task_ids.flatten()
-        # In parts of a minibatch's size: they fit into memory if learning does.
-        rows = -(-len(tasks) // self.config.minibatches)
-        parts = zip(features.split(rows), tasks.split(rows), strict=True)
-        return torch.cat([self._values(*part) for part in parts]).view_as(rollout.reward)
-
     def _next_values(self, rollout: Batch, values: Tensor) -> Tensor:
         """Values (T, N) of the true successors, in reward units; of terminated rows any number."""
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
@@ -237,13 +237,14 @@ class PPO(Agent):
         following[unknown] = self._values(features, rollout.task_ids[unknown])
         return following
 
-    def learn_from(self, batch: Batch) -> Mapping[str, Tensor]:
-        """One gradient step on rows sorted by task, as `with_advantages` gives them; what each row gave (B, ...)."""
+    def learn_from(self, batch: Batch) -> Metrics:
+        """One gradient step on rows sorted by task, as `with_advantages` gives them."""
         self.normalizer.update(batch.extras["return"], batch.task_ids, [self.networks.output])
         draw = _uniform(self.update_stream, len(batch.reward), 1, self.value_draw_size)
         if draw is not None:
             batch = batch.with_draws({"value": draw})
-        return self.group.step(self.losses, batch).rows
+        result = self.group.step(self.losses, batch)
+        return means_per_task(result.rows, batch.task_ids, self.num_tasks)
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Clipped surrogate (equation 9), squared value error and entropy bonus, mean within each task (M,)."""

@@ -25,11 +25,10 @@ import numpy as np
 import torch
 
 from benchmarks.fused_multi_head import FusedMultiHeadSAC
-from benchmarks.machine import machine_facts
+from benchmarks.machine import machine_facts, prepare_process
 from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from benchmarks.sac_update import LearningAgent, UpdateSizes, learning_agent
-from mtrl.allocator import keep_freed_memory
 from mtrl.networks import architectures
 from mtrl.networks.size import num_parameters
 from mtrl.run_metadata import program_facts
@@ -132,8 +131,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch in this process")
     parser.add_argument("--output", type=Path, help="results file, e.g. benchmarks/results/architectures.json")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as `mtrl` does
+    prepare_process(arguments.threads)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.architectures", "--only", *arguments.only]),
         "program": program_facts(),

@@ -18,6 +18,7 @@ import torch
 
 import agents
 import envs
+from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
 from envs.metaworld.official import OfficialAgent
 from envs.metaworld.suite import MetaWorld
@@ -80,7 +81,9 @@ def main() -> None:
     """Prints seconds and ratios."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=1)
-    print(report(measure_evaluation(parser.parse_args().repeats)))
+    arguments = parser.parse_args()
+    prepare_process(torch.get_num_threads())
+    print(report(measure_evaluation(arguments.repeats)))
 
 
 if __name__ == "__main__":

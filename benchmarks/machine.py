@@ -7,13 +7,29 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mtrl.allocator import keep_freed_memory
+from mtrl.matrix_products import choose_product_library
 from mtrl.run_metadata import available_cores
 
 
+def prepare_process(torch_threads: int) -> None:
+    """What `mtrl` does before it learns."""
+    torch.set_num_threads(torch_threads)
+    keep_freed_memory()
+    choose_product_library()
+
+
 def machine_facts() -> dict[str, Any]:
-    """Processor model, cores that this process may use, and memory in GiB."""
+    """Processor model, cores that this process may use, memory in GiB, and who multiplies."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": _processor(), "cores": available_cores(), "memory_gib": round(memory / 2**30, 1)}
+    return {
+        "processor": _processor(),
+        "cores": available_cores(),
+        "memory_gib": round(memory / 2**30, 1),
+        "matrix_products": choose_product_library(),
+    }
 
 
 def _processor() -> str:

@@ -21,11 +21,11 @@ from stable_baselines3 import PPO as SB3PPO
 import agents
 import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
-from benchmarks.products import torchs_products
+from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.allocator import keep_freed_memory
 from mtrl.build import build_train_state, build_world
 from mtrl.config import resolve_config
+from mtrl.matrix_products import torchs_products
 from mtrl.precision import Precision
 from mtrl.train_state import TrainState
 from mtrl.trainer import train
@@ -193,8 +193,7 @@ def main() -> None:
     parser.add_argument("--minibatches", type=int, default=PPOSizes.minibatches)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as `mtrl` does
+    prepare_process(arguments.threads)
     sizes = PPOSizes(rollout_steps=arguments.rollout_steps, epochs=arguments.epochs, minibatches=arguments.minibatches)
     print(report(measure_ppo(arguments.repeats, sizes)))
 

@@ -23,14 +23,14 @@ from stable_baselines3.common.logger import Logger
 import agents
 import envs
 from agents.sac import SAC
+from benchmarks.machine import prepare_process
 from benchmarks.matmul_floor import MatmulFloor, recorded_products
-from benchmarks.products import torchs_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
-from mtrl.allocator import keep_freed_memory
 from mtrl.buffer import RolloutBuffer
 from mtrl.build import build_agent, build_world
 from mtrl.config import resolve_config
+from mtrl.matrix_products import torchs_products
 from mtrl.seeding import stream
 from mtrl.types import Acted, EnvStep, TaskSuite
 
@@ -202,8 +202,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=8, help="per repeat")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as `mtrl` does
+    prepare_process(arguments.threads)
     print(report(measure_updates(arguments.repeats, arguments.updates)))
 
 

@@ -36,9 +36,8 @@ import torch
 
 import envs
 from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
-from benchmarks.machine import machine_facts, processor_ticks, stolen_share
+from benchmarks.machine import machine_facts, prepare_process, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
-from mtrl.allocator import keep_freed_memory
 from mtrl.run_metadata import program_facts
 from mtrl.suite import find_suite_type
 
@@ -172,8 +171,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if "atari" in arguments.only and find_spec("cv2") is None:
         parser.error("section atari needs OpenCV: pip install -e '.[benchmarks]'")
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as `mtrl` does
+    prepare_process(arguments.threads)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
         "program": program_facts(["gymnasium", "metaworld", "mujoco", "envpool", "ale-py", "stable-baselines3"]),
@@ -189,7 +187,7 @@ def main() -> None:
         stolen = stolen_share(before, processor_ticks())
         results[name]["stolen_by_the_host"] = stolen
         print(f"the host took {100 * stolen:.0f} % of the processors' time meanwhile", flush=True)
-        results["load_after"] = os.getloadavg()[0]
+        results[name]["load_after"] = os.getloadavg()[0]
         if arguments.output:  # after every section: a later one may fail
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(results, indent=2) + "\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses
+from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
+from mtrl.matrix_products import torchs_products
 from mtrl.networks import Output, PolicyArchitecture, SelfUpdating
 from mtrl.normalization import ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
@@ -142,6 +143,7 @@ class OptimizedGroup:
         self.parameters: Parameters = dict(modules.named_parameters())
         self.aggregator = aggregator
         aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in modules.modules())
+        self.takes_tasks_apart = isinstance(aggregator, JacobianAggregator) or not aggregator.vectorized
         self.max_grad_norm = max_grad_norm
         self.self_updating = [part for part in modules.modules() if isinstance(part, SelfUpdating)]
         apart = {parameter for part in self.self_updating for parameter in part.parameters()}
@@ -153,7 +155,8 @@ class OptimizedGroup:
 
         Raises Diverged, before the step, if a loss or gradient is not finite.
         """
-        result = self.aggregator.backward(loss_of, batch, self.parameters)
+        with torchs_products() if self.takes_tasks_apart and len(set(batch.counts)) > 1 else nullcontext():
+            result = self.aggregator.backward(loss_of, batch, self.parameters)
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients, foreach=True)
         # Before clipping, which would spread a value that is not finite over all gradients.

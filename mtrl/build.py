@@ -14,7 +14,6 @@ from mtrl.config import PARTS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.episodes import RandomEpisodes
 from mtrl.errors import BadInput
-from mtrl.matrix_products import choose_product_library
 from mtrl.networks import PolicyArchitecture
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
@@ -38,11 +37,7 @@ def build_encoder(config: RunConfig, world: SuiteType) -> Encoder:
 
 
 def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Agent:
-    """A new agent on `device`; its initial weights depend on the seed and the configuration alone.
-
-    Chooses who multiplies matrices in this process (`choose_product_library`).
-    """
-    choose_product_library()
+    """A new agent on `device`; its initial weights depend on the seed and the configuration alone."""
     suite, seed = world.suite, config.settings.seed
 
     def cls(part: str) -> Any:

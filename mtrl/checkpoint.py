@@ -111,10 +111,10 @@ class CheckpointStore:
 
         A resume is exact only if there is none.
         """
+        names = sorted({*checkpoint.versions, *self.versions})
+        pairs = [(name, checkpoint.versions.get(name, "unknown"), self.versions.get(name, "unknown")) for name in names]
         return [
-            f"{printable(name)} {printable(then)}, now {printable(self.versions.get(name, 'unknown'))}"
-            for name, then in sorted(checkpoint.versions.items())
-            if self.versions.get(name) != then
+            f"{printable(name)} {printable(then)}, now {printable(now)}" for name, then, now in pairs if then != now
         ]
 
     def sweep(self) -> None:

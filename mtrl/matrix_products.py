@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,19 +18,41 @@ ONEDNN, TORCHS_CHOICE = "oneDNN", "torch's choice"
 def choose_product_library() -> str:
     """Lets oneDNN multiply, in the whole process, where it is faster than MKL and as exact; returns who multiplies.
 
-    MKL, torch's choice, has its AVX-512 code for Intel's processors alone: on another make that has AVX-512, oneDNN is
-    up to twice as fast (`benchmarks.sac_update`). Torch gives it float32 matrices only where it is told that they may
-    be rounded to bfloat16. oneDNN makes use of that on processors with AMX, and computes in float32 on all others,
-    which is tried here. A setting that somebody has made stays.
+    MKL, torch's choice, has its AVX-512 code for Intel's processors alone: on AMD's oneDNN is up to twice as fast
+    (`benchmarks.sac_update`). Torch gives it float32 matrices only where it is told that they may be rounded to
+    bfloat16. oneDNN makes use of that on processors of x86 that have AMX, and computes in float32 on all others, which
+    is tried here. A setting that somebody has made stays.
+
+    For programs alone, not for libraries: afterwards `torch.get_float32_matmul_precision` raises, as always when
+    torch's two interfaces to the precision of products are mixed.
     """
-    if SETTING.fp32_precision == "none" and _has_avx512_that_mkl_leaves() and _onednn_is_exact():
-        SETTING.fp32_precision = "bf16"
-    return ONEDNN if SETTING.fp32_precision == "bf16" else TORCHS_CHOICE
+    if SETTING.fp32_precision == "none" and _has_avx512_that_mkl_leaves():
+        SETTING.fp32_precision = "bf16" if _onednn_is_exact() else "none"
+    if SETTING.fp32_precision in ("none", "ieee"):
+        return TORCHS_CHOICE
+    if SETTING.fp32_precision == "bf16" and _onednn_is_exact():
+        return ONEDNN
+    return f"{TORCHS_CHOICE}, told that they may round to {SETTING.fp32_precision}"
+
+
+@contextmanager
+def torchs_products() -> Iterator[None]:
+    """Products by the library that torch chooses by itself, as a context or a decorator.
+
+    For shapes that hardly come again, as when tasks are taken apart whose numbers of rows change: oneDNN compiles a
+    kernel per shape, in 0.5 ms, and never forgets some 0.2 MB of it.
+    """
+    before = SETTING.fp32_precision
+    SETTING.fp32_precision = "none"
+    try:
+        yield
+    finally:
+        SETTING.fp32_precision = before
 
 
 def _has_avx512_that_mkl_leaves() -> bool:
-    processor = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not know
-    return bool(processor.get("avx512_f")) and "Intel" not in str(processor.get("cpu_name"))
+    processor: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not know
+    return bool(processor.get("avx512_f")) and "AMD" in str(processor.get("cpu_name"))
 
 
 @functools.cache

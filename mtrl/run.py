@@ -27,7 +27,7 @@ from mtrl.interruption import Interruption
 from mtrl.live_table import LiveTable
 from mtrl.loading import TaskNames, load_trained
 from mtrl.manifest import dependency_versions, package_versions
-from mtrl.matrix_products import choose_product_library
+from mtrl.matrix_products import TORCHS_CHOICE, choose_product_library
 from mtrl.observers import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
 from mtrl.run_directory import RunDirectory
 from mtrl.run_metadata import program_facts
@@ -47,6 +47,7 @@ SIMULATORS = ("metaworld", "mujoco", "ale-py")
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     """A new run; returns the exit code. Raises MtrlError."""
     device = choose_device(config.settings.device)
+    choose_product_library()
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)
     world = build_world(config.suite, config.settings.seed)
@@ -56,7 +57,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
         build_encoder(config, world)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
-        return _run(config, world, device, run, _store(run, config), resumed=None)
+        return _run(config, world, device, run, _store(run, config, device), resumed=None)
 
 
 def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = ()) -> int:
@@ -64,7 +65,8 @@ def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (
     with RunDirectory.resume(run_dir) as run:
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
         device = choose_device(config.settings.device)
-        store = _store(run, config)
+        choose_product_library()
+        store = _store(run, config, device)
         checkpoint = store.load("latest")
         world = build_world(config.suite, config.settings.seed)
         _refuse_another_suite(checkpoint, world)
@@ -88,6 +90,7 @@ def evaluate(
     plugins: Sequence[str] | None = None,
 ) -> int:
     """Plays the protocol with a checkpoint of a run and prints the success table; returns 0. Raises MtrlError."""
+    choose_product_library()
     trained = load_trained(run_dir, checkpoint, plugins)
     config = trained.config
     if num_workers is not None:
@@ -209,10 +212,11 @@ def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) 
         say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
 
 
-def _store(run: RunDirectory, config: RunConfig) -> CheckpointStore:
-    # Another library sums up in another order.
-    multiplies = {"matrix products on the processor": choose_product_library()}
-    versions = {**dependency_versions(), **package_versions(SIMULATORS), **multiplies}
+def _store(run: RunDirectory, config: RunConfig, device: torch.device) -> CheckpointStore:
+    versions = {**dependency_versions(), **package_versions(SIMULATORS)}
+    multiplies = choose_product_library()
+    if device.type == "cpu" and multiplies != TORCHS_CHOICE:
+        versions["matrix products"] = multiplies  # another library sums up in another order
     return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
 
 

@@ -341,7 +341,11 @@ def test_versions_that_changed_since_are_listed(tmp_path: Path) -> None:
     CheckpointStore(tmp_path, versions={"metaworld": "3.1.1", "mujoco": "3.3.0"}).save(1, {}, info={})
     now = CheckpointStore(tmp_path, versions={"metaworld": "3.1.2", "ale-py": "0.12"})
     checkpoint = now.load("latest")
-    assert now.version_changes(checkpoint) == ["'metaworld' '3.1.1', now '3.1.2'", "'mujoco' '3.3.0', now 'unknown'"]
+    assert now.version_changes(checkpoint) == [
+        "'ale-py' 'unknown', now '0.12'",
+        "'metaworld' '3.1.1', now '3.1.2'",
+        "'mujoco' '3.3.0', now 'unknown'",
+    ]
 
 
 def test_a_checkpoint_of_every_released_format_loads(tmp_path: Path) -> None:

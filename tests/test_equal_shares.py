@@ -42,6 +42,11 @@ def test_means_of_equal_shares_are_those_of_others() -> None:
         torch.testing.assert_close(*gradients)
 
 
+def test_means_of_whole_numbers_do_not_depend_on_the_order_of_rows() -> None:
+    for tasks in ([0, 0, 1, 1], [1, 1, 0, 0]):
+        assert sorted(mean_per_task(torch.tensor([1, 2, 3, 4]), torch.tensor(tasks), 2).tolist()) == [1.5, 3.5]
+
+
 def test_a_nan_stays_with_its_task() -> None:
     means = mean_per_task(torch.tensor([1.0, torch.nan, 2.0, 4.0]), torch.tensor([0, 0, 1, 1]), 2)
     assert means[0].isnan()

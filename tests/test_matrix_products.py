@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from agents.sac import SAC
 from mtrl import matrix_products
-from mtrl.matrix_products import ONEDNN, SETTING, TORCHS_CHOICE, choose_product_library
+from mtrl.aggregation import GradientAggregator, Mean
+from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.matrix_products import ONEDNN, SETTING, TORCHS_CHOICE, choose_product_library, torchs_products
+from mtrl.networks import PolicyArchitecture
+from mtrl.networks.mlp import MLP
+from mtrl.networks.separate import Separate
+from mtrl.testing.small_runs import make_agent
+from tests.agents.constants import CONTINUOUS, batch_of
 
 ZEN_5 = {"avx512_f": True, "cpu_name": "AMD EPYC"}
 
@@ -17,9 +25,10 @@ ZEN_5 = {"avx512_f": True, "cpu_name": "AMD EPYC"}
 @pytest.fixture(autouse=True)
 def _undone() -> Iterator[None]:
     before = SETTING.fp32_precision
+    probe = matrix_products._onednn_is_exact
     yield
     SETTING.fp32_precision = before
-    matrix_products._onednn_is_exact.cache_clear()
+    probe.cache_clear()
 
 
 def on(monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any]) -> None:
@@ -33,6 +42,7 @@ def on(monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any]) -> None:
     "processor",
     [
         {"avx512_f": True, "cpu_name": "Intel(R) Xeon(R) Platinum 8375C CPU"},  # MKL uses it there
+        {"avx512_f": True},  # nobody knows what MKL does there
         {"avx512_f": False, "cpu_name": "AMD Ryzen 7 5800X"},
         {"architecture": "aarch64"},
     ],
@@ -60,11 +70,22 @@ def test_not_where_it_would_round(rounded: torch.dtype, monkeypatch: pytest.Monk
     assert SETTING.fp32_precision == "none"
 
 
-def test_a_setting_that_somebody_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("setting", "exact", "said"),
+    [
+        ("ieee", True, TORCHS_CHOICE),
+        ("bf16", True, ONEDNN),
+        ("bf16", False, f"{TORCHS_CHOICE}, told that they may round to bf16"),
+    ],
+)
+def test_a_setting_that_somebody_made_stays(
+    setting: str, exact: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on(monkeypatch, ZEN_5)
-    SETTING.fp32_precision = "ieee"
-    assert choose_product_library() == TORCHS_CHOICE
-    assert SETTING.fp32_precision == "ieee"
+    monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: exact)
+    SETTING.fp32_precision = setting
+    assert choose_product_library() == said
+    assert SETTING.fp32_precision == setting
 
 
 @pytest.mark.parametrize("rows", [1, 10, 160, 1280])
@@ -81,3 +102,45 @@ def test_chosen_products_are_those_of_single_precision(rows: int, inputs: int, o
     assert ((torch.nn.functional.linear(values, weight, bias).double() - expected).abs() <= bound).all()
     batched = torch.bmm(values.expand(3, -1, -1), weight.T.expand(3, -1, -1)) + bias
     assert ((batched.double() - expected).abs() <= bound).all()
+
+
+def fail_with_torchs_products() -> None:
+    with torchs_products():
+        assert SETTING.fp32_precision == "none"
+        raise ZeroDivisionError
+
+
+def test_torchs_products_are_for_a_while() -> None:
+    SETTING.fp32_precision = "bf16"
+    with pytest.raises(ZeroDivisionError):
+        fail_with_torchs_products()
+    assert SETTING.fp32_precision == "bf16"
+    setting = torchs_products()(lambda: SETTING.fp32_precision)
+    assert [setting(), setting(), SETTING.fp32_precision] == ["none", "none", "bf16"]
+
+
+@pytest.mark.parametrize("architecture", [MLP, Separate])
+@pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("tasks", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 2]], ids=["equal shares", "others"])
+def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
+    tasks: list[int], aggregator: type[GradientAggregator], architecture: type[PolicyArchitecture]
+) -> None:
+    SETTING.fp32_precision = "bf16"
+    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.suite, aggregator=aggregator, architecture=architecture)
+    settings: list[str] = []
+    backward = agent.critic_group.aggregator.backward
+    agent.critic_group.aggregator.backward = lambda *given: settings.append(SETTING.fp32_precision) or backward(*given)
+    agent.learn_from(batch_of(tasks))
+    takes_apart = architecture is Separate or aggregator is PCGrad
+    assert settings == ["none" if takes_apart and len(set(map(tasks.count, tasks))) > 1 else "bf16"]
+    assert SETTING.fp32_precision == "bf16"
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [([0, 0, 1, 1], "bf16"), ([0, 1, 1, 1], "none")])
+def test_separate_networks_leave_changing_numbers_of_rows_to_torch(tasks: list[int], expected: str) -> None:
+    SETTING.fp32_precision = "bf16"
+    separate = Separate(5, 1, 2, Separate.Config(width=8, depth=1))
+    settings = []
+    separate.networks[0].register_forward_hook(lambda *_: settings.append(SETTING.fp32_precision))
+    separate(torch.ones(4, 5), torch.tensor(tasks))
+    assert settings == [expected]

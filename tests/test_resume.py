@@ -129,12 +129,15 @@ def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
 def test_a_resume_says_that_another_library_multiplies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run.train(tiny_config(total_env_steps=160), tmp_path / "run") == 0
-    assert run.resume(tmp_path / "run", {"total_env_steps": 240}) == 0
-    assert "matrix products" not in capsys.readouterr().out
-    monkeypatch.setattr(run, "choose_product_library", lambda: "another")
-    assert run.resume(tmp_path / "run", {"total_env_steps": 320}) == 0
-    assert "'matrix products on the processor'" in capsys.readouterr().out
+    libraries = iter(["torch's choice", "torch's choice", "oneDNN", "torch's choice"])
+    expected = ["", "", "'matrix products' 'unknown', now 'oneDNN'", "'matrix products' 'oneDNN', now 'unknown'"]
+    for turn, (library, message) in enumerate(zip(libraries, expected, strict=True)):
+        monkeypatch.setattr(run, "choose_product_library", lambda library=library: library)
+        config = tiny_config(total_env_steps=160)
+        steps = {"total_env_steps": 160 + 80 * turn}
+        assert (run.resume(tmp_path / "run", steps) if turn else run.train(config, tmp_path / "run")) == 0
+        said = capsys.readouterr().out
+        assert message in said if message else "matrix products" not in said
 
 
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtrl.matrix_products import torchs_products
 from mtrl.networks.architecture import PolicyArchitecture, architectures
 from mtrl.networks.layers import output_linear, relu_layers
 
@@ -41,5 +43,6 @@ class Separate(PolicyArchitecture):
         # Each network sees its own rows alone: the work of one network, whatever the number of tasks. Padded to equal
         # counts and stacked in batched products it is no faster on a CPU.
         pieces = features[order].split(counts)
-        values = torch.cat([network(piece) for network, piece in zip(self.networks, pieces, strict=True)])
+        with nullcontext() if len(set(counts)) == 1 else torchs_products():
+            values = torch.cat([network(piece) for network, piece in zip(self.networks, pieces, strict=True)])
         return values[order.argsort()]

@@ -20,6 +20,7 @@ from mtrl.encoders import Encoder, Identity
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
 from mtrl.networks.mlp import MLP
+from mtrl.normalization import normalizers
 from mtrl.policies.distral import Distral
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
@@ -268,9 +269,10 @@ class Learnt(Identity):
         return self.layer(observation)
 
 
+@pytest.mark.parametrize("normalizer", normalizers.names())
 @pytest.mark.parametrize("encoder", [Identity, Learnt])
-def test_values_are_those_of_the_rollouts_networks_whenever_they_are_taken(encoder: type[Encoder]) -> None:
-    agent = ppo(parts={"encoder": encoder}, minibatches=3)
+def test_values_are_those_at_the_rollouts_end_whenever_they_are_taken(encoder: type[Encoder], normalizer: str) -> None:
+    agent = ppo(parts={"encoder": encoder, "normalizer": normalizers.get(normalizer)}, minibatches=3)
     assert ("value" in agent.extras) == (encoder is Learnt)
     seen: list[tuple[Tensor, Tensor]] = []
     with_advantages = agent.with_advantages
