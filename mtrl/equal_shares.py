@@ -12,7 +12,8 @@ def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
 
     Nothing is known on a GPU, whose answer would have to be waited for, nor under `vmap`, which reads no values.
     """
-    if task_ids.device.type != "cpu" or len(task_ids) % num_tasks or is_functorch_wrapped_tensor(task_ids):
+    rows = len(task_ids)
+    if task_ids.device.type != "cpu" or not rows or rows % num_tasks or is_functorch_wrapped_tensor(task_ids):
         return False
     shares = task_ids.view(num_tasks, -1)
     return torch.equal(shares, torch.arange(num_tasks).view(-1, 1).expand_as(shares))

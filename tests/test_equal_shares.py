@@ -7,6 +7,7 @@ import torch
 
 from mtrl.aggregation import mean_per_task
 from mtrl.equal_shares import in_equal_shares
+from mtrl.networks.layers import TaskHeads
 
 
 @pytest.mark.parametrize(
@@ -18,10 +19,11 @@ from mtrl.equal_shares import in_equal_shares
         ([0, 0, 2, 2, 1, 1], False),
         ([0, 1, 2, 0], False),
         ([0, 0, 0], False),
+        ([], False),
     ],
 )
 def test_equal_shares_are_told_from_others(task_ids: list[int], expected: bool) -> None:
-    assert in_equal_shares(torch.tensor(task_ids), 3) == expected
+    assert in_equal_shares(torch.tensor(task_ids, dtype=torch.int64), 3) == expected
 
 
 def test_equal_shares_are_not_looked_for_under_vmap() -> None:
@@ -45,6 +47,13 @@ def test_means_of_equal_shares_are_those_of_others() -> None:
 def test_means_of_whole_numbers_do_not_depend_on_the_order_of_rows() -> None:
     for tasks in ([0, 0, 1, 1], [1, 1, 0, 0]):
         assert sorted(mean_per_task(torch.tensor([1, 2, 3, 4]), torch.tensor(tasks), 2).tolist()) == [1.5, 3.5]
+
+
+def test_no_rows_have_heads_and_means_too() -> None:
+    # The values after a rollout whose every slot ends with a terminated step.
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert TaskHeads(4, 2, 3)(torch.zeros(0, 4), nothing).shape == (0, 2)
+    assert mean_per_task(torch.zeros(0), nothing, 3).tolist() == [0, 0, 0]
 
 
 def test_a_nan_stays_with_its_task() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,6 +103,26 @@ def test_chosen_products_are_those_of_single_precision(rows: int, inputs: int, o
     assert ((torch.nn.functional.linear(values, weight, bias).double() - expected).abs() <= bound).all()
     batched = torch.bmm(values.expand(3, -1, -1), weight.T.expand(3, -1, -1)) + bias
     assert ((batched.double() - expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[1, 12, 46, 192], pytest.param([1, 3, 4, 8, 12, 16, 42, 46, 53, 64, 128, 192, 400], marks=pytest.mark.full)],
+)
+def test_chosen_products_of_whole_numbers_are_exact_in_every_layout(sizes: list[int]) -> None:
+    choose_product_library()
+    generator = torch.Generator().manual_seed(1)
+    for rows, inner, columns in itertools.product(sizes, repeat=3):
+        # 12 bits and 4, so that every sum fits into float32 and no rounding to bfloat16 or TF32 stays unseen.
+        left = torch.randint(-4095, 4096, (rows, inner), generator=generator).float()
+        right = torch.randint(-8, 9, (inner, columns), generator=generator).float()
+        bias = torch.arange(float(columns))
+        expected = left.double() @ right.double()
+        for own, other in itertools.product((left, left.T.contiguous().T), (right, right.T.contiguous().T)):
+            assert torch.equal((own @ other).double(), expected)
+            assert torch.equal(torch.addmm(bias, own, other).double(), expected + bias)
+            batched = torch.bmm(own.expand(2, -1, -1), other.expand(2, -1, -1))
+            assert torch.equal(batched[1].double(), expected)
 
 
 def fail_with_torchs_products() -> None:

@@ -37,7 +37,7 @@ LossFunction = Callable[[Parameters, Batch], TaskLosses]
 
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Mean of values (B, ...) within each task (M, ...); 0 for a task without rows."""
-    if in_equal_shares(task_ids, num_tasks) and len(values):
+    if in_equal_shares(task_ids, num_tasks):
         return values.unflatten(0, (num_tasks, -1)).sum(1) / (len(values) // num_tasks)
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
     zeros = values.new_zeros(num_tasks, *values.shape[1:])
