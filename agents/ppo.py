@@ -123,6 +123,7 @@ class PPO(Agent):
         )
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
+        self.replayed = self.recording(self.learn_from, self.update_stream)
 
     @property
     def head(self) -> ActionHead:
@@ -193,7 +194,7 @@ class PPO(Agent):
         steps = 0
         for _ in range(self.config.epochs):
             parts = minibatches(batch, self.config.minibatches, self.update_stream)
-            epoch = [self.learn_from(part) for part in parts]
+            epoch = [(self.replayed or self.learn_from)(part) for part in parts]
             steps += len(epoch)
             for metrics in epoch:
                 for name, value in metrics.items():
@@ -202,6 +203,7 @@ class PPO(Agent):
                 divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
                 if divergence > self.config.target_kl:
                     break
+        self.group.check()
         return {name: value / steps for name, value in total.items()}
 
     @torch.no_grad()
@@ -319,6 +321,7 @@ class PPO(Agent):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
+        self.replayed = self.recording(self.learn_from, self.update_stream)
         self.env_steps = int(state["env_steps"])
         self.group.learning_rate = float(state["learning_rate"])
 

@@ -101,6 +101,7 @@ class SAC(Agent):
         self.temperatures = self._make_temperatures()
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
+        self.replayed = self.recording(self.learn_from, self.update_stream)
 
     def _make_temperatures(self) -> Temperatures:
         if self.policy.temperature is not None:
@@ -140,7 +141,9 @@ class SAC(Agent):
         metrics: Metrics = {}
         if self.steps_acted > self.config.random_steps:
             for _ in range(self.config.updates_per_round):
-                metrics = self.learn_from(buffer.sample(self.batch_size, task_weights))
+                metrics = (self.replayed or self.learn_from)(buffer.sample(self.batch_size, task_weights))
+            self.critic_group.check()
+            self.actor_group.check()
         return metrics
 
     def learn_from(self, batch: Batch) -> Metrics:
@@ -254,5 +257,6 @@ class SAC(Agent):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
+        self.replayed = self.recording(self.learn_from, self.update_stream)
         self.steps_acted = int(state["steps_acted"])
         self.temperatures.load_state(state["temperatures"])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtrl.agent import step_scaled
 from mtrl.aggregation import mean_per_task
 from mtrl.errors import Diverged
 from mtrl.types import Metrics, State
@@ -51,7 +52,9 @@ class LearnedTemperatures(Temperatures):
         self.num_tasks = len(target_entropy)
         self.register_buffer("target_entropy", target_entropy, persistent=False)
         self.log_alpha = nn.Parameter(torch.full_like(target_entropy, math.log(initial_alpha)))
-        self.optimizer = torch.optim.Adam([self.log_alpha], lr=learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            [self.log_alpha], lr=learning_rate, fused=True, capturable=target_entropy.is_cuda
+        )
 
     def forward(self, task_ids: Tensor) -> Tensor:
         return self.log_alpha.detach().exp()[task_ids]
@@ -60,13 +63,18 @@ class LearnedTemperatures(Temperatures):
         return self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
 
     def step(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
-        """One step on -log alpha_i (log pi + target entropy_i). Raises Diverged before a step that is not finite."""
+        """One step on -log alpha_i (log pi + target entropy_i).
+
+        Raises Diverged before a step that is not finite. On a GPU that step does nothing: the actor's loss was not
+        finite then either, which its group tells.
+        """
         excess = mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
         self.log_alpha.grad = -excess
-        if not bool(torch.isfinite(self.log_alpha.grad).all()):
+        finite = torch.isfinite(excess).all()
+        if not excess.is_cuda and not bool(finite):
             raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
         losses = -self.log_alpha.detach() * excess
-        self.optimizer.step()
+        step_scaled(self.optimizer, None, finite.logical_not() if excess.is_cuda else None)
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
     def state(self) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from torch.func import functional_call
 
 from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses
 from mtrl.buffer import RolloutBuffer
+from mtrl.cuda_graphs import Replayed
 from mtrl.encoders import Encoder
-from mtrl.errors import Diverged
+from mtrl.errors import BadInput, Diverged
 from mtrl.matrix_products import torchs_products
 from mtrl.networks import Output, PolicyArchitecture, SelfUpdating
 from mtrl.normalization import ReturnNormalizer
@@ -42,6 +43,7 @@ class Parts:
     aggregator: Callable[[str], GradientAggregator]  # by the name of the optimised group
     seed: int
     device: torch.device
+    cuda_graphs: bool = False  # record updates and replay them
 
     def stream(self, purpose: str) -> torch.Generator:
         """A named generator on the run's device."""
@@ -70,6 +72,7 @@ class Agent(nn.Module, ABC):
         self.suite = parts.suite
         self.num_tasks = parts.suite.num_tasks
         self.device = parts.device
+        self.cuda_graphs = parts.cuda_graphs
 
     @abstractmethod
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
@@ -120,6 +123,21 @@ class Agent(nn.Module, ABC):
         for name, generator in self.streams().items():
             generator.set_state(state["streams"][name])
 
+    def recording(
+        self, learn_from: Callable[[Batch], Metrics], *generators: torch.Generator
+    ) -> Callable[[Batch], Metrics] | None:
+        """`learn_from`, which draws from `generators`, to be recorded and replayed (see `mtrl.cuda_graphs`).
+
+        None where the run does not want that. Raises BadInput where a group takes tasks apart, which reads how many
+        rows they have.
+        """
+        if not self.cuda_graphs:
+            return None
+        for name, group in self.groups().items():
+            if group.takes_tasks_apart:
+                raise BadInput(f"cuda_graphs: updates of the {name} take tasks apart and cannot be recorded")
+        return Replayed(learn_from, generators)
+
     def to_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
@@ -148,38 +166,60 @@ class OptimizedGroup:
         self.self_updating = [part for part in modules.modules() if isinstance(part, SelfUpdating)]
         apart = {parameter for part in self.self_updating for parameter in part.parameters()}
         optimized = [parameter for parameter in self.parameters.values() if parameter not in apart]
-        self.optimizer = torch.optim.Adam(optimized, lr=learning_rate, eps=adam_epsilon, fused=True)
+        device = optimized[0].device
+        on_gpu = device.type == "cuda"
+        # What recorded kernels read of the host's numbers, they read for good.
+        rate: float | Tensor = torch.tensor(learning_rate, device=device) if on_gpu else learning_rate
+        self.optimizer = torch.optim.Adam(optimized, lr=rate, eps=adam_epsilon, fused=True, capturable=on_gpu)
+        # Of every task's loss and of the gradient's norm, on a GPU.
+        self.not_finite = torch.zeros(aggregator.num_tasks + 1, dtype=torch.bool, device=device) if on_gpu else None
 
     def step(self, loss_of: LossFunction, batch: Batch) -> TaskLosses:
         """One gradient step on per-task losses; the only place that writes gradients of networks.
 
-        Raises Diverged, before the step, if a loss or gradient is not finite.
+        Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where that would have to be
+        waited for, this step and all that follow do nothing instead, and `check` raises.
         """
         with torchs_products() if self.takes_tasks_apart and len(set(batch.counts)) > 1 else nullcontext():
             result = self.aggregator.backward(loss_of, batch, self.parameters)
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients, foreach=True)
         # Before clipping, which would spread a value that is not finite over all gradients.
-        if not bool(torch.isfinite(norm) & torch.isfinite(result.losses).all()):
-            self._name_what_is_not_finite(result.losses)
-        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm, foreach=True)
-        self.optimizer.step()
+        finite = torch.isfinite(norm)
+        if self.not_finite is not None:
+            self.not_finite |= torch.cat([torch.isfinite(result.losses), finite.view(1)]).logical_not()
+        elif not bool(finite & torch.isfinite(result.losses).all()):
+            self._name_what_is_not_finite(torch.isfinite(result.losses).logical_not())
+        excess = ((norm + 1e-6) / self.max_grad_norm).clamp(min=1)  # how many times too long the gradient is
+        step_scaled(self.optimizer, excess, None if self.not_finite is None else self.not_finite.any())
         for part in self.self_updating:
+            for parameter in part.parameters():
+                assert parameter.grad is not None
+                parameter.grad /= excess
             part.step()
         return result
+
+    def check(self) -> None:
+        """Raises Diverged if a loss or gradient on a GPU was not finite."""
+        if self.not_finite is not None and bool(self.not_finite.any()):
+            self._name_what_is_not_finite(self.not_finite[:-1])
 
     @property
     def learning_rate(self) -> float:
         """Of the steps to come; not part of the state, its owner sets it again after a restart."""
-        return self.optimizer.param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: float) -> None:
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate
+            if isinstance(parameters["lr"], Tensor):
+                parameters["lr"].fill_(learning_rate)
+            else:
+                parameters["lr"] = learning_rate
 
     def _name_what_is_not_finite(self, losses: Tensor) -> None:
-        bad = torch.flatten(~torch.isfinite(losses)).nonzero().flatten().tolist()
+        """`losses` (M,) bool."""
+        bad = losses.nonzero().flatten().tolist()
         if bad:
             raise Diverged(f"{self.name} loss is not finite for the task(s) with index {bad}")
         names = [
@@ -196,6 +236,18 @@ class OptimizedGroup:
     def load_state(self, state: State) -> None:
         load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
         self.aggregator.load_state(state["aggregator"])
+
+
+def step_scaled(optimizer: torch.optim.Optimizer, divisor: Tensor | None, left_out: Tensor | None) -> None:
+    """A step of a fused optimiser with gradients divided by `divisor` (), and none if `left_out` () bool is true.
+
+    It does both as it reads the gradients, as torch.amp.GradScaler asks it to: no pass over them of its own.
+    """
+    asked = {"grad_scale": divisor, "found_inf": None if left_out is None else left_out.float()}
+    vars(optimizer).update(asked)
+    optimizer.step()
+    for name in asked:
+        delattr(optimizer, name)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:
@@ -217,11 +269,11 @@ def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callabl
 
     They stand in for all of the module's parameters, or are these themselves.
     """
-    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-    first = next(iter(own), None)
-    if first is None or module.get_parameter(first) is own[first]:
+    first = next((name for name in parameters if name.startswith(prefix)), None)
+    if first is None or module.get_parameter(first.removeprefix(prefix)) is parameters[first]:
         # Called as it is: `functional_call` walks all modules, 0.3 ms per call for two small critics.
         return lambda inputs: module(*inputs)
+    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
     return partial(functional_call, module, own)
 
 

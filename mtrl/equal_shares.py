@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -13,7 +16,12 @@ def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
     Nothing is known on a GPU, whose answer would have to be waited for, nor under `vmap`, which reads no values.
     """
     rows = len(task_ids)
-    if task_ids.device.type != "cpu" or not rows or rows % num_tasks or is_functorch_wrapped_tensor(task_ids):
+    if not task_ids.is_cpu or not rows or rows % num_tasks or is_functorch_wrapped_tensor(task_ids):
         return False
-    shares = task_ids.view(num_tasks, -1)
-    return torch.equal(shares, torch.arange(num_tasks).view(-1, 1).expand_as(shares))
+    return torch.equal(task_ids, _equal_shares(rows, num_tasks))
+
+
+@lru_cache(maxsize=64)
+def _equal_shares(rows: int, num_tasks: int) -> Tensor:
+    """What is asked for several times per update: kept for the few sizes of batches that a run has."""
+    return torch.from_numpy(np.arange(num_tasks).repeat(rows // num_tasks))

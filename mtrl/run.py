@@ -47,6 +47,8 @@ SIMULATORS = ("metaworld", "mujoco", "ale-py")
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     """A new run; returns the exit code. Raises MtrlError."""
     device = choose_device(config.settings.device)
+    if config.settings.cuda_graphs and device.type != "cuda":
+        raise BadInput("cuda_graphs needs a GPU, and none is used; leave --cuda-graphs out")
     choose_product_library()
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)

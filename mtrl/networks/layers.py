@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +45,13 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
 
 def one_hot(indices: Tensor, size: int) -> Tensor:
     """(...) int64 below `size` -> (..., size) float32: rows of an identity, which `vmap` and CUDA graphs take."""
-    return F.embedding(indices, torch.eye(size, device=indices.device))
+    return F.embedding(indices, _identity(size, indices.device))
+
+
+@lru_cache(maxsize=64)
+def _identity(size: int, device: torch.device) -> Tensor:
+    # Through NumPy, so that what is kept belongs to no transform or mode in which it was first asked for.
+    return torch.from_numpy(np.eye(size, dtype=np.float32)).to(device)
 
 
 def own_rows(table: Tensor, task_ids: Tensor) -> Tensor:
