@@ -24,7 +24,7 @@ from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_ta
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
-from mtrl.minibatches import minibatches
+from mtrl.minibatches import Minibatch, minibatches
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
 from mtrl.policies import ActionHead, Policy, PolicyOutput, make_policy_gradient_head
@@ -123,7 +123,7 @@ class PPO(Agent):
         )
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
-        self.replayed = self.recording(self.learn_from, self.update_stream)
+        self.replayed = self.recording(self.learn_from_rows, self.update_stream)
 
     @property
     def head(self) -> ActionHead:
@@ -190,21 +190,18 @@ class PPO(Agent):
         # The weights need no second reader here: by them the environments chose the tasks whose rows these are.
         self._anneal()
         batch = self.with_advantages(buffer.rollout())
-        total: dict[str, Tensor] = {}
-        steps = 0
+        learn = self.replayed or self.learn_from_rows
+        metrics: list[Metrics] = []
         for _ in range(self.config.epochs):
             parts = minibatches(batch, self.config.minibatches, self.update_stream)
-            epoch = [(self.replayed or self.learn_from)(part) for part in parts]
-            steps += len(epoch)
-            for metrics in epoch:
-                for name, value in metrics.items():
-                    total[name] = total[name] + value if name in total else value
+            epoch = [learn(batch, part) for part in parts]
+            metrics += epoch
             if self.config.target_kl is not None:
-                divergence = torch.stack([metrics["approximate_kl"] for metrics in epoch]).mean()
+                divergence = torch.stack([step["approximate_kl"] for step in epoch]).mean()
                 if divergence > self.config.target_kl:
                     break
         self.group.check()
-        return {name: value / steps for name, value in total.items()}
+        return {name: torch.stack([step[name] for step in metrics]).mean(0) for name in metrics[0]}
 
     @torch.no_grad()
     def with_advantages(self, rollout: Batch) -> Batch:
@@ -238,6 +235,10 @@ class PPO(Agent):
         features = self.networks.encoder(rollout.next_observation[unknown])
         following[unknown] = self._values(features, rollout.task_ids[unknown])
         return following
+
+    def learn_from_rows(self, batch: Batch, minibatch: Minibatch) -> Metrics:
+        """One gradient step on some rows of what `with_advantages` gave."""
+        return self.learn_from(minibatch.of(batch))
 
     def learn_from(self, batch: Batch) -> Metrics:
         """One gradient step on rows sorted by task, as `with_advantages` gives them."""
@@ -321,7 +322,7 @@ class PPO(Agent):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.replayed = self.recording(self.learn_from, self.update_stream)
+        self.replayed = self.recording(self.learn_from_rows, self.update_stream)
         self.env_steps = int(state["env_steps"])
         self.group.learning_rate = float(state["learning_rate"])
 

@@ -123,9 +123,7 @@ class Agent(nn.Module, ABC):
         for name, generator in self.streams().items():
             generator.set_state(state["streams"][name])
 
-    def recording(
-        self, learn_from: Callable[[Batch], Metrics], *generators: torch.Generator
-    ) -> Callable[[Batch], Metrics] | None:
+    def recording(self, learn_from: Callable[..., Metrics], *generators: torch.Generator) -> Replayed | None:
         """`learn_from`, which draws from `generators`, to be recorded and replayed (see `mtrl.cuda_graphs`).
 
         None where the run does not want that. Raises BadInput where a group takes tasks apart, which reads how many

@@ -7,66 +7,122 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from mtrl.types import Batch, Metrics
+from mtrl.types import Metrics
 
 WARM_UP_CALLS = 3
-"""Of a form of batch before it is recorded: optimisers make their moments, libraries set themselves up."""
+"""Of a form of input before it is recorded: optimisers make their moments, libraries set themselves up."""
 MAX_RECORDINGS = 8
-"""Forms of batch with a recording, which holds memory of its own; others are not recorded."""
+"""Each holds memory of its own; further forms are not recorded."""
 _MAX_COUNTED = 64
 
 
 class Replayed:
-    """A function of batches on a GPU that is recorded once per form of batch (columns, rows of every task).
+    """A function on a GPU that is recorded once per form of its inputs, dataclasses of tensors and of what is fixed.
 
     It must not read a value back, and must find its parameters and moments where they were: an agent that takes up a
     saved state makes a new one. Where tasks get ever other numbers of rows, hardly anything is recorded.
     """
 
-    def __init__(self, function: Callable[[Batch], Metrics], generators: Sequence[torch.Generator]):
+    def __init__(self, function: Callable[..., Metrics], generators: Sequence[torch.Generator]):
         """`generators`: all that the function draws from on the GPU."""
         self._function = function
         self._generators = generators
         self._calls: Counter[Hashable] = Counter()
+        self._inputs: dict[Hashable, _Input] = {}
         self._recordings: dict[Hashable, _Recording] = {}
 
-    def __call__(self, batch: Batch) -> Metrics:
-        form = _form(batch)
-        recording = self._recordings.get(form)
+    def __call__(self, *inputs: Any) -> Metrics:
+        """What the function makes of the inputs; one that is the very object of the call before must not be changed."""
+        forms = tuple(_form(given) for given in inputs)
+        recording = self._recordings.get(forms)
         if recording is None:
             if len(self._calls) == _MAX_COUNTED:
                 self._calls.clear()
-            self._calls[form] += 1
-            if self._calls[form] <= WARM_UP_CALLS or len(self._recordings) == MAX_RECORDINGS:
-                return self._function(batch)
-            recording = self._recordings[form] = _Recording(self._function, batch, self._generators)
-        return recording.replay(batch)
+            self._calls[forms] += 1
+            if self._calls[forms] <= WARM_UP_CALLS or len(self._recordings) == MAX_RECORDINGS:
+                return self._function(*inputs)
+        memory = [self._memory_of(place, given) for place, given in zip(enumerate(forms), inputs, strict=True)]
+        if recording is None:
+            own = [part.own for part in memory]
+            recording = self._recordings[forms] = _Recording(self._function, own, self._generators)
+        return recording.replay()
+
+    def _memory_of(self, place: Hashable, given: Any) -> _Input:
+        """The memory that the input lies in when recordings read it: one for all of its form in its place."""
+        if place not in self._inputs:
+            self._inputs[place] = _Input(given)
+        self._inputs[place].take(given)
+        return self._inputs[place]
+
+
+class _Input:
+    """Memory that recordings read an input of one form from."""
+
+    def __init__(self, given: Any):
+        self.own = _with_tensors(given, {name: value.clone() for name, value in _tensors(given).items()})
+        self._own = list(_tensors(self.own).values())
+        self._holds = given
+
+    def take(self, given: Any) -> None:
+        if given is not self._holds:
+            torch._foreach_copy_(self._own, list(_tensors(given).values()))
+            self._holds = given
 
 
 class _Recording:
-    """The kernels of one call, and the memory that they read and write."""
+    """The kernels of one call, and the memory that they write to."""
 
-    def __init__(self, function: Callable[[Batch], Metrics], batch: Batch, generators: Sequence[torch.Generator]):
-        self._batch = replace(batch.map_rows(torch.clone), shares=batch.shares.clone())
+    def __init__(self, function: Callable[..., Metrics], inputs: Sequence[Any], generators: Sequence[torch.Generator]):
         self._graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self._graph.register_generator_state(generator)  # else every replay would draw the same
         with torch.cuda.graph(self._graph):
-            self._metrics = function(self._batch)
+            metrics = function(*inputs)
+            self._metrics = torch.cat([values.float().flatten() for values in metrics.values()])
+        self._shapes = {name: values.shape for name, values in metrics.items()}
+        self._places = list(pairwise(np.cumsum([0, *(values.numel() for values in metrics.values())]).tolist()))
 
-    def replay(self, batch: Batch) -> Metrics:
-        """What the function makes of another batch of the same form."""
-        for own, new in zip(self._batch.row_tensors().values(), batch.row_tensors().values(), strict=True):
-            own.copy_(new)
-        self._batch.shares.copy_(batch.shares)
+    def replay(self) -> Metrics:
         self._graph.replay()
-        # The next replay writes to the same memory.
-        return {name: values.clone() for name, values in self._metrics.items()}
+        metrics = self._metrics.clone()  # the next replay writes to the same memory
+        return {
+            name: metrics[start:stop].view(shape)
+            for (name, shape), (start, stop) in zip(self._shapes.items(), self._places, strict=True)
+        }
 
 
-def _form(batch: Batch) -> Hashable:
-    return batch.counts, tuple((name, value.shape, value.dtype) for name, value in batch.row_tensors().items())
+def _tensors(given: Any) -> dict[str, Tensor]:
+    """Tensors of a dataclass and of its mappings by name."""
+    found: dict[str, Tensor] = {}
+    for field in fields(given):
+        value = getattr(given, field.name)
+        if isinstance(value, Tensor):
+            found[field.name] = value
+        elif isinstance(value, dict):
+            found |= {f"{field.name}.{name}": own for name, own in value.items()}
+    return found
+
+
+def _with_tensors(given: Any, tensors: dict[str, Tensor]) -> Any:
+    """The dataclass with other tensors, named as in `_tensors`."""
+    changes: dict[str, Any] = {}
+    for name, value in tensors.items():
+        field, _, key = name.partition(".")
+        if key:
+            changes.setdefault(field, {})[key] = value
+        else:
+            changes[field] = value
+    return replace(given, **changes)
+
+
+def _form(given: Any) -> Hashable:
+    fixed = tuple(value for field in fields(given) if isinstance(value := getattr(given, field.name), tuple))
+    return fixed, tuple((name, value.shape, value.dtype) for name, value in _tensors(given).items())

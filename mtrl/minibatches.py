@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtrl.types import Batch
 
 
-def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Minibatch:
+    """Which rows of a batch to learn from together."""
+
+    rows: Tensor  # (b,) int64, sorted by task
+    shares: Tensor  # (M,) float32
+    counts: tuple[int, ...]  # rows per task
+
+    def of(self, batch: Batch) -> Batch:
+        """These rows of the batch."""
+        return replace(batch.map_rows(lambda value: value[self.rows]), counts=self.counts, shares=self.shares)
+
+
+def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterator[Minibatch]:
     """Deals rows (B,) at random into `number` batches, each sorted by task and with its share of every task's rows.
 
     The shares are equal to one row per task. Every row is in exactly one of them; a batch whose tasks all have fewer
@@ -29,11 +43,6 @@ def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterat
     places = [np.arange(*span) for first, stop in pairwise(starts) for span in zip(first, stop, strict=True)]
     order = order[torch.from_numpy(np.concatenate(places)).to(order.device)]
     parts = np.diff(bounds, axis=0)
-    for ids, own in zip(order.split(parts.sum(1).tolist()), parts, strict=True):
-        yield _selected(batch, ids, own)
-
-
-def _selected(batch: Batch, ids: torch.Tensor, counts: np.ndarray) -> Batch:
-    shares = torch.from_numpy((counts / counts.sum()).astype(np.float32)).to(ids.device)
-    rows = batch.map_rows(lambda value: value[ids])
-    return replace(rows, counts=tuple(counts.tolist()), shares=shares)
+    shares = torch.from_numpy((parts / parts.sum(1, keepdims=True)).astype(np.float32)).to(order.device)
+    for rows, own, own_shares in zip(order.split(parts.sum(1).tolist()), parts.tolist(), shares, strict=True):
+        yield Minibatch(rows, own_shares, tuple(own))

@@ -209,6 +209,7 @@ def test_every_verb_has_help(verb: str) -> None:
         ("train --seed -1", ["seed", "-1"]),
         ("train --seed 2e6", ["--seed", "'2e6'", "an integer"]),
         ("train --device gpu", ["--device", "'gpu'", "'auto', 'cpu', 'cuda'"]),
+        ("train --suite point-mass --device cpu --cuda-graphs", ["cuda_graphs needs a GPU"]),
         ("train --match-params soft-modules", ["match_params", "'multi-head'", "--architecture mlp"]),
         ("train --architecture mlp --architecture.width=3 --match-params mmoe", ["--architecture.width", "sets"]),
         ("train --architecture mlp --match-params soft-module", ["'soft-module'", "did you mean 'soft-modules'"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,33 @@ def test_a_value_that_is_not_finite_stops_before_any_parameter_changes(column: s
         agent.learn_from(batch)
     after = leaves(dict(agent.named_parameters()))
     assert before == after, differences(before, after)
+
+
+def test_where_a_value_is_not_finite_a_group_on_a_gpu_does_nothing_until_it_is_asked() -> None:
+    agent = sac()
+    for group in agent.groups().values():  # as they are on a GPU; fused Adam does the same here
+        group.not_finite = torch.zeros(4, dtype=torch.bool)
+    batch = batch_of([0, 1, 2])
+    agent.learn_from(batch)
+    agent.critic_group.check()
+    parameters = list(agent.critic_group.parameters.values())
+    before = [parameter.clone() for parameter in parameters]
+    for reward in (torch.tensor([0.0, torch.nan, 0.0]), torch.zeros(3)):
+        poisoned = replace(batch, reward=reward)
+        agent.critic_group.step(agent.critic_losses, agent.with_target(poisoned))
+        assert all(map(torch.equal, parameters, before))
+    with pytest.raises(Diverged, match=r"critic loss is not finite for the task\(s\) with index \[1\]"):
+        agent.critic_group.check()
+    agent.actor_group.check()
+
+
+def test_a_gradient_longer_than_the_bound_is_divided_by_its_excess() -> None:
+    agent = sac(max_grad_norm=1e-3)
+    batch = agent.with_target(batch_of([0, 1, 2], reward=torch.tensor([10.0, -20.0, 30.0])))
+    agent.critic_group.step(agent.critic_losses, batch)
+    gradients = [parameter.grad for parameter in agent.critic_group.parameters.values()]
+    norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
