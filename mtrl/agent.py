@@ -5,6 +5,7 @@ Shapes: N slots, M tasks, B batch, A action.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -121,7 +122,7 @@ class Agent(nn.Module, ABC):
         for name, group in self.groups().items():
             group.load_state(state["groups"][name])
         for name, generator in self.streams().items():
-            generator.set_state(state["streams"][name])
+            load_generator_state(generator, state["streams"][name])
 
     def recording(self, learn_from: Callable[..., Metrics], *generators: torch.Generator) -> Replayed | None:
         """`learn_from`, which draws from `generators`, to be recorded and replayed (see `mtrl.cuda_graphs`).
@@ -234,6 +235,18 @@ class OptimizedGroup:
     def load_state(self, state: State) -> None:
         load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
         self.aggregator.load_state(state["aggregator"])
+
+
+def load_generator_state(generator: torch.Generator, state: Tensor) -> None:
+    """Puts a generator where another one was; where that drew on another kind of device, on a stream of its own there.
+
+    The two draw other numbers. Seeded by where the other one stood, so that a second resume draws the same.
+    """
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        digest = hashlib.sha256(state.numpy().tobytes()).digest()
+        generator.manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def step_scaled(optimizer: torch.optim.Optimizer, divisor: Tensor | None, left_out: Tensor | None) -> None:

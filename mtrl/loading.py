@@ -65,13 +65,14 @@ def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | 
     which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
     world = build_world(config.suite, config.settings.seed)
-    agent = build_agent(config, world, choose_device(config.settings.device))
+    # What was trained on a GPU can be looked at without one.
+    agent = build_agent(config, world, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
     try:
         agent.load_state(stored.state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise BadInput(f"checkpoint {stored.path} does not fit its config.yaml: {error}") from error
     # Acting depends on the number of threads in its last bits.
-    torch.set_num_threads(int(stored.state.get("torch_threads", torch.get_num_threads())))
+    torch.set_num_threads(int(stored.state.get("torch_threads") or torch.get_num_threads()))
     label = f"step {stored.step}"
     if stored.kind == "best":
         label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"

@@ -48,13 +48,14 @@ class TrainState:
             "env_steps": self.env_steps,
             "vector_steps": self.vector_steps,
             "update_rounds": self.update_rounds,
-            "torch_threads": torch.get_num_threads(),
+            # A matrix product's last bits depend on their number, but on a GPU.
+            "torch_threads": torch.get_num_threads() if self.agent.device.type == "cpu" else None,
         }
 
     def load_state(self, state: State, chunks: Iterator[tuple[str, dict[str, Tensor]]]) -> bool:
         """Takes up a saved state; returns whether the running episodes were restored bit for bit."""
-        # A matrix product's last bits depend on the number of threads.
-        torch.set_num_threads(int(state["torch_threads"]))
+        if state["torch_threads"] is not None:
+            torch.set_num_threads(int(state["torch_threads"]))
         self.agent.load_state(state["agent"])
         self.buffer.load_state(state["buffer"], chunks)
         self.scheduler.load_state(state["scheduler"])
