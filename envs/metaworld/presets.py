@@ -3,7 +3,8 @@
 MT10 and MT50 follow the published multi-task SAC setting (3 x 400, 128 transitions per task, one update per vector
 step, 4 000 random vector steps, 2 million env steps per task), and for PPO the published multi-task PPO setting (10 000
 steps per environment and rollout, 16 epochs of 32 minibatches) but for the advantages, which are normalised within each
-task. mt3 is a quick one for two cores; that of SAC was found by measurement: benchmarks/results/mt3.
+task, and for values, which are learnt in PopArt's units: returns are of order 1000 here. mt3 is a quick one for two
+cores; that of SAC was found by measurement: benchmarks/results/mt3.
 """
 
 from __future__ import annotations
@@ -41,21 +42,23 @@ _PPO = {
     "gae_lambda": 0.97,
     "clip_range": 0.2,
     "entropy_coefficient": 5e-3,
-    # Returns are of order 1000 here: their squared errors would leave the policy nothing of the gradient-norm bound.
-    "value_coefficient": 1e-3,
+    # Of errors in PopArt's units. With `--normalizer none` it wants a thousandth of this: squared errors of raw returns
+    # would leave the policy nothing of the gradient-norm bound.
+    "value_coefficient": 0.5,
     "learning_rate": 3e-4,
     "max_grad_norm": 1.0,
 }
+
+_POPART = {"name": "popart", "rate": 1e-3}
 
 _MT3_PPO = {
     **{name: value for name, value in _MT3_SAC.items() if name not in ("agent", "architecture")},
     "total_env_steps": 300_000,
     "eval_interval": 60_000,
     "architecture": {"name": "multi-head", "width": 128, "depth": 2},
-    "normalizer": {"name": "popart", "rate": 1e-3},
+    "normalizer": _POPART,
     "agent": {
         **_PPO,
-        "value_coefficient": 0.5,  # of errors in PopArt's units
         "rollout_steps": 500,
         "epochs": 10,
         "minibatches": 20,
@@ -81,9 +84,12 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("mt3", "sac"): _MT3_SAC,
     ("mt3", "ppo"): _MT3_PPO,
     **{(f"mt{num_tasks}", "sac"): _published(num_tasks) for num_tasks in (10, 25, 50)},
-    **{(f"mt{num_tasks}", "ppo"): {**_published(num_tasks), "agent": _PPO} for num_tasks in (10, 25, 50)},
+    **{
+        (f"mt{num_tasks}", "ppo"): {**_published(num_tasks), "agent": _PPO, "normalizer": _POPART}
+        for num_tasks in (10, 25, 50)
+    },
 }
 """By suite and agent."""
 
-FAMILY_PRESETS: Mapping[str, Mapping[str, Any]] = {"ppo": {"agent": _PPO}}
+FAMILY_PRESETS: Mapping[str, Mapping[str, Any]] = {"ppo": {"agent": _PPO, "normalizer": _POPART}}
 """By agent, for the suites that `PRESETS` does not name: single tasks and lists."""
