@@ -31,16 +31,31 @@ def output_linear(in_features: int, out_features: int, bound: float = 1e-3) -> n
     return layer
 
 
-def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential:
+class ReluLayers(nn.Sequential):
+    """Linear layers with a ReLU after each, applied as functions: to call small modules costs as much as they do."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """values (..., first size) -> (..., last size)."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                values = F.linear(values, layer.weight, layer.bias)
+            elif isinstance(layer, nn.ReLU):
+                # In place: nothing else reads what it changes, and the backward pass needs the ReLU's output alone.
+                values = values.relu_()
+            else:
+                values = layer(values)
+        return values
+
+
+def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> ReluLayers:
     """Linear layers of the given sizes, a ReLU after each, and before that a layer normalisation if wanted."""
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
         layers.append(hidden_linear(in_features, out_features))
         if layer_norm:
             layers.append(ExactLayerNorm(out_features))
-        # In place: nothing else reads what it changes, and the backward pass needs the ReLU's output alone.
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+        layers.append(nn.ReLU())
+    return ReluLayers(*layers)
 
 
 def one_hot(indices: Tensor, size: int) -> Tensor:
