@@ -191,16 +191,16 @@ class PPO(Agent):
         self._anneal()
         batch = self.with_advantages(buffer.rollout())
         learn = self.replayed or self.learn_from_rows
+        rows = replace(batch, counts=())  # those of the minibatches count, and decide what is recorded
         metrics: list[Metrics] = []
         for _ in range(self.config.epochs):
             parts = minibatches(batch, self.config.minibatches, self.update_stream)
-            epoch = [learn(batch, part) for part in parts]
+            epoch = [learn(rows, part) for part in parts]
             metrics += epoch
             if self.config.target_kl is not None:
                 divergence = torch.stack([step["approximate_kl"] for step in epoch]).mean()
                 if divergence > self.config.target_kl:
                     break
-        self.group.check()
         return {name: torch.stack([step[name] for step in metrics]).mean(0) for name in metrics[0]}
 
     @torch.no_grad()

@@ -142,8 +142,6 @@ class SAC(Agent):
         if self.steps_acted > self.config.random_steps:
             for _ in range(self.config.updates_per_round):
                 metrics = (self.replayed or self.learn_from)(buffer.sample(self.batch_size, task_weights))
-            self.critic_group.check()
-            self.actor_group.check()
         return metrics
 
     def learn_from(self, batch: Batch) -> Metrics:

@@ -94,7 +94,8 @@ class Agent(nn.Module, ABC):
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         """Learns from `buffer`; each task gets its share (M,) of the rows. Empty metrics while only collecting.
 
-        Raises Diverged before a step that would use a value that is not finite.
+        Raises Diverged before a step that would use a value that is not finite. On a GPU the group concerned leaves its
+        steps out, and the training loop raises after the update (`OptimizedGroup.check`).
         """
 
     def observe(self, step: EnvStep) -> None:
@@ -141,6 +142,9 @@ class Agent(nn.Module, ABC):
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
 
+GENERATOR_STATE_BYTES = (5056, 16)
+"""Of torch's generators on the processor and on a GPU."""
+
 agent_types: Registry[Agent] = Registry("agent")
 
 
@@ -181,8 +185,7 @@ class OptimizedGroup:
         """
         with torchs_products() if self.takes_tasks_apart and len(set(batch.counts)) > 1 else nullcontext():
             result = self.aggregator.backward(loss_of, batch, self.parameters)
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = nn.utils.get_total_norm(self._laid_out_gradients(), foreach=True)
         # Before clipping, which would spread a value that is not finite over all gradients.
         finite = torch.isfinite(norm)
         if self.not_finite is not None:
@@ -190,18 +193,41 @@ class OptimizedGroup:
         elif not bool(finite & torch.isfinite(result.losses).all()):
             self._name_what_is_not_finite(torch.isfinite(result.losses).logical_not())
         excess = ((norm + 1e-6) / self.max_grad_norm).clamp(min=1)  # how many times too long the gradient is
-        step_scaled(self.optimizer, excess, None if self.not_finite is None else self.not_finite.any())
+        left_out = None if self.not_finite is None else self.not_finite.any()
+        step_scaled(self.optimizer, excess, left_out)
         for part in self.self_updating:
             for parameter in part.parameters():
                 assert parameter.grad is not None
-                parameter.grad /= excess
+                clipped = parameter.grad / excess
+                parameter.grad = clipped if left_out is None else torch.where(left_out, 0, clipped)
             part.step()
         return result
 
+    def _laid_out_gradients(self) -> list[Tensor]:
+        """All gradients, each with the strides of its parameter and memory of its own.
+
+        Fused optimisers read and write parameter, gradient and moments as flat memory. What `torch.autograd.grad` and
+        aggregators give may be transposed, or one tensor for two parameters.
+        """
+        taken: set[int] = set()
+        gradients = []
+        for parameter in self.parameters.values():
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.stride() != parameter.stride() or gradient.data_ptr() in taken:
+                gradient = parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            taken.add(gradient.data_ptr())
+            gradients.append(gradient)
+        return gradients
+
     def check(self) -> None:
-        """Raises Diverged if a loss or gradient on a GPU was not finite."""
+        """Raises Diverged if a loss or gradient on a GPU was not finite since the last state was loaded."""
         if self.not_finite is not None and bool(self.not_finite.any()):
-            self._name_what_is_not_finite(self.not_finite[:-1])
+            bad = self.not_finite[:-1]
+            if not bool(bad.any()):
+                raise Diverged(f"{self.name} gradient is not finite")  # steps since may have written others
+            self._name_what_is_not_finite(bad)
 
     @property
     def learning_rate(self) -> float:
@@ -235,13 +261,18 @@ class OptimizedGroup:
     def load_state(self, state: State) -> None:
         load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
         self.aggregator.load_state(state["aggregator"])
+        if self.not_finite is not None:
+            self.not_finite.zero_()
 
 
 def load_generator_state(generator: torch.Generator, state: Tensor) -> None:
     """Puts a generator where another one was; where that drew on another kind of device, on a stream of its own there.
 
-    The two draw other numbers. Seeded by where the other one stood, so that a second resume draws the same.
+    The two draw other numbers. Seeded by where the other one stood, so that a second resume draws the same. Raises
+    ValueError for what is no generator's state.
     """
+    if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.numel() not in GENERATOR_STATE_BYTES:
+        raise ValueError("not the state of a random generator")
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
     else:
@@ -254,11 +285,13 @@ def step_scaled(optimizer: torch.optim.Optimizer, divisor: Tensor | None, left_o
 
     It does both as it reads the gradients, as torch.amp.GradScaler asks it to: no pass over them of its own.
     """
-    asked = {"grad_scale": divisor, "found_inf": None if left_out is None else left_out.float()}
-    vars(optimizer).update(asked)
-    optimizer.step()
-    for name in asked:
-        delattr(optimizer, name)
+    flags = {"grad_scale": divisor, "found_inf": left_out}
+    vars(optimizer).update({name: None if flag is None else flag.float() for name, flag in flags.items()})
+    try:
+        optimizer.step()
+    finally:
+        for name in flags:
+            delattr(optimizer, name)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:

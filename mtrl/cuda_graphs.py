@@ -5,22 +5,25 @@ Small networks are hundreds of kernels of a few microseconds each, which take lo
 
 from __future__ import annotations
 
-from collections import Counter
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mtrl.errors import BadInput
 from mtrl.types import Metrics
 
 WARM_UP_CALLS = 3
 """Of a form of input before it is recorded: optimisers make their moments, libraries set themselves up."""
 MAX_RECORDINGS = 8
-"""Each holds memory of its own; further forms are not recorded."""
+"""Each holds memory of its own; a further one takes the place of that used longest ago."""
 _MAX_COUNTED = 64
 
 
@@ -36,31 +39,35 @@ class Replayed:
         self._function = function
         self._generators = generators
         self._calls: Counter[Hashable] = Counter()
-        self._inputs: dict[Hashable, _Input] = {}
-        self._recordings: dict[Hashable, _Recording] = {}
+        self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()  # the one used last is the last
+        # One for every place and form; they go with the recordings that read them.
+        self._inputs: WeakValueDictionary[Hashable, _Input] = WeakValueDictionary()
 
     def __call__(self, *inputs: Any) -> Metrics:
-        """What the function makes of the inputs; one that is the very object of the call before must not be changed."""
+        """What the function makes of the inputs; one that is the very object of the call before must not be changed.
+
+        Raises BadInput if the function cannot be recorded.
+        """
         forms = tuple(_form(given) for given in inputs)
         recording = self._recordings.get(forms)
         if recording is None:
             if len(self._calls) == _MAX_COUNTED:
                 self._calls.clear()
             self._calls[forms] += 1
-            if self._calls[forms] <= WARM_UP_CALLS or len(self._recordings) == MAX_RECORDINGS:
+            if self._calls[forms] <= WARM_UP_CALLS:
                 return self._function(*inputs)
-        memory = [self._memory_of(place, given) for place, given in zip(enumerate(forms), inputs, strict=True)]
-        if recording is None:
-            own = [part.own for part in memory]
-            recording = self._recordings[forms] = _Recording(self._function, own, self._generators)
-        return recording.replay()
+            if len(self._recordings) == MAX_RECORDINGS:
+                self._recordings.popitem(last=False)
+            memory = [self._memory_of(place, given) for place, given in zip(enumerate(forms), inputs, strict=True)]
+            recording = self._recordings[forms] = _Recording(self._function, memory, self._generators)
+        self._recordings.move_to_end(forms)
+        return recording.replay(inputs)
 
     def _memory_of(self, place: Hashable, given: Any) -> _Input:
-        """The memory that the input lies in when recordings read it: one for all of its form in its place."""
-        if place not in self._inputs:
-            self._inputs[place] = _Input(given)
-        self._inputs[place].take(given)
-        return self._inputs[place]
+        found = self._inputs.get(place)
+        if found is None:
+            found = self._inputs[place] = _Input(given)
+        return found
 
 
 class _Input:
@@ -69,28 +76,34 @@ class _Input:
     def __init__(self, given: Any):
         self.own = _with_tensors(given, {name: value.clone() for name, value in _tensors(given).items()})
         self._own = list(_tensors(self.own).values())
-        self._holds = given
+        self._holds = weakref.ref(given)
 
     def take(self, given: Any) -> None:
-        if given is not self._holds:
+        if given is not self._holds():
             torch._foreach_copy_(self._own, list(_tensors(given).values()))
-            self._holds = given
+            self._holds = weakref.ref(given)
 
 
 class _Recording:
     """The kernels of one call, and the memory that they write to."""
 
-    def __init__(self, function: Callable[..., Metrics], inputs: Sequence[Any], generators: Sequence[torch.Generator]):
+    def __init__(self, function: Callable[..., Metrics], inputs: list[_Input], generators: Sequence[torch.Generator]):
+        self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self._graph.register_generator_state(generator)  # else every replay would draw the same
-        with torch.cuda.graph(self._graph):
-            metrics = function(*inputs)
-            self._metrics = torch.cat([values.float().flatten() for values in metrics.values()])
+        try:
+            with torch.cuda.graph(self._graph):
+                metrics = function(*(memory.own for memory in inputs))
+                self._metrics = torch.cat([values.float().flatten() for values in metrics.values()])
+        except RuntimeError as error:
+            raise BadInput(f"cuda_graphs: this update cannot be recorded: {str(error).splitlines()[0]}") from error
         self._shapes = {name: values.shape for name, values in metrics.items()}
         self._places = list(pairwise(np.cumsum([0, *(values.numel() for values in metrics.values())]).tolist()))
 
-    def replay(self) -> Metrics:
+    def replay(self, inputs: Sequence[Any]) -> Metrics:
+        for memory, given in zip(self._inputs, inputs, strict=True):
+            memory.take(given)
         self._graph.replay()
         metrics = self._metrics.clone()  # the next replay writes to the same memory
         return {

@@ -11,6 +11,7 @@ import torch
 
 from mtrl.agent import Agent, seeded_construction
 from mtrl.build import (
+    build_agent,
     build_encoder,
     build_scheduler,
     build_train_state,
@@ -48,7 +49,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     """A new run; returns the exit code. Raises MtrlError."""
     device = choose_device(config.settings.device)
     if config.settings.cuda_graphs and device.type != "cuda":
-        raise BadInput("cuda_graphs needs a GPU, and none is used; leave --cuda-graphs out")
+        raise BadInput("cuda_graphs needs a GPU, and none is used; leave it out or say --no-cuda-graphs")
     choose_product_library()
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)
@@ -57,6 +58,8 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     build_scheduler(config, world)
     with seeded_construction(config.settings.seed, "check"):
         build_encoder(config, world)
+    if config.settings.cuda_graphs:
+        build_agent(config, world, device)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, world, device, run, _store(run, config, device), resumed=None)
@@ -68,6 +71,8 @@ def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
         device = choose_device(config.settings.device)
         choose_product_library()
+        if config.settings.torch_threads:
+            torch.set_num_threads(config.settings.torch_threads)
         store = _store(run, config, device)
         checkpoint = store.load("latest")
         world = build_world(config.suite, config.settings.seed)

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from mtrl.acting_threads import acting_threads
+from mtrl.agent import Agent
+from mtrl.buffer import RolloutBuffer
 from mtrl.train_state import TrainState
 from mtrl.types import Metrics, Progress
 
@@ -30,12 +34,12 @@ def train(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
             acted = agent.act(state.observation, envs.task_ids, explore=True)
         envs.send(acted.action)
         if ends_rollout and agent.learns_from_replay and buffer.num_rows:
-            metrics = agent.update(buffer, scheduler.weights())
+            metrics = _learn(agent, buffer, scheduler.weights())
         step = envs.recv()
         buffer.add(state.observation, acted, step)
         agent.observe(step)
         if ends_rollout and not agent.learns_from_replay:
-            metrics = agent.update(buffer, scheduler.weights())
+            metrics = _learn(agent, buffer, scheduler.weights())
             buffer.clear()
         state.observation = step.observation
         state.vector_steps += 1
@@ -45,3 +49,10 @@ def train(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
         scheduler.observe(step.episodes)
         envs.set_task_weights(scheduler.weights())
         yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
+
+
+def _learn(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    metrics = agent.update(buffer, task_weights)
+    for group in agent.groups().values():
+        group.check()
+    return metrics

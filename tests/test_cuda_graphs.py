@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from agents.ppo import PPO
+from agents.sac import SAC
 from mtrl import cuda_graphs
+from mtrl.agent import Agent
+from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.cuda_graphs import MAX_RECORDINGS, WARM_UP_CALLS, Replayed
+from mtrl.errors import BadInput
+from mtrl.normalization.popart import PopArt
+from mtrl.testing.attributes import differences, leaves
+from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.trainer import train
 from mtrl.types import Metrics
+from tests.agents.constants import CONTINUOUS
 
 
 @dataclass(frozen=True)
@@ -27,12 +38,14 @@ class Rerun:
 
     made = 0
 
-    def __init__(self, function: Callable[..., Metrics], inputs: Sequence[Any], generators: Sequence[torch.Generator]):
+    def __init__(self, function: Callable[..., Metrics], inputs: list[Any], generators: Sequence[torch.Generator]):
         Rerun.made += 1
         self.function, self.inputs = function, inputs
 
-    def replay(self) -> Metrics:
-        return self.function(*self.inputs)
+    def replay(self, inputs: Sequence[Any]) -> Metrics:
+        for memory, given in zip(self.inputs, inputs, strict=True):
+            memory.take(given)
+        return self.function(*(memory.own for memory in self.inputs))
 
 
 @pytest.fixture(autouse=True)
@@ -63,12 +76,27 @@ def test_an_input_that_is_the_same_object_is_not_copied_again() -> None:
     assert replayed(whole)["values"].tolist() == [5, 5]
 
 
-def test_other_numbers_of_rows_are_another_form_and_not_all_are_recorded() -> None:
+def test_other_numbers_of_rows_are_another_form_and_the_one_used_longest_ago_makes_room() -> None:
     replayed = Replayed(lambda one: {"counts": torch.tensor(one.counts)}, [])
     for counts in range(MAX_RECORDINGS + 3):
         for _ in range(WARM_UP_CALLS + 2):
             assert replayed(given(0.0, counts=(counts,)))["counts"].tolist() == [counts]
-    assert Rerun.made == MAX_RECORDINGS
+        replayed(given(0.0, counts=(0,)))
+    assert Rerun.made == MAX_RECORDINGS + 3
+    assert len(replayed._recordings) == len(replayed._inputs) == MAX_RECORDINGS
+    replayed(given(0.0, counts=(0,)))
+    assert Rerun.made == MAX_RECORDINGS + 3
+
+
+def test_an_input_is_not_kept_beside_its_copy() -> None:
+    replayed = Replayed(lambda one: {}, [])
+    whole = given(1.0)
+    for _ in range(WARM_UP_CALLS + 2):
+        replayed(whole)
+    gone = weakref.ref(whole)
+    del whole
+    assert gone() is None
+    replayed(given(2.0))
 
 
 def test_forms_that_never_come_back_take_no_memory() -> None:
@@ -77,3 +105,30 @@ def test_forms_that_never_come_back_take_no_memory() -> None:
         replayed(given(0.0, counts=(counts,)))
     assert len(replayed._calls) <= cuda_graphs._MAX_COUNTED
     assert not replayed._inputs
+
+
+@pytest.mark.parametrize("agent_type", [SAC, PPO])
+@pytest.mark.parametrize("slots", [3, 4])
+def test_agents_learn_the_same_from_recordings(agent_type: type[Agent], slots: int) -> None:
+    configs = {
+        SAC: SAC.Config(batch_size=12, random_steps=2),
+        PPO: PPO.Config(rollout_steps=8, epochs=2, minibatches=3),
+    }
+    found = []
+    for recorded in (False, True):
+        agent = make_agent(agent_type, configs[agent_type], CONTINUOUS.suite, normalizer=PopArt)
+        agent.cuda_graphs = recorded
+        agent.load_state(agent.state())  # makes a new recording
+        state = make_train_state(agent, CONTINUOUS, slots)
+        for _ in train(state, 24 * slots):
+            pass
+        found.append(leaves(dict(agent.named_parameters())))
+    assert found[0] == found[1], differences(*found)
+    assert Rerun.made
+
+
+def test_what_takes_tasks_apart_is_refused() -> None:
+    agent = make_agent(PPO, PPO.Config(), CONTINUOUS.suite, aggregator=PCGrad)
+    agent.cuda_graphs = True
+    with pytest.raises(BadInput, match="actor-critic take tasks apart"):
+        agent.load_state(agent.state())

@@ -39,7 +39,7 @@ class CARE(PolicyArchitecture):
         self.num_tasks = num_tasks
         self.encoders = Experts(config.num_encoders, [in_features, size, size])
         self.embedding = nn.Embedding(num_tasks, config.embedding_size)
-        self.context = nn.Sequential(*relu_layers([config.embedding_size, size]), nn.Linear(size, size))
+        self.context = nn.Sequential(relu_layers([config.embedding_size, size]), nn.Linear(size, size))
         self.attention = nn.Sequential(hidden_linear(size, size), nn.ReLU(), nn.Linear(size, config.num_encoders))
         self.trunk = relu_layers([2 * size] + config.depth * [config.width])
         self.head = output_linear(config.width, out_features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -63,9 +63,8 @@ def one_hot(indices: Tensor, size: int) -> Tensor:
     return F.embedding(indices, _identity(size, indices.device))
 
 
-@lru_cache(maxsize=64)
+@cache  # for good: recorded kernels read it
 def _identity(size: int, device: torch.device) -> Tensor:
-    # Through NumPy, so that what is kept belongs to no transform or mode in which it was first asked for.
     return torch.from_numpy(np.eye(size, dtype=np.float32)).to(device)
 
 

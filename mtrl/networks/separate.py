@@ -32,7 +32,7 @@ class Separate(PolicyArchitecture):
         self.num_tasks = num_tasks
         sizes = [in_features] + config.depth * [config.width]
         self.networks = nn.ModuleList(
-            nn.Sequential(*relu_layers(sizes, config.layer_norm), output_linear(config.width, out_features))
+            nn.Sequential(relu_layers(sizes, config.layer_norm), output_linear(config.width, out_features))
             for _ in range(num_tasks)
         )
 

@@ -195,6 +195,8 @@ def test_where_a_value_is_not_finite_a_group_on_a_gpu_does_nothing_until_it_is_a
 
 def test_a_generator_takes_up_where_one_of_another_device_stood() -> None:
     on_gpu, elsewhere = torch.arange(16, dtype=torch.uint8), torch.arange(1, 17, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="not the state"):
+        load_generator_state(torch.Generator(), torch.zeros(3))
     drawn = []
     for state in (on_gpu, on_gpu, elsewhere):
         generator = torch.Generator().manual_seed(len(drawn))

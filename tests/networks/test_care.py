@@ -13,10 +13,10 @@ def test_the_encoding_is_the_attended_mixture_and_the_policy_reads_it_beside_the
     log3 = float(torch.tensor(3.0).log())
     values = {
         "embedding.weight": [[1.0], [2.0]],
-        "context.0.weight": [[1.0]],
-        "context.0.bias": [0.0],
-        "context.2.weight": [[1.0]],
-        "context.2.bias": [0.0],
+        "context.0.0.weight": [[1.0]],
+        "context.0.0.bias": [0.0],
+        "context.1.weight": [[1.0]],
+        "context.1.bias": [0.0],
         "attention.0.weight": [[1.0]],
         "attention.0.bias": [-1.0],  # 0 for task 0, 1 for task 1
         "attention.2.weight": [[log3], [0.0]],
