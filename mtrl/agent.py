@@ -303,9 +303,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, parameters: Parameter
     """Takes up moments written by `optimizer_state`. Raises KeyError for a parameter that it lacks."""
     optimizer.state.clear()
     for name, value in parameters.items():
-        # Cloned: the optimiser writes in place, and the caller keeps its state.
+        # Copied: the optimiser writes in place, and the caller keeps its state. Moments lie as their parameter does.
         if stored := state[name]:
-            optimizer.state[value] = {key: moment.clone().to(value.device) for key, moment in stored.items()}
+            optimizer.state[value] = {
+                key: torch.empty_like(value if moment.shape == value.shape else moment, device=value.device).copy_(
+                    moment
+                )
+                for key, moment in stored.items()
+            }
 
 
 def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:

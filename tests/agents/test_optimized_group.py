@@ -112,6 +112,28 @@ def test_two_parameters_with_one_gradient_are_clipped_once() -> None:
     assert norm.item() == pytest.approx(group.max_grad_norm, rel=1e-4)
 
 
+def test_moments_of_a_transposed_parameter_are_taken_up_where_they_belong() -> None:
+    scales = torch.arange(1.0, 7.0).view(3, 2)
+
+    def loss_of(parameters: Parameters, batch: Batch) -> TaskLosses:
+        return TaskLosses((parameters["weight"] * scales).sin().sum(1))
+
+    found = []
+    for restarted in (False, True):
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(2, 3).t())
+        group = group_of(module, max_grad_norm=100.0)
+        for _ in range(3):
+            group.step(loss_of, batch_of([0, 1, 2]))
+            if restarted:
+                state = group.state()
+                moments = state["optimizer"]["weight"]
+                moments |= {name: value.contiguous() for name, value in moments.items()}  # as a file holds them
+                group.load_state(state)
+        found.append(module.weight.detach().clone())
+    assert torch.equal(*found)
+
+
 class Stepping(SelfUpdating):
     """Moves against its gradient."""
 
