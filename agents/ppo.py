@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.gae import advantages
-from mtrl.agent import Agent, OptimizedGroup, Parts, actor_diagnostics, agent_types, bind
+from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types, bind
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
@@ -27,6 +27,7 @@ from mtrl.errors import Diverged
 from mtrl.minibatches import Minibatch, minibatches
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
+from mtrl.optimized_group import OptimizedGroup
 from mtrl.policies import ActionHead, Policy, PolicyOutput, make_policy_gradient_head
 from mtrl.types import Acted, Batch, EnvStep, Metrics
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
 from mtrl.agent import (
     Agent,
-    OptimizedGroup,
     Parts,
     actor_diagnostics,
     agent_types,
@@ -31,6 +30,7 @@ from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
+from mtrl.optimized_group import OptimizedGroup
 from mtrl.policies import make_soft_head
 from mtrl.types import Acted, Batch, EnvStep, Metrics
 

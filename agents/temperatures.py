@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtrl.agent import step_scaled
 from mtrl.aggregation import mean_per_task
 from mtrl.errors import Diverged
+from mtrl.optimized_group import step_scaled
 from mtrl.types import Metrics, State
 
 

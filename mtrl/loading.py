@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtrl.agent import Agent, OptimizedGroup
+from mtrl.agent import Agent
 from mtrl.buffer import RolloutBuffer
 from mtrl.build import build_agent, build_world, choose_device
 from mtrl.checkpoint import CheckpointStore
 from mtrl.config import RunConfig, parse_yaml
 from mtrl.errors import BadInput
+from mtrl.optimized_group import OptimizedGroup
 from mtrl.registry import discover_plugins, nearest, trust_module
 from mtrl.run_directory import RunDirectory
 from mtrl.types import Acted, Metrics, TaskSuite

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**64 - 1
 
+_TORCH_STATE_BYTES = (5056, 16)  # of torch's generators on the processor and on a GPU
+
 
 def _entropy(seed: int, purpose: str, indices: tuple[int, ...]) -> list[int]:
     """Fixed-width words, so that no two (seed, purpose, indices) spell the same sequence."""
@@ -61,3 +63,19 @@ def load_stream_state(generator: np.random.Generator, state: dict[str, Any]) -> 
         "has_uint32": state["has_uint32"],
         "uinteger": state["uinteger"],
     }
+
+
+def load_torch_stream_state(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Puts `generator` where another one was, whose `get_state` this is.
+
+    One that drew on another kind of device drew other numbers: then `generator` goes on with a stream that is seeded by
+    where the other one stood. Raises ValueError for what is no generator's state.
+    """
+    import torch
+
+    if not isinstance(state, torch.Tensor) or state.dtype != torch.uint8 or state.numel() not in _TORCH_STATE_BYTES:
+        raise ValueError("not the state of a random generator")
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))

@@ -10,7 +10,14 @@ import torch
 
 from mtrl.agent import seeded_construction
 from mtrl.episodes import RandomEpisodes
-from mtrl.seeding import MAX_SEED, load_stream_state, stream, stream_state, torch_stream
+from mtrl.seeding import (
+    MAX_SEED,
+    load_stream_state,
+    load_torch_stream_state,
+    stream,
+    stream_state,
+    torch_stream,
+)
 from mtrl.testing.attributes import leaves
 from mtrl.testing.generators import global_generators_untouched
 from tests.counting import counting_world
@@ -92,3 +99,15 @@ def test_training_and_evaluation_play_different_unlimited_variations() -> None:
     evaluation = {int(value) for task in range(3) for value in stream(1, "evaluation", task).integers(2**48, size=1000)}
     assert len(training) == len(evaluation) == 3000
     assert not training & evaluation
+
+
+def test_a_generator_takes_up_where_one_of_another_device_stood() -> None:
+    on_gpu, elsewhere = torch.arange(16, dtype=torch.uint8), torch.arange(1, 17, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="not the state"):
+        load_torch_stream_state(torch.Generator(), torch.zeros(3))
+    drawn = []
+    for state in (on_gpu, on_gpu, elsewhere):
+        generator = torch.Generator().manual_seed(len(drawn))
+        load_torch_stream_state(generator, state)
+        drawn.append(torch.rand(3, generator=generator).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]

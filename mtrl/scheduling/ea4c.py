@@ -26,7 +26,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from mtrl.agent import load_optimizer_state, optimizer_state, seeded_construction
+from mtrl.agent import seeded_construction
+from mtrl.optimized_group import load_optimizer_state, optimizer_state
 from mtrl.scheduling.active import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 from mtrl.types import State, TaskSuite

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.sac import SAC
-from mtrl.agent import load_generator_state, polyak_update
+from mtrl.agent import polyak_update
 from mtrl.aggregation import JacobianAggregator, mean_per_task
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.errors import Diverged
@@ -191,18 +191,6 @@ def test_where_a_value_is_not_finite_a_group_on_a_gpu_does_nothing_until_it_is_a
     with pytest.raises(Diverged, match=r"critic loss is not finite for the task\(s\) with index \[1\]"):
         agent.critic_group.check()
     agent.actor_group.check()
-
-
-def test_a_generator_takes_up_where_one_of_another_device_stood() -> None:
-    on_gpu, elsewhere = torch.arange(16, dtype=torch.uint8), torch.arange(1, 17, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="not the state"):
-        load_generator_state(torch.Generator(), torch.zeros(3))
-    drawn = []
-    for state in (on_gpu, on_gpu, elsewhere):
-        generator = torch.Generator().manual_seed(len(drawn))
-        load_generator_state(generator, state)
-        drawn.append(torch.rand(3, generator=generator).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_gradient_longer_than_the_bound_is_divided_by_its_excess() -> None:

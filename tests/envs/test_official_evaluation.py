@@ -16,9 +16,10 @@ from torch import nn
 
 import envs
 from envs.metaworld.official import OfficialAgent
-from mtrl.agent import Agent, OptimizedGroup
+from mtrl.agent import Agent
 from mtrl.buffer import RolloutBuffer
 from mtrl.evaluator import evaluate
+from mtrl.optimized_group import OptimizedGroup
 from mtrl.suite import find_suite_type
 from mtrl.types import Acted, Metrics, TaskSuite
 

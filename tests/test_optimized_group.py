@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtrl.agent import OptimizedGroup
 from mtrl.aggregation import Mean, Parameters, TaskLosses
 from mtrl.encoders import encoders
 from mtrl.errors import Diverged
 from mtrl.networks import PolicyArchitecture, SelfUpdating, run
+from mtrl.optimized_group import OptimizedGroup
 from mtrl.types import Batch
 from tests.agents.constants import batch_of
 from tests.networks.test_architectures import CASES
