@@ -117,7 +117,7 @@ class Agent(nn.Module, ABC):
         }
 
     def load_state(self, state: State) -> None:
-        """Takes up a state written by `state`. Raises KeyError or RuntimeError where it does not fit."""
+        """Takes up a state written by `state`. Raises KeyError, RuntimeError or ValueError where it does not fit."""
         self.load_state_dict(state["modules"])
         for name, group in self.groups().items():
             group.load_state(state["groups"][name])
