@@ -23,7 +23,9 @@ from mtrl.types import Metrics
 WARM_UP_CALLS = 3
 """Of a form of input before it is recorded: optimisers make their moments, libraries set themselves up."""
 MAX_RECORDINGS = 8
-"""Each holds memory of its own; a further one takes the place of that used longest ago."""
+"""Each holds memory of its own; a further one takes the place of one that is idle."""
+IDLE_CALLS = 1000
+"""Calls without a use after which a recording makes room. To record takes longer than many calls that are not."""
 _MAX_COUNTED = 64
 
 
@@ -38,6 +40,7 @@ class Replayed:
         """`generators`: all that the function draws from on the GPU."""
         self._function = function
         self._generators = generators
+        self._num_calls = 0
         self._calls: Counter[Hashable] = Counter()
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()  # the one used last is the last
         # One for every place and form; they go with the recordings that read them.
@@ -48,6 +51,7 @@ class Replayed:
 
         Raises BadInput if the function cannot be recorded.
         """
+        self._num_calls += 1
         forms = tuple(_form(given) for given in inputs)
         recording = self._recordings.get(forms)
         if recording is None:
@@ -57,10 +61,13 @@ class Replayed:
             if self._calls[forms] <= WARM_UP_CALLS:
                 return self._function(*inputs)
             if len(self._recordings) == MAX_RECORDINGS:
+                if self._num_calls - next(iter(self._recordings.values())).last_call <= IDLE_CALLS:
+                    return self._function(*inputs)
                 self._recordings.popitem(last=False)
             memory = [self._memory_of(place, given) for place, given in zip(enumerate(forms), inputs, strict=True)]
             recording = self._recordings[forms] = _Recording(self._function, memory, self._generators)
         self._recordings.move_to_end(forms)
+        recording.last_call = self._num_calls
         return recording.replay(inputs)
 
     def _memory_of(self, place: Hashable, given: Any) -> _Input:
@@ -88,6 +95,7 @@ class _Recording:
     """The kernels of one call, and the memory that they write to."""
 
     def __init__(self, function: Callable[..., Metrics], inputs: list[_Input], generators: Sequence[torch.Generator]):
+        self.last_call = 0
         self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
         for generator in generators:
