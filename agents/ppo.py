@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.gae import advantages
-from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types, bind
+from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
@@ -255,7 +255,7 @@ class PPO(Agent):
         draw = batch.extras.get("draw")
         if draw is not None and self.networks.policy.route_size:
             draw = draw.long()  # choices to make again
-        policy, value_network = bind(self.networks, parameters)(
+        policy, value_network = self.group.bind(self.networks, parameters)(
             (batch.observation, batch.task_ids, draw, batch.draws.get("value"))
         )
         distribution, network = policy.distribution, policy.network
@@ -308,7 +308,7 @@ class PPO(Agent):
     def _anneal(self) -> None:
         if self.config.annealing_steps is not None:
             left = max(0.0, 1 - self.env_steps / self.config.annealing_steps)
-            self.group.learning_rate = self.config.learning_rate * left
+            self.group.optimizer.learning_rate = self.config.learning_rate * left
 
     # Saving.
 
@@ -319,13 +319,13 @@ class PPO(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"env_steps": self.env_steps, "learning_rate": self.group.learning_rate}
+        return super().state() | {"env_steps": self.env_steps, "learning_rate": self.group.optimizer.learning_rate}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.replayed = self.recording(self.learn_from_rows, self.update_stream)
         self.env_steps = int(state["env_steps"])
-        self.group.learning_rate = float(state["learning_rate"])
+        self.group.optimizer.learning_rate = float(state["learning_rate"])
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:

@@ -17,17 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
-from mtrl.agent import (
-    Agent,
-    Parts,
-    actor_diagnostics,
-    agent_types,
-    bind,
-    polyak_update,
-)
+from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
 from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
+from mtrl.flat_parameters import FlatParameters, polyak_update
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
 from mtrl.optimized_group import OptimizedGroup
@@ -47,7 +41,8 @@ class Critics(nn.Module):
     def forward(self, critic_input: Tensor, task_ids: Tensor, draws: Tensor | None = None) -> Output:
         """Critic input (B, F or F + A) -> values (K, B, 1 or A) in the normaliser's units."""
         output = self.ensemble(critic_input, task_ids, draws)
-        return replace(output, values=self.output(output.values, task_ids))
+        values = self.output(output.values, task_ids)
+        return output if values is output.values else replace(output, values=values)
 
 
 @agent_types.register("sac")
@@ -89,14 +84,14 @@ class SAC(Agent):
         self.critic_draw_size = members[0].draw_size
         self.steps_acted = 0  # vector steps explored
         self.to(self.device)
-        # What is moved and what it follows, listed once: to walk the modules takes longer than to average.
-        self.target_parameters = list(self.target_critics.parameters())
-        self.online_parameters = list(self.critics.parameters())
         self.critic_group = OptimizedGroup(
             "critic", self.critics, parts.aggregator("critic"), config.learning_rate, config.max_grad_norm
         )
         self.actor_group = OptimizedGroup(
             "actor", self.policy, parts.aggregator("actor"), config.learning_rate, config.max_grad_norm
+        )
+        self.flat_targets = FlatParameters(
+            {name: self.target_critics.get_parameter(name) for name in self.critic_group.parameters}
         )
         self.temperatures = self._make_temperatures()
         self.explore_stream = parts.stream("explore")
@@ -154,7 +149,7 @@ class SAC(Agent):
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
-        polyak_update(self.target_parameters, self.online_parameters, self.config.target_rate)
+        polyak_update(self.flat_targets, self.critic_group.flat, self.config.target_rate)
         means = means_per_task({**critic.rows, **actor.rows}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
         return {**losses, **temperatures, "entropy": -means.pop("log_prob"), **means}
@@ -165,8 +160,8 @@ class SAC(Agent):
 
     def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Squared Bellman error, mean over the critics and within each task (M,), in the normaliser's units."""
-        critics = bind(self.critics, parameters)
-        encoder = bind(self.critics.encoder, parameters, "encoder.")
+        critics = self.critic_group.bind(self.critics, parameters)
+        encoder = self.critic_group.bind(self.critics.encoder, parameters, "encoder.")
         features = encoder((batch.observation,))
         output = critics((self.head.critic_input(features, batch.action), batch.task_ids, batch.draws.get("critic")))
         q = self.head.chosen_values(output.values, batch.action)
@@ -199,7 +194,7 @@ class SAC(Agent):
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""
         features = self.critics.encoder(batch.observation).detach()
-        policy = bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
+        policy = self.actor_group.bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
         expected = policy.distribution.expect(
             lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
         )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mtrl.aggregation import mean_per_task
 from mtrl.errors import Diverged
-from mtrl.optimized_group import step_scaled
+from mtrl.flat_adam import FlatAdam
+from mtrl.flat_parameters import FlatParameters
 from mtrl.types import Metrics, State
 
 
@@ -52,12 +53,11 @@ class LearnedTemperatures(Temperatures):
         self.num_tasks = len(target_entropy)
         self.register_buffer("target_entropy", target_entropy, persistent=False)
         self.log_alpha = nn.Parameter(torch.full_like(target_entropy, math.log(initial_alpha)))
-        self.optimizer = torch.optim.Adam(
-            [self.log_alpha], lr=learning_rate, fused=True, capturable=target_entropy.is_cuda
-        )
+        self.flat = FlatParameters({"log_alpha": self.log_alpha})
+        self.optimizer = FlatAdam(self.flat, learning_rate)
 
     def forward(self, task_ids: Tensor) -> Tensor:
-        return self.log_alpha.detach().exp()[task_ids]
+        return self.log_alpha.detach().exp().index_select(0, task_ids)
 
     def task_weights(self) -> Tensor:
         return self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
@@ -68,23 +68,21 @@ class LearnedTemperatures(Temperatures):
         Raises Diverged before a step that is not finite. On a GPU that step does nothing: the actor's loss was not
         finite then either, which its group tells.
         """
-        excess = mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
+        excess = mean_per_task(log_prob + self.target_entropy.index_select(0, task_ids), task_ids, self.num_tasks)
         self.log_alpha.grad = -excess
         finite = torch.isfinite(excess).all()
         if not excess.is_cuda and not bool(finite):
             raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
         losses = -self.log_alpha.detach() * excess
-        step_scaled(self.optimizer, None, finite.logical_not() if excess.is_cuda else None)
+        self.flat.gather_gradients()
+        self.optimizer.step(left_out=finite.logical_not() if excess.is_cuda else None)
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
     def state(self) -> dict[str, Any]:
-        return dict(self.optimizer.state[self.log_alpha])
+        return self.optimizer.state()["log_alpha"]
 
     def load_state(self, state: State) -> None:
-        self.optimizer.state.clear()
-        if state:
-            moments = {name: value.clone().to(self.log_alpha.device) for name, value in state.items()}
-            self.optimizer.state[self.log_alpha] = moments
+        self.optimizer.load_state({"log_alpha": state})
 
 
 class FixedTemperature(Temperatures):

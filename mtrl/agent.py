@@ -6,18 +6,16 @@ Shapes: N slots, M tasks, B batch, A action.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, Parameters
+from mtrl.aggregation import GradientAggregator
 from mtrl.buffer import RolloutBuffer
 from mtrl.cuda_graphs import Replayed
 from mtrl.encoders import Encoder
@@ -144,28 +142,9 @@ class Agent(nn.Module, ABC):
 agent_types: Registry[Agent] = Registry("agent")
 
 
-def bind(module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
-    """`module` as a function, of a tuple, that reads its parameters from `parameters`, where `prefix` marks them.
-
-    They stand in for all of the module's parameters, or are these themselves.
-    """
-    first = next((name for name in parameters if name.startswith(prefix)), None)
-    if first is None or module.get_parameter(first.removeprefix(prefix)) is parameters[first]:
-        # Called as it is: `functional_call` walks all modules, 0.3 ms per call for two small critics.
-        return lambda inputs: module(*inputs)
-    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-    return partial(functional_call, module, own)
-
-
 def actor_diagnostics(network: Output) -> dict[str, Tensor]:
     """The diagnostics of the actor's architecture as by-products of its loss (`TaskLosses.rows`)."""
     return {f"actor/{name}": values for name, values in network.diagnostics.items()}
-
-
-def polyak_update(target: Iterable[Tensor], online: Iterable[Tensor], rate: float) -> None:
-    """target <- (1 - rate) target + rate online, in place."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target), list(online), rate)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from mtrl.checkpoint import Chunk
+from mtrl.equal_shares import equal_shares
 from mtrl.seeding import load_stream_state, stream, stream_state
 from mtrl.task_index import TaskIndex
 from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
@@ -148,7 +149,9 @@ class RolloutBuffer:
         shares = stored if weights is None else stored * weights
         counts = largest_remainder(shares if shares.any() else stored, batch_size)
         ids = self._index.draw(counts, self._stream)
-        return self._batch(ids, np.repeat(np.arange(self.num_tasks), counts), counts)
+        if (counts == counts[0]).all():
+            return self._batch(ids, equal_shares(batch_size, self.num_tasks), counts)
+        return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
 
     def rollout(self) -> Batch:
         """Everything stored, oldest first, with leading dimensions (T, N)."""
@@ -156,7 +159,7 @@ class RolloutBuffer:
         ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
         task_ids = self._flat("task_ids")[ids].astype(np.int64)
         counts = np.bincount(task_ids, minlength=self.num_tasks)
-        batch = self._batch(ids, task_ids, counts)
+        batch = self._batch(ids, torch.from_numpy(task_ids), counts)
         return batch.map_rows(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
 
     def clear(self) -> None:
@@ -165,7 +168,7 @@ class RolloutBuffer:
         self._index.clear()
         self._oldest = self.rows_added
 
-    def _batch(self, ids: np.ndarray, task_ids: np.ndarray, counts: np.ndarray) -> Batch:
+    def _batch(self, ids: np.ndarray, task_ids: torch.Tensor, counts: np.ndarray) -> Batch:
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(values).to(self.device, non_blocking=True)
 
@@ -173,7 +176,7 @@ class RolloutBuffer:
         frames = tensor(self._frames_around(ids)).flatten(1, 2)
         channels = frames.shape[1] // (self._frames + 1)
         return Batch(
-            task_ids=tensor(task_ids),
+            task_ids=task_ids.to(self.device, non_blocking=True),
             observation=frames[:, :-channels],
             action=tensor(self._flat("action")[ids]),
             reward=tensor(self._flat("reward")[ids]),

@@ -15,13 +15,18 @@ def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
 
     Nothing is known on a GPU, whose answer would have to be waited for, nor under `vmap`, which reads no values.
     """
-    rows = len(task_ids)
+    rows = task_ids.shape[0]
     if not task_ids.is_cpu or not rows or rows % num_tasks or is_functorch_wrapped_tensor(task_ids):
         return False
-    return torch.equal(task_ids, _equal_shares(rows, num_tasks))
+    equal = equal_shares(rows, num_tasks)
+    return task_ids is equal or torch.equal(task_ids, equal)
 
 
 @lru_cache(maxsize=64)
-def _equal_shares(rows: int, num_tasks: int) -> Tensor:
-    """What is asked for several times per update: kept for the few sizes of batches that a run has."""
+@torch.inference_mode(False)
+def equal_shares(rows: int, num_tasks: int) -> Tensor:
+    """The task ids of such rows, on the CPU; `rows` is a multiple of `num_tasks`.
+
+    One tensor for all who ask, several times per update, so it must not be written to.
+    """
     return torch.from_numpy(np.arange(num_tasks).repeat(rows // num_tasks))

@@ -36,7 +36,7 @@ def step_of_plain_adam(module: nn.Module, group: OptimizedGroup, loss: Tensor) -
         nn.utils.get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None]),
     )
     parameters = [parameter for parameter in module.parameters() if parameter not in apart]
-    torch.optim.Adam(parameters, lr=group.learning_rate, eps=1e-5, fused=False, foreach=False).step()
+    torch.optim.Adam(parameters, lr=group.optimizer.learning_rate, eps=1e-5, fused=False, foreach=False).step()
     return {name: value.detach().clone() for name, value in module.named_parameters() if value not in apart}
 
 

@@ -38,7 +38,8 @@ LossFunction = Callable[[Parameters, Batch], TaskLosses]
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Mean of values (B, ...) within each task (M, ...); 0 for a task without rows."""
     if in_equal_shares(task_ids, num_tasks):
-        return values.unflatten(0, (num_tasks, -1)).sum(1) / (len(values) // num_tasks)
+        by_task = values.reshape(num_tasks, -1, *values.shape[1:])
+        return by_task.sum(1) / by_task.shape[1]
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
     zeros = values.new_zeros(num_tasks, *values.shape[1:])
     counts = zeros.index_add(0, task_ids, torch.ones_like(values))

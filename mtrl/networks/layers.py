@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -59,11 +59,24 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> ReluLayers:
 
 
 def one_hot(indices: Tensor, size: int) -> Tensor:
-    """(...) int64 below `size` -> (..., size) float32: rows of an identity, which `vmap` and CUDA graphs take."""
+    """(...) int64 below `size` -> (..., size) float32, not to be written to.
+
+    Rows of an identity, which `vmap` and CUDA graphs take. Those of tasks in equal shares are kept.
+    """
+    if indices.dim() == 1 and in_equal_shares(indices, size):
+        return _one_hot_of_equal_shares(indices.shape[0], size)
     return F.embedding(indices, _identity(size, indices.device))
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _one_hot_of_equal_shares(rows: int, size: int) -> Tensor:
+    # Of an array: what an operation makes inside `torch.func.grad` is of no use outside.
+    return torch.from_numpy(np.eye(size, dtype=np.float32).repeat(rows // size, axis=0))
+
+
 @cache  # for good: recorded kernels read it
+@torch.inference_mode(False)
 def _identity(size: int, device: torch.device) -> Tensor:
     return torch.from_numpy(np.eye(size, dtype=np.float32)).to(device)
 
@@ -141,7 +154,8 @@ class TaskHeads(nn.Module):
     def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
         """features (B, in_features), task_ids (B,) -> (B, out_features)."""
         if in_equal_shares(task_ids, self.num_tasks):
-            return exact(self._of_equal_shares, features, self.heads.weight, self.heads.bias)
+            heads = self.heads
+            return exact(self._of_equal_shares, features, heads.weight, heads.bias)
         values = self.heads(features).unflatten(-1, (self.num_tasks, -1))  # (B, M, out)
         own = task_ids.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
         return values.gather(1, own).squeeze(1)

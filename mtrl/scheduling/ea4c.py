@@ -27,7 +27,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from mtrl.agent import seeded_construction
-from mtrl.optimized_group import load_optimizer_state, optimizer_state
+from mtrl.flat_adam import FlatAdam
+from mtrl.flat_parameters import FlatParameters
 from mtrl.scheduling.active import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 from mtrl.types import State, TaskSuite
@@ -57,7 +58,8 @@ class EA4C(ActiveScheduler):
         super().__init__(suite, config, seed)
         with seeded_construction(seed, "task scheduler"):
             self.network = MetaNetwork(self.num_tasks, config.width)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, fused=True)
+        self._flat = FlatParameters(dict(self.network.named_parameters()))
+        self._optimizer = FlatAdam(self._flat, config.learning_rate)
         self._memory = self.network.no_memory()
         self._first_memory = self.network.no_memory()  # before the first decision of `_inputs`
         # Decisions since the last update, and what came of each but the newest.
@@ -94,15 +96,16 @@ class EA4C(ActiveScheduler):
             next_value=next_value,
             config=self.config,
         )
-        self._optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+        self._flat.gather_gradients()
         self._optimizer.step()
 
     def state(self) -> State:
         return super().state() | {
             "network": {name: value.detach().clone() for name, value in self.network.named_parameters()},
-            "optimizer": optimizer_state(self._optimizer, dict(self.network.named_parameters())),
+            "optimizer": self._optimizer.state(),
             "memory": list(self._memory),
             "first_memory": list(self._first_memory),
             "inputs": list(self._inputs),
@@ -113,7 +116,7 @@ class EA4C(ActiveScheduler):
     def load_state(self, state: State) -> None:
         super().load_state(state)
         self.network.load_state_dict(state["network"])
-        load_optimizer_state(self._optimizer, dict(self.network.named_parameters()), state["optimizer"])
+        self._optimizer.load_state(state["optimizer"])
         hidden, cell = state["memory"]
         self._memory = hidden.clone(), cell.clone()
         hidden, cell = state["first_memory"]

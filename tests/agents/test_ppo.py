@@ -445,7 +445,7 @@ def test_the_learning_rate_falls_to_zero_over_the_steps_given() -> None:
     agent = ppo(annealing_steps=4 * 8 * 4, learning_rate=0.1)
     state = make_train_state(agent, CONTINUOUS)
     turns = train(state, 5 * 8 * 4)
-    rates = [agent.group.optimizer.param_groups[0]["lr"] for turn in turns if turn.metrics]
+    rates = [agent.group.optimizer.learning_rate for turn in turns if turn.metrics]
     assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0, 0.0])
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from agents.sac import SAC
-from mtrl.agent import polyak_update
 from mtrl.aggregation import JacobianAggregator, mean_per_task
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.errors import Diverged
+from mtrl.flat_parameters import FlatParameters, polyak_update
 from mtrl.networks import PolicyArchitecture
 from mtrl.testing import check_agent
 from mtrl.testing.attributes import differences, leaves
@@ -37,9 +37,9 @@ def test_sac_keeps_the_contract_of_an_agent() -> None:
 
 
 def test_polyak_averaging_moves_the_targets_by_the_rate() -> None:
-    target, online = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, -2.0])]
-    polyak_update(target, online, 0.25)
-    assert target[0].tolist() == [1.5, 1.0]
+    target, online = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
+    polyak_update(FlatParameters({"": target}), FlatParameters({"": online}), 0.25)
+    assert target.tolist() == [1.5, 1.0]
 
 
 def test_an_update_moves_the_target_critics_towards_the_new_critics() -> None:
