@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agents.gae import advantages
 from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
+from mtrl.aggregation import LossFunction, Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
@@ -125,6 +125,7 @@ class PPO(Agent):
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
         self.replayed = self.recording(self.learn_from_rows, self.update_stream)
+        self.loss_of: LossFunction = self.group.recorded(self.losses) if parts.record_losses else self.losses
 
     @property
     def head(self) -> ActionHead:
@@ -247,7 +248,7 @@ class PPO(Agent):
         draw = _uniform(self.update_stream, len(batch.reward), 1, self.value_draw_size)
         if draw is not None:
             batch = batch.with_draws({"value": draw})
-        result = self.group.step(self.losses, batch)
+        result = self.group.step(self.loss_of, batch)
         return means_per_task(result.rows, batch.task_ids, self.num_tasks)
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:

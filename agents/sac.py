@@ -7,7 +7,7 @@ forms differ in the action head alone. Shapes: B batch, D observation, F feature
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
 from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, means_per_task
+from mtrl.aggregation import LossFunction, Parameters, TaskLosses, mean_per_task, means_per_task
 from mtrl.buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.flat_parameters import FlatParameters, polyak_update
@@ -26,6 +26,7 @@ from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
 from mtrl.optimized_group import OptimizedGroup
 from mtrl.policies import make_soft_head
+from mtrl.recorded import recorded
 from mtrl.types import Acted, Batch, EnvStep, Metrics
 
 
@@ -97,6 +98,11 @@ class SAC(Agent):
         self.explore_stream = parts.stream("explore")
         self.update_stream = parts.stream("update")
         self.replayed = self.recording(self.learn_from, self.update_stream)
+        self.losses: dict[str, LossFunction] = {"critic": self.critic_losses, "actor": self.actor_losses}
+        self.find_target: Callable[[Batch], Tensor] = self.bellman_target
+        if parts.record_losses:
+            self.losses = {name: self.groups()[name].recorded(loss_of) for name, loss_of in self.losses.items()}
+            self.find_target = recorded(self.bellman_target, (), "SAC.bellman_target")
 
     def _make_temperatures(self) -> Temperatures:
         if self.policy.temperature is not None:
@@ -146,8 +152,8 @@ class SAC(Agent):
         self.normalizer.update(
             batch.extras["target"], batch.task_ids, [self.critics.output, self.target_critics.output]
         )
-        critic = self.critic_group.step(self.critic_losses, batch)
-        actor = self.actor_group.step(self.actor_losses, batch)
+        critic = self.critic_group.step(self.losses["critic"], batch)
+        actor = self.actor_group.step(self.losses["actor"], batch)
         temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
         polyak_update(self.flat_targets, self.critic_group.flat, self.config.target_rate)
         means = means_per_task({**critic.rows, **actor.rows}, batch.task_ids, self.num_tasks)
@@ -156,7 +162,7 @@ class SAC(Agent):
 
     def with_target(self, batch: Batch) -> Batch:
         """The batch with the Bellman `target`, in reward units."""
-        return batch.with_extras({"target": self.bellman_target(batch)})
+        return batch.with_extras({"target": self.find_target(batch)})
 
     def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Squared Bellman error, mean over the critics and within each task (M,), in the normaliser's units."""

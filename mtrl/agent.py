@@ -41,6 +41,7 @@ class Parts:
     aggregator: Callable[[str], GradientAggregator]  # by the name of the optimised group
     seed: int
     device: torch.device
+    record_losses: bool = False  # write down what losses do on a CPU and repeat that
     cuda_graphs: bool = False  # record updates and replay them
 
     def stream(self, purpose: str) -> torch.Generator:
@@ -134,6 +135,10 @@ class Agent(nn.Module, ABC):
             if group.takes_tasks_apart:
                 raise BadInput(f"cuda_graphs: updates of the {name} take tasks apart and cannot be recorded")
         return Replayed(learn_from, generators)
+
+    def __deepcopy__(self, memo: Any) -> Agent:
+        """Raises TypeError: optimisers and recordings hold on to the parameters of the original."""
+        raise TypeError("an agent cannot be copied; build another one and load its state")
 
     def to_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)

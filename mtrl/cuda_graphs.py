@@ -21,7 +21,7 @@ from mtrl.errors import BadInput
 from mtrl.types import Metrics
 
 WARM_UP_CALLS = 3
-"""Of a form of input before it is recorded: optimisers make their moments, libraries set themselves up."""
+"""Of a form of input before it is recorded: libraries set themselves up."""
 MAX_RECORDINGS = 8
 """Each holds memory of its own; a further one takes the place of one that is idle."""
 IDLE_CALLS = 1000

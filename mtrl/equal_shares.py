@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 
 def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
@@ -23,10 +23,18 @@ def in_equal_shares(task_ids: Tensor, num_tasks: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
 def equal_shares(rows: int, num_tasks: int) -> Tensor:
     """The task ids of such rows, on the CPU; `rows` is a multiple of `num_tasks`.
 
     One tensor for all who ask, several times per update, so it must not be written to.
     """
-    return torch.from_numpy(np.arange(num_tasks).repeat(rows // num_tasks))
+    return constant(np.arange(num_tasks).repeat(rows // num_tasks))
+
+
+def constant(values: np.ndarray) -> Tensor:
+    """A tensor to be kept, wherever it is made first: under `torch.func` transforms or in inference mode too."""
+    with torch.inference_mode(False):
+        made = torch.from_numpy(values)
+    while is_functorch_wrapped_tensor(made):
+        made = get_unwrapped(made)
+    return made

@@ -63,6 +63,7 @@ class FlatAdam:
             eps=self.epsilon,
             maximize=False,
         )
+        self._flat.changed()
 
     def state(self) -> dict[str, State]:
         """Moments by parameter name, and the number of steps, which is one for all."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 _ALIGNED = 16
 """Numbers of four bytes in a cache line: where a parameter may begin, as matrix products like their operands."""
+_BLOCK = 1024
+"""Numbers that are summed up at a time."""
 
 
 class FlatParameters:
@@ -23,41 +25,49 @@ class FlatParameters:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]):
-        """`parameters` of one dtype and device; none may be replaced or moved afterwards (`Module.to`)."""
+        """None of them may be replaced or moved afterwards (`Module.to`). Raises ValueError for several dtypes."""
         self._parameters = dict(parameters)
+        if len({parameter.dtype for parameter in self._parameters.values()}) != 1:
+            raise ValueError("parameters that are optimised together need one dtype")
         self._starts: list[int] = []
         size = 0
         for parameter in self._parameters.values():
             self._starts.append(size)
             size += -(-parameter.numel() // _ALIGNED) * _ALIGNED
+        size = -(-size // _BLOCK) * _BLOCK
         first = next(iter(self._parameters.values()))
         self.values = torch.zeros(size, dtype=first.dtype, device=first.device)
-        self.values.grad = torch.zeros_like(self.values)
         # As dense as they are, but with the order of dimensions in memory that they have now.
         self._strides = [torch.empty_like(parameter).stride() for parameter in self._parameters.values()]
         self._places = list(self.split(self.values).values())
-        gradients = self.split(self.gradient).values()
-        for parameter, place, gradient in zip(self._parameters.values(), self._places, gradients, strict=True):
+        for parameter, place in zip(self._parameters.values(), self._places, strict=True):
             parameter.data = place.copy_(parameter.detach())
-            place.grad = gradient
 
     @property
     def gradient(self) -> Tensor:
         """The gradients that were gathered last, which lie as the parameters do in `values`."""
-        assert self.values.grad is not None
+        assert self.values.grad is not None, "none were gathered"
         return self.values.grad
+
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm () of all gradients. By blocks: one long sum in single precision loses four digits."""
+        return self.gradient.view(-1, _BLOCK).norm(dim=1).norm()
+
+    def changed(self) -> None:
+        """Tells autograd that the parameters were changed through `values`, which it does not see."""
+        torch.autograd.graph.increment_version(list(self._parameters.values()))
 
     def start(self, index: int | None) -> int:
         """Where in `values` the parameter with that index begins; without one, or beyond the last, where all end."""
         return len(self.values) if index is None or index >= len(self._starts) else self._starts[index]
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Parts of a tensor like the beginning of `values` by the names of the parameters that they belong to."""
+        """Parts of a tensor like `values`, or its beginning, by the names of the parameters that they belong to."""
         placed = zip(self._parameters.items(), self._strides, self._starts, strict=True)
         return {
             name: flat.as_strided(parameter.shape, strides, flat.storage_offset() + start)
             for (name, parameter), strides, start in placed
-            if start < len(flat)
+            if start + parameter.numel() <= len(flat)
         }
 
     def gather_gradients(self) -> None:
@@ -65,6 +75,10 @@ class FlatParameters:
 
         Raises RuntimeError if a parameter is no part of `values` any more.
         """
+        if self.values.grad is None:  # target networks never gather any
+            self.values.grad = torch.zeros_like(self.values)
+            for place, gradient in zip(self._places, self.split(self.values.grad).values(), strict=True):
+                place.grad = gradient
         places, gradients = [], []
         for parameter, place in zip(self._parameters.values(), self._places, strict=True):
             if parameter.data_ptr() != place.data_ptr():
@@ -80,3 +94,4 @@ class FlatParameters:
 def polyak_update(target: FlatParameters, online: FlatParameters, rate: float) -> None:
     """target <- (1 - rate) target + rate online, in place."""
     target.values.lerp_(online.values, rate)
+    target.changed()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtrl.equal_shares import equal_shares
 from mtrl.types import Batch
 
 
@@ -23,7 +24,11 @@ class Minibatch:
 
     def of(self, batch: Batch) -> Batch:
         """These rows of the batch."""
-        return replace(batch.map_rows(lambda value: value[self.rows]), counts=self.counts, shares=self.shares)
+        rows = batch.map_rows(lambda value: value[self.rows])
+        task_ids = rows.task_ids
+        if task_ids.is_cpu and len(set(self.counts)) == 1:
+            task_ids = equal_shares(len(task_ids), len(self.counts))  # which is known at sight
+        return replace(rows, task_ids=task_ids, counts=self.counts, shares=self.shares)
 
 
 def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterator[Minibatch]:

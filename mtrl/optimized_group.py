@@ -20,6 +20,7 @@ from mtrl.flat_adam import FlatAdam
 from mtrl.flat_parameters import FlatParameters
 from mtrl.matrix_products import torchs_products
 from mtrl.networks import SelfUpdating
+from mtrl.recorded import recorded
 from mtrl.types import Batch, State
 
 
@@ -63,7 +64,7 @@ class OptimizedGroup:
         with torchs_products() if self.takes_tasks_apart and len(set(batch.counts)) > 1 else nullcontext():
             result = self.aggregator.backward(loss_of, batch, self.parameters)
         self.flat.gather_gradients()
-        norm = self.flat.gradient.norm()
+        norm = self.flat.gradient_norm()
         # Before clipping, which would spread a value that is not finite over all gradients.
         finite = torch.isfinite(norm)
         if self.not_finite is not None:
@@ -80,6 +81,17 @@ class OptimizedGroup:
                 parameter.grad = clipped if left_out is None else torch.where(left_out, 0, clipped)
             part.step()
         return result
+
+    def recorded(self, loss_of: LossFunction) -> LossFunction:
+        """`loss_of`, of the group's own parameters by recorded programs (see `mtrl.recorded`)."""
+        if self.takes_tasks_apart:
+            return loss_of
+        of_batch: Callable[[Batch], TaskLosses] = recorded(
+            partial(loss_of, self.parameters), tuple(self.parameters.values()), loss_of.__qualname__
+        )
+        return lambda parameters, batch: (
+            of_batch(batch) if parameters is self.parameters else loss_of(parameters, batch)
+        )
 
     def bind(self, module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
         """A module of the group as a function, of a tuple, that reads its parameters from `parameters`.

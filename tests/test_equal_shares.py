@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from mtrl.aggregation import mean_per_task
-from mtrl.equal_shares import in_equal_shares
-from mtrl.networks.layers import TaskHeads
+from mtrl.equal_shares import equal_shares, in_equal_shares
+from mtrl.networks.layers import TaskHeads, _identity, _one_hot_of_equal_shares, one_hot
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,23 @@ def test_equal_shares_are_not_looked_for_under_vmap() -> None:
     found = []
     torch.func.vmap(lambda rows: found.append(in_equal_shares(rows, 2)) or rows)(torch.tensor([[0, 1], [0, 1]]))
     assert found == [False]
+
+
+def test_what_is_kept_can_be_made_inside_a_transform() -> None:
+    equal_shares.cache_clear()
+    _one_hot_of_equal_shares.cache_clear()
+    _identity.cache_clear()
+
+    def function(values: Tensor) -> Tensor:
+        ids = equal_shares(6, 2)
+        return (values * one_hot(ids, 2)).sum() + (values * one_hot(ids.clone(), 2)).sum()
+
+    with torch.inference_mode():
+        torch.func.grad(function)(torch.ones(6, 2))
+    for kept in (equal_shares(6, 2), _one_hot_of_equal_shares(6, 2), _identity(2, torch.device("cpu"))):
+        assert not is_functorch_wrapped_tensor(kept)
+        assert not kept.is_inference()
+    assert in_equal_shares(equal_shares(6, 2), 2)
 
 
 def test_means_of_equal_shares_are_those_of_others() -> None:

@@ -54,7 +54,7 @@ def test_gradients_are_laid_out_as_their_parameters_and_what_lies_between_stays_
         assert own.grad.data_ptr() == gradients[name].data_ptr()
         assert own.grad.stride() == own.stride()
         assert torch.equal(own.grad, expected.grad)
-    torch.testing.assert_close(flat.gradient.norm(), nn.utils.get_total_norm([p.grad for p in plain.parameters()]))
+    torch.testing.assert_close(flat.gradient_norm(), nn.utils.get_total_norm([p.grad for p in plain.parameters()]))
 
 
 def test_a_parameter_that_was_replaced_is_told() -> None:
@@ -108,3 +108,33 @@ def test_a_step_that_is_left_out_moves_nothing() -> None:
     before = flat.values.clone()
     optimizer.step(left_out=torch.tensor(True))
     assert torch.equal(flat.values, before)
+
+
+def test_the_norm_of_many_numbers_is_as_exact_as_single_precision() -> None:
+    parameter = torch.zeros(2_000_003)
+    flat = FlatParameters({"": parameter})
+    parameter.grad = torch.full_like(parameter, 0.1)
+    flat.gather_gradients()
+    expected = parameter.grad.double().norm()
+    assert flat.gradient_norm().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_autograd_sees_what_a_step_changes() -> None:
+    module = network()
+    flat = flat_of(module)
+    optimizer = FlatAdam(flat, learning_rate=0.1)
+    learn(module, flat)
+    loss = (module[1].weight * module[1].weight).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_parameters_of_several_dtypes_are_refused() -> None:
+    with pytest.raises(ValueError, match="one dtype"):
+        FlatParameters({"single": torch.zeros(1), "double": torch.zeros(1, dtype=torch.float64)})
+
+
+def test_a_parameter_without_numbers_is_no_trouble() -> None:
+    flat = FlatParameters({"some": torch.ones(2), "none": torch.zeros(0, 3)})
+    assert {name: part.shape for name, part in flat.split(flat.values).items()} == {"some": (2,), "none": (0, 3)}

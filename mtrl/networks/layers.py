@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtrl.equal_shares import in_equal_shares
+from mtrl.equal_shares import constant, equal_shares, in_equal_shares
 from mtrl.precision import LastLinear, exact
 
 
@@ -61,24 +61,22 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> ReluLayers:
 def one_hot(indices: Tensor, size: int) -> Tensor:
     """(...) int64 below `size` -> (..., size) float32, not to be written to.
 
-    Rows of an identity, which `vmap` and CUDA graphs take. Those of tasks in equal shares are kept.
+    Rows of an identity, which `vmap` and CUDA graphs take. Those of tasks known to be in equal shares are kept.
     """
-    if indices.dim() == 1 and in_equal_shares(indices, size):
-        return _one_hot_of_equal_shares(indices.shape[0], size)
+    rows = indices.shape[0] if indices.dim() == 1 and indices.is_cpu else 0
+    if rows and rows % size == 0 and indices is equal_shares(rows, size):
+        return _one_hot_of_equal_shares(rows, size)
     return F.embedding(indices, _identity(size, indices.device))
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
 def _one_hot_of_equal_shares(rows: int, size: int) -> Tensor:
-    # Of an array: what an operation makes inside `torch.func.grad` is of no use outside.
-    return torch.from_numpy(np.eye(size, dtype=np.float32).repeat(rows // size, axis=0))
+    return constant(np.eye(size, dtype=np.float32).repeat(rows // size, axis=0))
 
 
 @cache  # for good: recorded kernels read it
-@torch.inference_mode(False)
 def _identity(size: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.eye(size, dtype=np.float32)).to(device)
+    return constant(np.eye(size, dtype=np.float32)).to(device)
 
 
 def own_rows(table: Tensor, task_ids: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ def make_agent(
     normalizer: type[ReturnNormalizer] = NoNormalizer,
     policy: type[Policy] = Single,
     policy_config: Any = None,
+    record_losses: bool = False,
 ) -> Any:
     """An agent on small parts; by default a perceptron of one hidden layer, the mean of the tasks and no normaliser."""
     if architecture_config is None:
@@ -66,6 +67,7 @@ def make_agent(
         normalizer=lambda: normalizer(suite.num_tasks, normalizer.Config()),
         aggregator=make_aggregator,
         seed=seed,
+        record_losses=record_losses,
         device=torch.device("cpu"),
     )
     with seeded_construction(seed, "initial weights"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +52,11 @@ def test_an_update_moves_the_target_critics_towards_the_new_critics() -> None:
     critics = agent.critics.parameters()
     for old, new, online in zip(before, agent.target_critics.parameters(), critics, strict=True):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * online)
+
+
+def test_an_agent_cannot_be_copied() -> None:
+    with pytest.raises(TypeError, match="build another one and load its state"):
+        copy.deepcopy(sac())
 
 
 def test_each_loss_reaches_its_own_parameters_only() -> None:

@@ -1,0 +1,234 @@
+"""Losses on the CPU: the torch calls of a function are written down once, and from then on made one after the other.
+
+What leads from one call to the next, modules, dataclasses and look-ups, costs a small network as much as what it
+computes. What is written down is the straight program that one would write by hand for that one form of batch: the same
+calls on the same tensors, so the same bits. It holds for what is a function of its batch and of tensors that change in
+place (parameters, buffers), as every loss has to be: no branch on a value, no number in an attribute that changes.
+
+A function that reads values is found out when it is written down, and one that changes some other way by comparing the
+program with it, bit for bit and with its gradients, at first and every `CALLS_BETWEEN_CHECKS` calls.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mtrl.aggregation import TaskLosses
+from mtrl.errors import BadInput
+from mtrl.types import Batch
+
+CALLS_BEFORE = 3
+"""Of a form of batch before it is written down: where tasks get ever other numbers of rows, hardly anything is."""
+MAX_PROGRAMS = 8
+CALLS_BETWEEN_CHECKS = 1000
+
+T = TypeVar("T", Tensor, TaskLosses)
+_MAX_COUNTED = 64
+
+
+def recorded(function: Callable[[Batch], T], parameters: Sequence[Tensor], name: str) -> Callable[[Batch], T]:
+    """`function`, of batches on the CPU whose rows are sorted by task, by programs; what has none is called as it is.
+
+    `parameters`: what its result is differentiated by. Raises BadInput, with the function's `name`, once a program no
+    longer makes what the function makes.
+    """
+    counts: Counter[Hashable] = Counter()
+    programs: OrderedDict[Hashable, Callable[[Batch], T] | None] = OrderedDict()  # the one used last is the last
+
+    def call(batch: Batch) -> T:
+        form = _form(batch)
+        counts[form] += 1
+        if form not in programs:
+            if counts[form] <= CALLS_BEFORE:
+                if len(counts) > _MAX_COUNTED:
+                    counts.clear()
+                return function(batch)
+            programs[form] = _checked_program(function, parameters, batch)
+            if len(programs) > MAX_PROGRAMS:
+                programs.popitem(last=False)
+        programs.move_to_end(form)
+        program = programs[form]
+        if program is None:
+            return function(batch)
+        if counts[form] % CALLS_BETWEEN_CHECKS == 0 and not _same(function, program, parameters, batch):
+            raise BadInput(
+                f"record_losses: {name} depends on more than its batch and on tensors that change in place; "
+                "say --no-record-losses"
+            )
+        return program(batch)
+
+    return call
+
+
+def _form(batch: Batch) -> Hashable:
+    """What the calls of a pure function may depend on beside the numbers in its rows."""
+    return batch.counts, torch.is_grad_enabled(), tuple(batch.extras), tuple(batch.draws)
+
+
+def _checked_program(
+    function: Callable[[Batch], T], parameters: Sequence[Tensor], batch: Batch
+) -> Callable[[Batch], T] | None:
+    """The program of a function; None if it cannot be written down."""
+    try:
+        program = _written_down(function, batch)
+        return program if _same(function, program, parameters, batch) else None
+    except (_ReadsValuesError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def _same(
+    function: Callable[[Batch], T], program: Callable[[Batch], T], parameters: Sequence[Tensor], batch: Batch
+) -> bool:
+    """Whether both make the same bits, and the same gradients. What is not finite is not compared."""
+    found = [_flat(function(batch)), _flat(program(batch))]
+    for tensors in found:
+        total = tensors[0]
+        if parameters and total.requires_grad:
+            tensors += torch.autograd.grad(total.sum(), parameters, allow_unused=True, materialize_grads=True)
+    if not all(bool(torch.isfinite(value).all()) for value in found[0]):
+        return True
+    return len(found[0]) == len(found[1]) and all(
+        own.requires_grad == other.requires_grad and torch.equal(own, other) for own, other in zip(*found, strict=True)
+    )
+
+
+def _flat(result: Tensor | TaskLosses) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [result.losses, *result.rows.values()]
+
+
+class _ReadsValuesError(Exception):
+    """The function asks for something that the next batch may answer otherwise."""
+
+
+_METADATA = {"__get__", "size", "dim", "stride", "numel", "__len__", "is_floating_point", "is_contiguous"}
+"""Calls whose answers, where these are no tensors, are the same for all batches of a form."""
+_SHAPE_BY_VALUE = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "repeat_interleave"}
+
+
+_Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
+"""Function, arguments, named arguments, result."""
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes every call of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _SHAPE_BY_VALUE or (name in ("__getitem__", "__setitem__") and _picks_by_value(args[1])):
+            raise _ReadsValuesError(name)
+        result = func(*args, **(kwargs or {}))
+        if _tensors(result) or result is None:
+            self.calls.append((func, args, kwargs or {}, result))
+        elif name not in _METADATA:
+            raise _ReadsValuesError(name)
+        return result
+
+
+def _picks_by_value(index: Any) -> bool:
+    return any(value.dtype in (torch.bool, torch.uint8) for value in _tensors(index))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in a tensor, list or tuple."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [found for part in value for found in _tensors(part)] if isinstance(value, list | tuple) else []
+
+
+def _written_down(function: Callable[[Batch], T], batch: Batch) -> Callable[[Batch], T]:
+    """The calls that the function makes for this batch as a Python function of the batch."""
+    with _Recorder() as recorder:
+        result = function(batch)
+    program = _Program(batch, recorder.calls)
+    for index, call in enumerate(recorder.calls):
+        program.add(index, call)
+    return cast(Callable[[Batch], T], program.returning(result))
+
+
+class _Program:
+    """Lines of Python, and the names of what they read and make; every tensor lives as long as the calls are known."""
+
+    def __init__(self, batch: Batch, calls: Sequence[_Call]):
+        given = {f"batch.{name}": value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        for field in ("extras", "draws"):
+            given |= {f"batch.{field}[{name!r}]": value for name, value in getattr(batch, field).items()}
+        self._places = {id(value): place for place, value in given.items()}
+        self._names: dict[int, str] = {}  # of tensors, by identity
+        # What is neither given nor made: parameters, functions, sizes.
+        self._kept: dict[str, Any] = {"TaskLosses": TaskLosses}
+        self._lines: list[str] = []
+        self._written = set().union(*map(_memory, map(_written_to, calls)))
+        self._joined: dict[str, str] = {}
+
+    def add(self, index: int, call: _Call) -> None:
+        """The line of a call."""
+        func, args, named, made = call
+        arguments = [self._name_of(value) for value in args]
+        arguments += [f"{name}={self._name_of(value)}" for name, value in named.items()]
+        line = f"{self._name_of(func)}({', '.join(arguments)})"
+        if func is torch.cat and not self._written & _memory([args, made]):
+            # Members of an ensemble join the same: once is enough.
+            if line in self._joined:
+                self._names[id(made)] = self._joined[line]
+                return
+            self._joined[line] = f"made_{index}"
+        if isinstance(made, Tensor):
+            line = f"{self._names.setdefault(id(made), f'made_{index}')} = {line}"
+        elif made is not None:
+            parts = [self._names.setdefault(id(part), f"made_{index}_{place}") for place, part in enumerate(made)]
+            line = f"({', '.join(parts)},) = {line}"
+        self._lines.append(line)
+
+    def returning(self, result: Tensor | TaskLosses) -> Any:
+        """The program that ends with this result."""
+        if isinstance(result, Tensor):
+            self._lines.append(f"return {self._name_of(result)}")
+        else:
+            rows = ", ".join(f"{name!r}: {self._name_of(value)}" for name, value in result.rows.items())
+            self._lines.append(f"return TaskLosses({self._name_of(result.losses)}, {{{rows}}})")
+        # Kept as defaults: local names are found faster than global ones.
+        defaults = ", ".join(f"{name}={name}" for name in self._kept)
+        scope = dict(self._kept)
+        exec("\n    ".join([f"def program(batch, *, {defaults}):", *self._lines]), scope)
+        return scope["program"]
+
+    def _name_of(self, value: Any) -> str:
+        if isinstance(value, list | tuple) and _tensors(value):
+            parts = "".join(f"{self._name_of(part)}, " for part in value)
+            return f"[{parts}]" if isinstance(value, list) else f"({parts})"
+        if type(value) in (int, bool, str):
+            return repr(value)
+        if isinstance(value, Tensor) and id(value) in self._names:
+            return self._names[id(value)]
+        if id(value) in self._places:
+            name = f"given_{len(self._names)}"
+            self._lines.append(f"{name} = {self._places[id(value)]}")
+        else:
+            name = f"kept_{len(self._kept)}"
+            self._kept[name] = value
+        if isinstance(value, Tensor):
+            self._names[id(value)] = name
+        return name
+
+
+def _written_to(call: _Call) -> list[Tensor]:
+    """What a call changes in place: its first argument, if that is what it returns, or if it returns nothing."""
+    _, args, named, made = call
+    changed = args[:1] if made is None or (args and made is args[0]) else ()
+    return _tensors([*changed, named.get("out")])
+
+
+def _memory(values: Any) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in _tensors(values)}
