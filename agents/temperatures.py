@@ -70,12 +70,12 @@ class LearnedTemperatures(Temperatures):
         """
         excess = mean_per_task(log_prob + self.target_entropy.index_select(0, task_ids), task_ids, self.num_tasks)
         self.log_alpha.grad = -excess
-        finite = torch.isfinite(excess).all()
-        if not excess.is_cuda and not bool(finite):
+        left_out = torch.isfinite(excess).all().logical_not() if excess.is_cuda else None
+        if left_out is None and not math.isfinite(excess.sum().item()):
             raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
         losses = -self.log_alpha.detach() * excess
         self.flat.gather_gradients()
-        self.optimizer.step(left_out=finite.logical_not() if excess.is_cuda else None)
+        self.optimizer.step(left_out=left_out)
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
     def state(self) -> dict[str, Any]:

@@ -31,10 +31,10 @@ def equal_shares(rows: int, num_tasks: int) -> Tensor:
     return constant(np.arange(num_tasks).repeat(rows // num_tasks))
 
 
-def constant(values: np.ndarray) -> Tensor:
+def constant(values: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """A tensor to be kept, wherever it is made first: under `torch.func` transforms or in inference mode too."""
     with torch.inference_mode(False):
-        made = torch.from_numpy(values)
+        made = torch.from_numpy(values).to(device)
     while is_functorch_wrapped_tensor(made):
         made = get_unwrapped(made)
     return made

@@ -5,6 +5,7 @@ Shapes: M tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -65,14 +66,15 @@ class OptimizedGroup:
             result = self.aggregator.backward(loss_of, batch, self.parameters)
         self.flat.gather_gradients()
         norm = self.flat.gradient_norm()
-        # Before clipping, which would spread a value that is not finite over all gradients.
-        finite = torch.isfinite(norm)
+        # Looked at before clipping, which would spread a value that is not finite over all gradients.
         if self.not_finite is not None:
-            self.not_finite |= torch.cat([torch.isfinite(result.losses), finite.view(1)]).logical_not()
-        elif not bool(finite & torch.isfinite(result.losses).all()):
-            self._name_what_is_not_finite(torch.isfinite(result.losses).logical_not())
+            self.not_finite |= torch.cat([torch.isfinite(result.losses), torch.isfinite(norm).view(1)]).logical_not()
+            left_out = self.not_finite.any()
+        else:
+            if not math.isfinite(norm.item() + result.losses.sum().item()):
+                self._name_what_is_not_finite(torch.isfinite(result.losses).logical_not())
+            left_out = None
         excess = ((norm + 1e-6) / self.max_grad_norm).clamp(min=1)  # how many times too long the gradient is
-        left_out = None if self.not_finite is None else self.not_finite.any()
         self.optimizer.step(excess, left_out)
         for part in self.self_updating:
             for parameter in part.parameters():

@@ -11,12 +11,14 @@ program with it, bit for bit and with its gradients, at first and every `CALLS_B
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+import torch.fx
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mtrl.aggregation import TaskLosses
@@ -128,6 +130,8 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _SHAPE_BY_VALUE or (name in ("__getitem__", "__setitem__") and _picks_by_value(args[1])):
             raise _ReadsValuesError(name)
+        if name == "__set__":
+            raise _ReadsValuesError("an attribute of a tensor is set")
         result = func(*args, **(kwargs or {}))
         if _tensors(result) or result is None:
             self.calls.append((func, args, kwargs or {}, result))
@@ -151,76 +155,73 @@ def _written_down(function: Callable[[Batch], T], batch: Batch) -> Callable[[Bat
     """The calls that the function makes for this batch as a Python function of the batch."""
     with _Recorder() as recorder:
         result = function(batch)
-    program = _Program(batch, recorder.calls)
-    for index, call in enumerate(recorder.calls):
-        program.add(index, call)
-    return cast(Callable[[Batch], T], program.returning(result))
+    program = _Program(_given(batch), recorder.calls)
+    for call in recorder.calls:
+        program.add(call)
+    forward, kept = program.returning(_flat(result)), tuple(program.kept)
+    if isinstance(result, Tensor):
+        return cast(Callable[[Batch], T], lambda batch: forward(*_given(batch), *kept)[0])
+    rows = tuple(result.rows)
+
+    def task_losses(batch: Batch) -> TaskLosses:
+        losses, *others = forward(*_given(batch), *kept)
+        return TaskLosses(losses, dict(zip(rows, others, strict=True)))
+
+    return cast(Callable[[Batch], T], task_losses)
+
+
+def _given(batch: Batch) -> list[Tensor]:
+    """All tensors of a batch; their order is the same for all batches of a form."""
+    return [*batch.row_tensors().values(), batch.shares]
 
 
 class _Program:
-    """Lines of Python, and the names of what they read and make; every tensor lives as long as the calls are known."""
+    """A graph of calls, which torch.fx makes a Python function of."""
 
-    def __init__(self, batch: Batch, calls: Sequence[_Call]):
-        given = {f"batch.{name}": value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-        for field in ("extras", "draws"):
-            given |= {f"batch.{field}[{name!r}]": value for name, value in getattr(batch, field).items()}
-        self._places = {id(value): place for place, value in given.items()}
-        self._names: dict[int, str] = {}  # of tensors, by identity
-        # What is neither given nor made: parameters, functions, sizes.
-        self._kept: dict[str, Any] = {"TaskLosses": TaskLosses}
-        self._lines: list[str] = []
+    def __init__(self, given: Sequence[Tensor], calls: Sequence[_Call]):
+        self.kept: list[Tensor] = []  # what is neither given nor made, parameters above all: further arguments
+        self._graph = torch.fx.Graph()
+        # Nodes of tensors, by identity: the calls keep all of them alive.
+        self._nodes = {id(value): self._graph.placeholder(f"given_{index}") for index, value in enumerate(given)}
         self._written = set().union(*map(_memory, map(_written_to, calls)))
-        self._joined: dict[str, str] = {}
+        self._joined: dict[str, torch.fx.Node] = {}
 
-    def add(self, index: int, call: _Call) -> None:
-        """The line of a call."""
+    def add(self, call: _Call) -> None:
+        """Another call."""
         func, args, named, made = call
-        arguments = [self._name_of(value) for value in args]
-        arguments += [f"{name}={self._name_of(value)}" for name, value in named.items()]
-        line = f"{self._name_of(func)}({', '.join(arguments)})"
+        if getattr(func, "__name__", "") == "__get__":  # an attribute that is a tensor, such as `.T`
+            attribute: str = func.__self__.__name__
+            func, args = getattr, (args[0], attribute)
+        nodes = self._node_of(args)
         if func is torch.cat and not self._written & _memory([args, made]):
             # Members of an ensemble join the same: once is enough.
-            if line in self._joined:
-                self._names[id(made)] = self._joined[line]
-                return
-            self._joined[line] = f"made_{index}"
+            key = f"{nodes} {named}"
+            if key not in self._joined:
+                self._joined[key] = self._graph.call_function(func, nodes, named)
+            self._nodes[id(made)] = self._joined[key]
+            return
+        node = self._graph.call_function(func, nodes, {name: self._node_of(value) for name, value in named.items()})
         if isinstance(made, Tensor):
-            line = f"{self._names.setdefault(id(made), f'made_{index}')} = {line}"
+            self._nodes[id(made)] = node
         elif made is not None:
-            parts = [self._names.setdefault(id(part), f"made_{index}_{place}") for place, part in enumerate(made)]
-            line = f"({', '.join(parts)},) = {line}"
-        self._lines.append(line)
+            for place, part in enumerate(made):
+                self._nodes[id(part)] = self._graph.call_function(operator.getitem, (node, place))
 
-    def returning(self, result: Tensor | TaskLosses) -> Any:
-        """The program that ends with this result."""
-        if isinstance(result, Tensor):
-            self._lines.append(f"return {self._name_of(result)}")
-        else:
-            rows = ", ".join(f"{name!r}: {self._name_of(value)}" for name, value in result.rows.items())
-            self._lines.append(f"return TaskLosses({self._name_of(result.losses)}, {{{rows}}})")
-        # Kept as defaults: local names are found faster than global ones.
-        defaults = ", ".join(f"{name}={name}" for name in self._kept)
-        scope = dict(self._kept)
-        exec("\n    ".join([f"def program(batch, *, {defaults}):", *self._lines]), scope)
-        return scope["program"]
+    def returning(self, results: Sequence[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        """The program that ends with these results; its arguments are what is given and what is kept."""
+        self._graph.output(self._node_of(tuple(results)))
+        return cast(Callable[..., tuple[Tensor, ...]], torch.fx.GraphModule(nn.Module(), self._graph).forward)
 
-    def _name_of(self, value: Any) -> str:
+    def _node_of(self, value: Any) -> Any:
+        """The node of a tensor, also in a list or tuple; all else as it is."""
         if isinstance(value, list | tuple) and _tensors(value):
-            parts = "".join(f"{self._name_of(part)}, " for part in value)
-            return f"[{parts}]" if isinstance(value, list) else f"({parts})"
-        if type(value) in (int, bool, str):
-            return repr(value)
-        if isinstance(value, Tensor) and id(value) in self._names:
-            return self._names[id(value)]
-        if id(value) in self._places:
-            name = f"given_{len(self._names)}"
-            self._lines.append(f"{name} = {self._places[id(value)]}")
-        else:
-            name = f"kept_{len(self._kept)}"
-            self._kept[name] = value
-        if isinstance(value, Tensor):
-            self._names[id(value)] = name
-        return name
+            return type(value)(self._node_of(part) for part in value)
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._nodes:
+            self._nodes[id(value)] = self._graph.placeholder(f"kept_{len(self.kept)}")
+            self.kept.append(value)
+        return self._nodes[id(value)]
 
 
 def _written_to(call: _Call) -> list[Tensor]:

@@ -124,6 +124,9 @@ class Loss(nn.Module):
             product = batch.reward.view(3, -1) @ torch.ones(len(batch.reward) // 3, 1)
         return TaskLosses(self.weight * product.float().squeeze(1))
 
+    def turns_a_matrix(self, batch: Batch) -> TaskLosses:
+        return TaskLosses((batch.action.T @ batch.observation)[:, 0].sum() * self.weight)
+
     def fills_a_tensor(self, batch: Batch) -> TaskLosses:
         filled = torch.zeros(3)
         filled[:2] = self.weight[1:]
@@ -164,6 +167,7 @@ def result(function: Callable[[Batch], TaskLosses], batch: Batch, weight: Tensor
         ("plain", True),
         ("keeps_part_out_of_the_graph", True),
         ("fills_a_tensor", True),
+        ("turns_a_matrix", True),
         ("reads_a_value", False),
         ("takes_a_number_out", False),
         ("leaves_rows_out", False),
@@ -237,6 +241,6 @@ def test_what_is_joined_twice_is_joined_once_if_nobody_writes_to_it() -> None:
     by_program = recorded(twice, [loss.weight], "twice")
     for batch in batches(CALLS_BEFORE + 2):
         assert torch.equal(by_program(batch).losses, twice(batch).losses)
-        with mtrl.recorded._Recorder() as recorder:
-            by_program(batch)
+    with mtrl.recorded._Recorder() as recorder:
+        by_program(batch)
     assert [function for function, *_ in recorder.calls].count(torch.cat) == 3

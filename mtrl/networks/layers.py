@@ -76,7 +76,7 @@ def _one_hot_of_equal_shares(rows: int, size: int) -> Tensor:
 
 @cache  # for good: recorded kernels read it
 def _identity(size: int, device: torch.device) -> Tensor:
-    return constant(np.eye(size, dtype=np.float32)).to(device)
+    return constant(np.eye(size, dtype=np.float32), device)
 
 
 def own_rows(table: Tensor, task_ids: Tensor) -> Tensor:
