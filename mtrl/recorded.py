@@ -6,7 +6,7 @@ calls on the same tensors, so the same bits. It holds for what is a function of 
 place (parameters, buffers), as every loss has to be: no branch on a value, no number in an attribute that changes.
 
 A function that reads values is found out when it is written down, and one that changes some other way by comparing the
-program with it, bit for bit and with its gradients, at first and every `CALLS_BETWEEN_CHECKS` calls.
+program with it, bit for bit and with its gradients, at first, after 10 and 100 calls and every `CALLS_BETWEEN_CHECKS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from mtrl.types import Batch
 
 CALLS_BEFORE = 3
 """Of a form of batch before it is written down: where tasks get ever other numbers of rows, hardly anything is."""
-MAX_PROGRAMS = 8
+MAX_PROGRAMS = 32
+IDLE_CALLS = 1000
+"""Calls without a use after which a program makes room for another."""
 CALLS_BETWEEN_CHECKS = 1000
 
 T = TypeVar("T", Tensor, TaskLosses)
@@ -42,26 +44,35 @@ def recorded(function: Callable[[Batch], T], parameters: Sequence[Tensor], name:
     """
     counts: Counter[Hashable] = Counter()
     programs: OrderedDict[Hashable, Callable[[Batch], T] | None] = OrderedDict()  # the one used last is the last
+    last_calls: dict[Hashable, int] = {}
+    num_calls = 0
+
+    def has_room() -> bool:
+        if len(programs) == MAX_PROGRAMS and num_calls - last_calls[next(iter(programs))] > IDLE_CALLS:
+            del last_calls[programs.popitem(last=False)[0]]
+        return len(programs) < MAX_PROGRAMS
 
     def call(batch: Batch) -> T:
+        nonlocal num_calls
+        num_calls += 1
         form = _form(batch)
         counts[form] += 1
         if form not in programs:
-            if counts[form] <= CALLS_BEFORE:
-                if len(counts) > _MAX_COUNTED:
-                    counts.clear()
+            if len(counts) > _MAX_COUNTED:
+                counts.clear()
+            if counts[form] <= CALLS_BEFORE or not has_room():
                 return function(batch)
             programs[form] = _checked_program(function, parameters, batch)
-            if len(programs) > MAX_PROGRAMS:
-                programs.popitem(last=False)
         programs.move_to_end(form)
+        last_calls[form] = num_calls
         program = programs[form]
         if program is None:
             return function(batch)
-        if counts[form] % CALLS_BETWEEN_CHECKS == 0 and not _same(function, program, parameters, batch):
+        due = counts[form] in (10, 100) or counts[form] % CALLS_BETWEEN_CHECKS == 0
+        if due and not _same(function, program, parameters, batch):
             raise BadInput(
                 f"record_losses: {name} depends on more than its batch and on tensors that change in place; "
-                "say --no-record-losses"
+                "say --no-record-losses, with --resume --record-losses False"
             )
         return program(batch)
 

@@ -20,7 +20,7 @@ from mtrl.networks import PolicyArchitecture
 from mtrl.networks.separate import Separate
 from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
-from mtrl.recorded import CALLS_BEFORE, MAX_PROGRAMS, recorded
+from mtrl.recorded import CALLS_BEFORE, recorded
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.trainer import train
 from mtrl.types import Batch
@@ -192,11 +192,12 @@ def test_a_loss_is_itself_whether_it_can_be_written_down_or_not(
     assert [program is not None for program in programs] == [has_program]
 
 
-def test_a_number_that_changes_behind_a_program_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtrl.recorded.CALLS_BETWEEN_CHECKS", 10)
+@pytest.mark.parametrize("calls", [10, 100, 150, 300])
+def test_a_number_that_changes_behind_a_program_is_told(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtrl.recorded.CALLS_BETWEEN_CHECKS", 150)
     loss = Loss()
     by_program = recorded(loss.plain, [loss.weight], "Loss.plain")
-    for batch in batches(2 * 10 - 1):
+    for batch in batches(calls - 1):
         by_program(batch)
     loss.factor = 0.9
     with pytest.raises(BadInput, match=r"Loss\.plain depends on more than its batch .* --no-record-losses"):
@@ -212,22 +213,35 @@ def test_what_is_not_finite_is_left_to_those_who_look_for_it() -> None:
     assert by_program(lost).losses.isnan().tolist() == [True, False, False]
 
 
-def test_forms_that_hardly_come_again_are_not_written_down_and_few_are_kept(programs: list[Any]) -> None:
+def test_forms_that_hardly_come_again_have_no_program_and_idle_ones_make_room(
+    programs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtrl.recorded.MAX_PROGRAMS", 2)
+    monkeypatch.setattr("mtrl.recorded.IDLE_CALLS", 50)
     loss = Loss()
 
     def first_row(batch: Batch) -> TaskLosses:
         return TaskLosses(loss.weight * batch.reward[0])
 
     by_program = recorded(first_row, [loss.weight], "first_row")
-    forms = [[0] * (1 + index) + [1, 2] for index in range(MAX_PROGRAMS + 2)]
-    for task_ids in forms:
-        for batch in batches(CALLS_BEFORE, task_ids):
-            by_program(batch)
-    assert not programs
-    for task_ids in forms:
-        for batch in batches(2, task_ids):
+
+    def call(form: int, times: int) -> None:
+        for batch in batches(times, [0] * (1 + form) + [1, 2]):
             assert torch.equal(by_program(batch).losses, first_row(batch).losses)
-    assert len(programs) == len(forms)
+
+    for form in range(3):
+        call(form, CALLS_BEFORE)
+    assert not programs
+    for form in range(3):  # the third finds no room
+        call(form, 2)
+    assert len(programs) == 2
+    for _ in range(40):  # nor where all are in use
+        for form in range(3):
+            call(form, 1)
+    assert len(programs) == 2
+    call(1, 60)
+    call(2, 2)
+    assert len(programs) == 3
 
 
 def test_what_is_joined_twice_is_joined_once_if_nobody_writes_to_it() -> None:
