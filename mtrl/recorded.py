@@ -91,7 +91,9 @@ def _checked_program(
     try:
         program = _written_down(function, batch)
         return program if _same(function, program, parameters, batch) else None
-    except (_ReadsValuesError, RuntimeError, TypeError, ValueError):
+    except Exception:
+        # Whatever cannot be written down, an argument that has no Python text among it, the function itself can do; a
+        # fault of its own shows when it is called.
         return None
 
 
@@ -204,6 +206,7 @@ class _Program:
             attribute: str = func.__self__.__name__
             func, args = getattr, (args[0], attribute)
         nodes = self._node_of(args)
+        named = {name: self._node_of(value) for name, value in named.items()}
         if func is torch.cat and not self._written & _memory([args, made]):
             # Members of an ensemble join the same: once is enough.
             key = f"{nodes} {named}"
@@ -211,7 +214,7 @@ class _Program:
                 self._joined[key] = self._graph.call_function(func, nodes, named)
             self._nodes[id(made)] = self._joined[key]
             return
-        node = self._graph.call_function(func, nodes, {name: self._node_of(value) for name, value in named.items()})
+        node = self._graph.call_function(func, nodes, named)
         if isinstance(made, Tensor):
             self._nodes[id(made)] = node
         elif made is not None:

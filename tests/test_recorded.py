@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,6 +128,17 @@ class Loss(nn.Module):
     def turns_a_matrix(self, batch: Batch) -> TaskLosses:
         return TaskLosses((batch.action.T @ batch.observation)[:, 0].sum() * self.weight)
 
+    def joins_by_name(self, batch: Batch) -> TaskLosses:
+        joined = torch.cat(tensors=[batch.reward, batch.shares], dim=0)
+        return TaskLosses(self.weight * joined.mean())
+
+    def has_a_number_of_numpy(self, batch: Batch) -> TaskLosses:
+        return TaskLosses(self.weight * np.float64(2) * batch.reward.mean())
+
+    def has_a_generator(self, batch: Batch) -> TaskLosses:
+        generator = torch.Generator().manual_seed(1)
+        return TaskLosses(self.weight * torch.rand(3, generator=generator) * batch.reward.mean())
+
     def fills_a_tensor(self, batch: Batch) -> TaskLosses:
         filled = torch.zeros(3)
         filled[:2] = self.weight[1:]
@@ -168,6 +180,9 @@ def result(function: Callable[[Batch], TaskLosses], batch: Batch, weight: Tensor
         ("keeps_part_out_of_the_graph", True),
         ("fills_a_tensor", True),
         ("turns_a_matrix", True),
+        ("joins_by_name", True),
+        ("has_a_number_of_numpy", False),
+        ("has_a_generator", False),
         ("reads_a_value", False),
         ("takes_a_number_out", False),
         ("leaves_rows_out", False),
@@ -201,6 +216,23 @@ def test_a_number_that_changes_behind_a_program_is_told(calls: int, monkeypatch:
         by_program(batch)
     loss.factor = 0.9
     with pytest.raises(BadInput, match=r"Loss\.plain depends on more than its batch .* --no-record-losses"):
+        by_program(batches(1)[0])
+
+
+def test_a_fault_of_the_loss_shows_as_its_own() -> None:
+    loss = Loss()
+
+    def fails(batch: Batch) -> TaskLosses:
+        calls.append(1)
+        if len(calls) > CALLS_BEFORE:
+            raise KeyError("mine")
+        return loss.plain(batch)
+
+    calls: list[int] = []
+    by_program = recorded(fails, [loss.weight], "fails")
+    for batch in batches(CALLS_BEFORE):
+        by_program(batch)
+    with pytest.raises(KeyError, match="mine"):
         by_program(batches(1)[0])
 
 
