@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from agents.gae import advantages
 from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
 from mtrl.aggregation import LossFunction, Parameters, TaskLosses, mean_per_task, means_per_task
-from mtrl.buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import Diverged
-from mtrl.minibatches import Minibatch, minibatches
+from mtrl.buffer.minibatches import Minibatch, minibatches
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
-from mtrl.optimized_group import OptimizedGroup
+from mtrl.optim.parameter_group import OptimizedGroup
 from mtrl.policies import ActionHead, Policy, PolicyOutput, make_policy_gradient_head
 from mtrl.types import Acted, Batch, EnvStep, Metrics
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
 from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
 from mtrl.aggregation import LossFunction, Parameters, TaskLosses, mean_per_task, means_per_task
-from mtrl.buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.flat_parameters import FlatParameters, polyak_update
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ValueOutput
-from mtrl.optimized_group import OptimizedGroup
+from mtrl.optim.parameter_group import OptimizedGroup
 from mtrl.policies import make_soft_head
 from mtrl.recorded import recorded
 from mtrl.types import Acted, Batch, EnvStep, Metrics

@@ -31,7 +31,7 @@ from benchmarks.repeats import Repeats, interleaved_milliseconds
 from benchmarks.sac_update import LearningAgent, UpdateSizes, learning_agent
 from mtrl.networks import architectures
 from mtrl.networks.size import num_parameters
-from mtrl.run_metadata import program_facts
+from mtrl.runs.metadata import program_facts
 
 BY_HAND = "multi-head"
 """The architecture that is measured against one written by hand."""

@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
 from benchmarks.repeats import Repeats
 from envs.atari.games import MT1
 from envs.atari.suite import Atari
-from mtrl.buffer import RolloutBuffer
-from mtrl.episodes import RandomEpisodes
+from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.env.episodes import RandomEpisodes
 from mtrl.types import Acted, EnvStep, TaskSuite
 
 OURS, SUBPROCESSES, IN_TURN = "ours", "SB3 SubprocVecEnv", "AtariVectorEnv per game, in turn"

@@ -24,13 +24,13 @@ import torch
 import agents
 import envs
 from benchmarks.repeats import Repeats
-from mtrl.build import build_agent, build_world
-from mtrl.config import RunConfig, changed, parse_yaml
+from mtrl.training.build import build_agent, build_world
+from mtrl.config.schema import RunConfig, changed, parse_yaml
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
 from mtrl.registry import trust_module
-from mtrl.run_log import EvaluationLog, EvaluationRow, MetricsLog
-from mtrl.yaml_text import read_text
+from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
+from mtrl.config.yaml_io import read_text
 
 FEWER_ENV_STEPS, FEWER_SEEDS, FEWER_EPISODES = "\\*", "†", "‡"
 TOLERANCE = 0.01

@@ -2,7 +2,7 @@
 
 python -m benchmarks.encoders [--repeats 3] [--rows 768] [--threads 2]
 
-With freed memory kept by the process (`mtrl.allocator`, as `mtrl` does) and handed back to the system, the C library's
+With freed memory kept by the process (`mtrl.optim.allocator`, as `mtrl` does) and handed back to the system, the C library's
 own way. What is kept is a matter of the whole process, so each measurement has one of its own; they take turns.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.repeats import Repeats
-from mtrl.allocator import keep_freed_memory
+from mtrl.optim.allocator import keep_freed_memory
 from mtrl.encoders import Nature
 
 KEPT, HANDED_BACK = "kept", "handed back"

@@ -22,18 +22,18 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.build import build_train_state, build_world
-from mtrl.config import resolve_config
-from mtrl.matrix_products import torchs_products
-from mtrl.precision import Precision
-from mtrl.train_state import TrainState
-from mtrl.trainer import train
+from mtrl.training.build import build_train_state, build_world
+from mtrl.config.schema import resolve_config
+from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.precision import Precision
+from mtrl.training.train_state import TrainState
+from mtrl.training.trainer import train
 
 OURS, IN_TURN, THEIRS = "ours", "ours, step then learn", "stable-baselines3 on AsyncVectorEnv"
 BFLOAT16 = "ours, bfloat16"
 """With products that round to bfloat16; all others, theirs too, have single precision."""
 THEIRS_OUR_PRODUCTS = "theirs, our products"
-"""Theirs with products by the library that ours chooses (`mtrl.matrix_products`) instead of torch's own choice."""
+"""Theirs with products by the library that ours chooses (`mtrl.optim.matmul_backend`) instead of torch's own choice."""
 
 WARM_UP_STEPS = 20
 """Vector steps of random actions, and as many with updates, before the clock starts."""

@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtrl.run_directory import RunDirectory
-from mtrl.run_log import EvaluationRow
-from mtrl.run_metadata import program_facts
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.runs.logs import EvaluationRow
+from mtrl.runs.metadata import program_facts
 
 
 def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float | None:

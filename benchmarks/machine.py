@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mtrl.allocator import keep_freed_memory
-from mtrl.matrix_products import choose_product_library
-from mtrl.run_metadata import available_cores
+from mtrl.optim.allocator import keep_freed_memory
+from mtrl.optim.matmul_backend import choose_product_library
+from mtrl.runs.metadata import available_cores
 
 
 def prepare_process(torch_threads: int) -> None:

@@ -23,17 +23,17 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.build import build_train_state, build_world
-from mtrl.config import resolve_config
-from mtrl.matrix_products import torchs_products
-from mtrl.precision import Precision
-from mtrl.train_state import TrainState
-from mtrl.trainer import train
+from mtrl.training.build import build_train_state, build_world
+from mtrl.config.schema import resolve_config
+from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.precision import Precision
+from mtrl.training.train_state import TrainState
+from mtrl.training.trainer import train
 
 OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
 """`ours, bfloat16` rounds what networks multiply to bfloat16; the others have single precision."""
 THEIRS_OUR_PRODUCTS = "theirs, our products"
-"""Theirs with products by the library that ours chooses (`mtrl.matrix_products`) instead of torch's own choice."""
+"""Theirs with products by the library that ours chooses (`mtrl.optim.matmul_backend`) instead of torch's own choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 All in single precision but `ours, bfloat16`, which is `--precision bfloat16`. stable-baselines3 appears twice: with the
 products that torch makes by itself, as its users have them, and with those of the library that ours chooses
-(`mtrl.matrix_products`), which makes the others'.
+(`mtrl.optim.matmul_backend`), which makes the others'.
 Multi-head (theirs: one network that sees the one-hot task), 3 x 400, batch 1280, 10 tasks, observation 39, action 4,
 the same fused Adam. One update is one gradient step of critics, actor and temperature and one of the target average,
 the drawing of the batch from a filled buffer included.
@@ -27,10 +27,10 @@ from benchmarks.machine import prepare_process
 from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
-from mtrl.buffer import RolloutBuffer
-from mtrl.build import build_agent, build_world
-from mtrl.config import resolve_config
-from mtrl.matrix_products import torchs_products
+from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.training.build import build_agent, build_world
+from mtrl.config.schema import resolve_config
+from mtrl.optim.matmul_backend import torchs_products
 from mtrl.seeding import stream
 from mtrl.types import Acted, EnvStep, TaskSuite
 

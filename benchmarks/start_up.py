@@ -16,7 +16,7 @@ from pathlib import Path
 
 import envs
 from benchmarks.repeats import Repeats
-from mtrl.suite import find_suite_type
+from mtrl.env.suite import find_suite_type
 
 TIMEOUT_SECONDS = 120.0
 _FLAGS = ("--suite", "mt10", "--log-interval", "10", "--eval-interval", "0", "--final-eval-episodes-per-task", "0")

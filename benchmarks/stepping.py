@@ -23,9 +23,9 @@ from benchmarks.stepping_slots import PhysicsFactory, UntouchedFactory
 from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
-from envs.worker_pool import WorkerPool
-from mtrl.episodes import RandomEpisodes
-from mtrl.run_metadata import available_cores
+from envs.workers.pool import WorkerPool
+from mtrl.env.episodes import RandomEpisodes
+from mtrl.runs.metadata import available_cores
 
 OURS = "ours"
 

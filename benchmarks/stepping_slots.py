@@ -9,7 +9,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
-from envs.slots import SlotStep
+from envs.workers.slots import SlotStep
 
 
 class UntouchedFactory(MetaWorldFactory):

@@ -38,8 +38,8 @@ import envs
 from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts, prepare_process, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
-from mtrl.run_metadata import program_facts
-from mtrl.suite import find_suite_type
+from mtrl.runs.metadata import program_facts
+from mtrl.env.suite import find_suite_type
 
 Section = Callable[[int], dict[str, Any]]
 """Takes the number of repeats, prints a report and returns what the results file holds."""

@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from mtrl.episodes import IDLE, EpisodeSource
+from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.suite import Mode, SuiteType, suite_types
+from mtrl.env.suite import Mode, SuiteType, suite_types
 from mtrl.types import TaskSpec, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 EPISODE_STEPS = 20
 STEP_LENGTH = 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mtrl.loading import TrainedAgent
+    from mtrl.training.load import TrainedAgent
 
 __version__ = "0.2.0"
 
@@ -15,6 +15,6 @@ def load(run_dir: str, checkpoint: str = "latest", plugins: tuple[str, ...] = ()
 
     `plugins` are modules to import, as with `--plugin`. Raises BadInput.
     """
-    from mtrl.loading import load_agent
+    from mtrl.training.load import load_agent
 
     return load_agent(run_dir, checkpoint, plugins)

@@ -2,6 +2,6 @@
 
 import sys
 
-from mtrl.cli import main
+from mtrl.cli.main import main
 
 sys.exit(main())

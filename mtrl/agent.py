@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.aggregation import GradientAggregator
-from mtrl.buffer import RolloutBuffer
-from mtrl.cuda_graphs import Replayed
+from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.optim.cuda_graphs import Replayed
 from mtrl.encoders import Encoder
 from mtrl.errors import BadInput
 from mtrl.networks import Output, PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
-from mtrl.optimized_group import OptimizedGroup
+from mtrl.optim.parameter_group import OptimizedGroup
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import load_torch_stream_state, torch_stream
@@ -124,7 +124,7 @@ class Agent(nn.Module, ABC):
             load_torch_stream_state(generator, state["streams"][name])
 
     def recording(self, learn_from: Callable[..., Metrics], *generators: torch.Generator) -> Replayed | None:
-        """`learn_from`, which draws from `generators`, to be recorded and replayed (see `mtrl.cuda_graphs`).
+        """`learn_from`, which draws from `generators`, to be recorded and replayed (see `mtrl.optim.cuda_graphs`).
 
         None where the run does not want that. Raises BadInput where a group takes tasks apart, which reads how many
         rows they have.

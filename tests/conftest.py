@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtrl.matrix_products import choose_product_library
+from mtrl.optim.matmul_backend import choose_product_library
 
 # Two threads for matrices this small cost more than they bring, and tests may run side by side.
 torch.set_num_threads(1)

@@ -83,8 +83,8 @@ def test_no_file_names_a_place_outside_the_project() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("mtrl.cli", ("torch", "gymnasium", "metaworld", "mujoco")),
-        ("mtrl.suite", ("torch", "metaworld", "mujoco")),
+        ("mtrl.cli.main", ("torch", "gymnasium", "metaworld", "mujoco")),
+        ("mtrl.env.suite", ("torch", "metaworld", "mujoco")),
         ("envs", ("torch", "metaworld", "mujoco")),
         ("agents", ("metaworld", "mujoco")),
     ],

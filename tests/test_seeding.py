@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtrl.agent import seeded_construction
-from mtrl.episodes import RandomEpisodes
+from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import (
     MAX_SEED,
     load_stream_state,
@@ -20,7 +20,7 @@ from mtrl.seeding import (
 )
 from mtrl.testing.attributes import leaves
 from mtrl.testing.generators import global_generators_untouched
-from tests.counting import counting_world
+from tests.env.counting import counting_world
 
 SEEDS = (0, 1, 2**31, 2**63)
 PURPOSES = ("episodes", "evaluation", "buffer", "explore", "update", "aggregator actor", "aggregator critic")

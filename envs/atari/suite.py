@@ -20,11 +20,11 @@ from envs.atari.games import SETS, NamedGames, parse
 from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import preset
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
-from mtrl.episodes import EpisodeSource
+from mtrl.env.episodes import EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.suite import Mode, SuiteType, suite_types
+from mtrl.env.suite import Mode, SuiteType, suite_types
 from mtrl.types import TaskSpec, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv
+from mtrl.env.vector_env import MultiTaskVectorEnv
 
 
 @suite_types.register("atari")
@@ -122,7 +122,7 @@ class Atari(SuiteType):
         return AtariEnvs(self.suite, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
 
     def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
-        from envs.atari.film import film
+        from envs.atari.render import film
 
         return film(self.suite.tasks[task], self.emulation, variation, act)
 

@@ -13,11 +13,11 @@ import numpy as np
 from envs.atari.emulation import Emulation
 from envs.atari.legal_actions import NUM_ACTIONS
 from envs.atari.pool import GamePool, PoolStock, emulator_seed
-from mtrl.episodes import IDLE, EpisodeSource
+from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.errors import BadInput, WorkerFailure
-from mtrl.run_metadata import available_cores
+from mtrl.runs.metadata import available_cores
 from mtrl.types import TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 class AtariEnvs(MultiTaskVectorEnv):

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mtrl.episodes import IDLE, EpisodeSource
+from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.errors import BadInput
 from mtrl.seeding import stream
 from mtrl.types import State, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 def check_installed() -> None:

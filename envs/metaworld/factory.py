@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
 
 
-WORKER_MODULES = ("envs.worker", "envs.metaworld.preload")
+WORKER_MODULES = ("envs.workers.worker", "envs.metaworld.preload")
 """What the server that forks workers imports."""
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.descriptors import Descriptor, pipe
+from envs.workers.descriptors import Descriptor, pipe
 from envs.metaworld.factory import WORKER_MODULES
 from envs.metaworld.names import BENCHMARKS
-from envs.processes import ChildProcess, warm_up
+from envs.workers.processes import ChildProcess, warm_up
 from mtrl.errors import WorkerFailure
 
 NUM_GOALS = 50

@@ -15,7 +15,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.types import Task
 
 from envs.metaworld.fast import environment_class
-from envs.slots import NOBODY, SlotStep
+from envs.workers.slots import NOBODY, SlotStep
 
 
 class EnvironmentStock:
@@ -49,7 +49,7 @@ class EnvironmentStock:
 
 
 class MetaWorldSlot:
-    """Plays one episode at a time, of any task (`envs.slots.SlotEnv`)."""
+    """Plays one episode at a time, of any task (`envs.workers.slots.SlotEnv`)."""
 
     def __init__(
         self, stock: EnvironmentStock, task_names: tuple[str, ...], goals: tuple[np.ndarray, ...], end_at_success: bool

@@ -19,13 +19,13 @@ from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.names import parse
 from envs.metaworld.presets import FAMILY_PRESETS, PRESETS
-from envs.processes import warm_up
-from envs.worker_pool import WorkerPool
-from mtrl.episodes import EpisodeSource
+from envs.workers.processes import warm_up
+from envs.workers.pool import WorkerPool
+from mtrl.env.episodes import EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.suite import Mode, SuiteType, suite_types
+from mtrl.env.suite import Mode, SuiteType, suite_types
 from mtrl.types import TaskSpec, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv
+from mtrl.env.vector_env import MultiTaskVectorEnv
 
 HORIZON = 500
 
@@ -126,7 +126,7 @@ class MetaWorld(SuiteType):
         )
 
     def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
-        from envs.metaworld.film import film
+        from envs.metaworld.render import film
 
         return film(self._factory("evaluate"), task, variation, act)
 

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from torch import Tensor
 
-from mtrl.precision import MixedPrecision
+from mtrl.optim.precision import MixedPrecision
 from mtrl.registry import Registry
 
 

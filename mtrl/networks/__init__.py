@@ -1,47 +1,17 @@
-"""Policy architectures: the registry, the base class to subclass, and the plain ones."""
+"""Policy architectures: the registry, the base class to subclass, and the published ones."""
 
-from mtrl.networks import (
-    adashare,
-    care,
-    cross_stitch,
-    film,
-    mlp,
-    mmoe,
-    moore,
-    multi_head,
-    paco,
-    pathnet,
-    routing,
-    separate,
-    sluice,
-    soft_modules,
-    soft_ordering,
-    task_routing,
-)
-from mtrl.networks.architecture import Output, PolicyArchitecture, SelfUpdating, architectures, run
-from mtrl.networks.ensemble import Ensemble
+from mtrl.networks.architecture import Ensemble, Output, PolicyArchitecture, SelfUpdating, architectures, run
+from mtrl.networks import experts, hard_sharing, modular, soft_sharing  # isort: skip
 
 __all__ = [
     "Ensemble",
     "Output",
     "PolicyArchitecture",
     "SelfUpdating",
-    "adashare",
     "architectures",
-    "care",
-    "cross_stitch",
-    "film",
-    "mlp",
-    "mmoe",
-    "moore",
-    "multi_head",
-    "paco",
-    "pathnet",
-    "routing",
+    "experts",
+    "hard_sharing",
+    "modular",
     "run",
-    "separate",
-    "sluice",
-    "soft_modules",
-    "soft_ordering",
-    "task_routing",
+    "soft_sharing",
 ]

@@ -1,48 +1,50 @@
-"""The plug-in point: how a network shares its parameters between tasks.
+"""Policy architectures: how a network shares its parameters between tasks. The plug-in point of the suite.
 
-Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks.
+Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks, K copies.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mtrl.precision import MixedPrecision
 from mtrl.registry import Registry
 
 
 @dataclass(frozen=True)
 class Output:
-    """What an architecture returns when it has more to say than a tensor."""
+    """The output of an architecture that returns more than a tensor."""
 
     values: Tensor  # (B, out_features)
-    route: Tensor | None = None  # (B, route_size) int64, the choices made, to be passed back as `draw`
-    route_log_prob: Tensor | None = None  # (B,) of `route`, with a graph; what learns by reinforcement has one
+    representation: Tensor | None = None  # (B, d) with a graph, what the last layer or head reads
+    route: Tensor | None = None  # (B, route_size) int64, the choices made, to be passed back as `route`
+    route_log_prob: Tensor | None = None  # (B,) of `route`, with a graph; present where it learns by reinforcement
     route_entropy: Tensor | None = None  # (B,)
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # named auxiliary losses, each (M,)
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, each (B, ...); the actor's are logged
 
 
-class PolicyArchitecture(MixedPrecision, ABC):
-    """A network of (features, task). Subclass, give it a `Config`, register it; `forward` must write no attribute.
+class PolicyArchitecture(nn.Module, ABC):
+    """A network of (features, task). Subclass it, give it a `Config`, register it; `forward` must write no attribute.
 
-    The architecture owns its head. Randomness comes in as `draw`: the agent draws `draw_size` uniform numbers per row
-    from its own stream (0: none, and `forward` may leave the argument out). An architecture that chooses a route, and
-    declares `route_size`, takes a route there too: int64 numbers are choices to make again, floating ones are noise.
+    The architecture owns its head. Randomness comes in as `noise`: the agent draws `noise_size` uniform numbers per
+    sample from its own stream (0: none, and `forward` may leave the argument out). An architecture that chooses a route
+    declares `route_size` and takes a `route` too: choices to make again.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Hyperparameters; every field has a default and a trailing comment."""
 
-    draw_size: int = 0
+    noise_size: int = 0
+    """Uniform numbers per sample that `forward` takes as `noise` (0: none)."""
     route_size: int = 0
-    """Choices per row in `Output.route` (0: none)."""
+    """Choices per sample in `Output.route` (0: none)."""
     works_under_vmap: bool = True
     """False where `torch.func.vmap` refuses `forward`: per-task gradients then take one pass per task."""
 
@@ -55,26 +57,59 @@ class PolicyArchitecture(MixedPrecision, ABC):
         """The settings of a run's value and Q networks, `config` being those of its policy's networks."""
         return config
 
-    @abstractmethod
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Tensor | Output:
-        """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
+    forward: Callable[..., Tensor | Output]
+    """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
 
-        `draw`: uniform (B, draw_size) float32, a route (B, route_size) int64, or None: the most likely choices.
-        """
+    Takes `noise`, uniform (B, noise_size) float32, where `noise_size` is not 0, and `route` (B, route_size) int64 where
+    `route_size` is not 0; both default to None, which stands for the most likely choices.
+    """
 
 
 class SelfUpdating(nn.Module, ABC):
-    """A part of an architecture whose parameters move by a rule of their own, and not by the group's optimiser."""
+    """A module whose parameters move by a rule of their own instead of the group's optimiser."""
 
     @abstractmethod
     def step(self) -> None:
-        """Moves them by their (clipped) gradients. What the rule remembers has to be in the state."""
+        """Moves them by their gradients. What the rule remembers has to be in the state dict."""
 
 
 architectures: Registry[PolicyArchitecture] = Registry("architecture")
 
 
-def run(architecture: nn.Module, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+def run(
+    architecture: nn.Module,
+    features: Tensor,
+    task_ids: Tensor,
+    noise: Tensor | None = None,
+    route: Tensor | None = None,
+) -> Output:
     """The architecture's output as an `Output`, whichever of the two forms its author chose."""
-    result = architecture(features, task_ids) if draw is None else architecture(features, task_ids, draw)
-    return result if isinstance(result, Output) else Output(result)
+    # Only what is given is passed on: most architectures take neither noise nor route.
+    given = {name: value for name, value in (("noise", noise), ("route", route)) if value is not None}
+    output = architecture(features, task_ids, **given)
+    return output if isinstance(output, Output) else Output(output)
+
+
+class Ensemble(nn.Module):
+    """K architectures with parameters of their own that see the same input, such as twin critics."""
+
+    def __init__(self, members: Iterable[PolicyArchitecture]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
+        """features (B, in), noise (B, K, noise_size) -> values (K, B, out).
+
+        Auxiliary losses are means over members; representation (B, d) and diagnostics are those of the first.
+        """
+        outputs = [
+            run(member, features, task_ids, None if noise is None else noise[:, index])
+            for index, member in enumerate(self.members)
+        ]
+        names = outputs[0].losses.keys()
+        return Output(
+            values=torch.stack([output.values for output in outputs]),
+            representation=outputs[0].representation,
+            losses={name: torch.stack([output.losses[name] for output in outputs]).mean(0) for name in names},
+            diagnostics=outputs[0].diagnostics,
+        )

@@ -2,7 +2,7 @@
 arXiv:1702.06053).
 
 m_i = 1 - a_i / b_i: a_i is the mean score of a task's last episodes, b_i its target, their ratio clipped to [0, 1]
-(`mtrl.target_quality`). All tasks are sampled uniformly at first, and afterwards every task keeps a small share, so
+(`mtrl.env.target_quality`). All tasks are sampled uniformly at first, and afterwards every task keeps a small share, so
 that it goes on being measured. Shapes: M tasks.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl.errors import BadInput
-from mtrl.recent_episodes import WINDOW, RecentMeans
+from mtrl.env.recent_episodes import WINDOW, RecentMeans
 from mtrl.scheduling.scheduler import TaskScheduler
-from mtrl.target_quality import solved_fractions
+from mtrl.env.target_quality import solved_fractions
 from mtrl.types import FinishedEpisode, State, TaskSuite
 
 

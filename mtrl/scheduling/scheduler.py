@@ -1,6 +1,6 @@
 """The interface: one weight vector, read by the environments (which task next) and the buffer (share of a batch).
 
-N slots read the weights stratified (`mtrl.episodes.RandomEpisodes`): a share is how many of the N episodes begun under
+N slots read the weights stratified (`mtrl.env.episodes.RandomEpisodes`): a share is how many of the N episodes begun under
 the same weights a task gets, to within one, and its share of every batch. Shapes: M tasks.
 """
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mtrl.agent import Agent
-from mtrl.checkpoint import CheckpointStore
+from mtrl.checkpoints.store import CheckpointStore
 from mtrl.errors import BadInput, Diverged
 from mtrl.seeding import stream, torch_stream
 from mtrl.testing.architecture import check_config
@@ -25,7 +25,7 @@ from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Progress
 
 NUM_ENVS = 4

@@ -16,11 +16,11 @@ from typing import ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 
-from mtrl.episodes import IDLE, EpisodeSource
+from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.suite import Mode, SuiteType
+from mtrl.env.suite import Mode, SuiteType
 from mtrl.types import TaskSpec, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 EndKind = Literal["terminated", "truncated", "both"]
 END_KINDS: tuple[EndKind, ...] = ("terminated", "truncated", "both")

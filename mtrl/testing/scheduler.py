@@ -11,7 +11,7 @@ import torch
 
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import stream
-from mtrl.state_tree import flatten, unflatten
+from mtrl.checkpoints.state_tree import flatten, unflatten
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld

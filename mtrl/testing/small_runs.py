@@ -8,19 +8,19 @@ import torch
 
 from mtrl.agent import Agent, Parts, seeded_construction
 from mtrl.aggregation import GradientAggregator, Mean
-from mtrl.buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder, Identity
-from mtrl.episodes import RandomEpisodes
+from mtrl.env.episodes import RandomEpisodes
 from mtrl.networks import PolicyArchitecture
-from mtrl.networks.mlp import MLP
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import NoNormalizer, ReturnNormalizer
 from mtrl.policies import ActionHead, Policy
 from mtrl.policies.policy import Single
 from mtrl.scheduling import TaskScheduler
 from mtrl.scheduling.uniform import Uniform
 from mtrl.seeding import torch_stream
-from mtrl.suite import SuiteType
-from mtrl.train_state import TrainState
+from mtrl.env.suite import SuiteType
+from mtrl.training.train_state import TrainState
 from mtrl.types import TaskSuite
 
 MAX_BUFFER_STEPS = 20_000

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from mtrl.episodes import IDLE, EpisodeSource, ListedEpisodes, RandomEpisodes
+from mtrl.env.episodes import IDLE, EpisodeSource, ListedEpisodes, RandomEpisodes
 from mtrl.errors import MtrlError
 from mtrl.seeding import stream
-from mtrl.suite import Mode, SuiteType
+from mtrl.env.suite import Mode, SuiteType
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.types import EnvStep, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv
+from mtrl.env.vector_env import MultiTaskVectorEnv
 
 MakeEnvs = Callable[[int, EpisodeSource, Mode], MultiTaskVectorEnv]
 """(num_envs, episodes, mode) -> new environments."""

@@ -13,7 +13,7 @@ from torch import nn
 from agents.sac import SAC
 from mtrl.testing.small_runs import make_agent
 from mtrl.types import Batch
-from tests.counting import counting_world
+from tests.env.counting import counting_world
 
 CONTINUOUS, DISCRETE = counting_world("counting"), counting_world("counting-discrete")
 SMALL = {"batch_size": 24, "random_steps": 5}

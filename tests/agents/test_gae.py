@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 
 from agents.gae import advantages
-from mtrl.buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.types import Acted, Batch, EnvStep, TaskSpec, TaskSuite
 
 DISCOUNT, TRACE = 0.9, 0.8

@@ -19,13 +19,13 @@ from mtrl.aggregation import JacobianAggregator, aggregators
 from mtrl.encoders import Encoder, Identity
 from mtrl.errors import Diverged
 from mtrl.networks import Output, PolicyArchitecture
-from mtrl.networks.mlp import MLP
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import normalizers
 from mtrl.policies.distral import Distral
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Batch, Progress
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 

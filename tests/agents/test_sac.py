@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtrl.encoders import Encoder
 from mtrl.networks import Output, PolicyArchitecture
-from mtrl.networks.mlp import MLP
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import ReturnNormalizer
 from tests.agents.constants import (
     DISCRETE,

@@ -10,8 +10,8 @@ import envs
 from agents.sac import SAC
 from benchmarks.sac_update import filled_buffer
 from mtrl.aggregation import aggregators
-from mtrl.build import build_agent, build_world
-from mtrl.config import resolve_config
+from mtrl.training.build import build_agent, build_world
+from mtrl.config.schema import resolve_config
 
 
 @pytest.mark.parametrize("aggregator", aggregators.names())

@@ -20,7 +20,7 @@ from mtrl.networks import PolicyArchitecture
 from mtrl.testing import check_agent
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.agents.constants import (
     CONTINUOUS,
@@ -30,7 +30,7 @@ from tests.agents.constants import (
     sac,
     with_constants,
 )
-from tests.counting import Player, counting_world
+from tests.env.counting import Player, counting_world
 
 
 def test_sac_keeps_the_contract_of_an_agent() -> None:

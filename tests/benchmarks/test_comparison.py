@@ -12,9 +12,9 @@ import agents
 import envs
 from benchmarks import comparison
 from benchmarks.learning_curves import draw
-from mtrl.config import dump_yaml, resolve_config
+from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.errors import BadInput
-from mtrl.run_log import EvaluationRow
+from mtrl.runs.logs import EvaluationRow
 
 TASKS = ("goal-0.8-0.8", "goal-0.8+0.8")
 

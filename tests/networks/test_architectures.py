@@ -16,12 +16,12 @@ from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
 from mtrl.networks.layers import TaskHeads, one_hot
-from mtrl.networks.mlp import MLP
-from mtrl.networks.multi_head import MultiHead
-from mtrl.networks.routing import Routing
+from mtrl.networks.hard_sharing.mlp import MLP
+from mtrl.networks.hard_sharing.multi_head import MultiHead
+from mtrl.networks.modular.routing import Routing
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from tests.agents.constants import CONTINUOUS, DISCRETE
 
 

@@ -16,7 +16,7 @@ from mtrl.normalization import ReturnNormalizer, normalizers
 from mtrl.normalization.popart import PopArt
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.agents.constants import CONTINUOUS, batch_of
 

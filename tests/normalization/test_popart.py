@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtrl.networks import Ensemble
-from mtrl.networks.mlp import MLP
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization.popart import PopArt, TaskAffine
 from mtrl.seeding import torch_stream
 

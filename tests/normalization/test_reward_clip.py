@@ -8,8 +8,8 @@ from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.normalization import normalizers
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
-from tests.counting import counting_world
+from mtrl.training.trainer import train
+from tests.env.counting import counting_world
 
 WORLD = counting_world()
 

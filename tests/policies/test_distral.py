@@ -20,15 +20,15 @@ from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent
 from mtrl.aggregation import task_gradients
-from mtrl.config import resolve_config
+from mtrl.config.schema import resolve_config
 from mtrl.errors import BadInput
 from mtrl.networks import architectures
-from mtrl.networks.mlp import MLP
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 

@@ -12,7 +12,7 @@ import torch
 from mtrl.policies import CategoricalHead, SquashedGaussianHead, make_soft_head
 from mtrl.seeding import torch_stream
 from mtrl.types import TaskSpec, TaskSuite
-from tests.counting import counting_world
+from tests.env.counting import counting_world
 
 CONTINUOUS = counting_world("counting").suite  # two action dimensions
 DISCRETE = counting_world("counting-discrete").suite  # four actions, task 1 lacks the last

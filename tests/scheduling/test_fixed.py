@@ -9,8 +9,8 @@ import pytest
 
 import agents
 import envs
-from mtrl.cli import main
-from mtrl.config import dump_yaml, parse_yaml, resolve_config
+from mtrl.cli.main import main
+from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.scheduling.fixed import Fixed
 from mtrl.testing.scheduler import suite_with_targets

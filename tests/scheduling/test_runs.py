@@ -12,19 +12,19 @@ import torch
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl import run
+from mtrl.training import run
 from mtrl.aggregation import Mean
 from mtrl.errors import BadInput
-from mtrl.evaluator import evaluate
+from mtrl.training.evaluator import evaluate
 from mtrl.scheduling.a5c import A5C
 from mtrl.scheduling.fixed import Fixed
-from mtrl.target_quality import target_quality
+from mtrl.env.target_quality import target_quality
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.aggregation.test_aggregators import IdentityWeighting
-from tests.counting import audit, counting_world
-from tests.runs import in_child, tiny_config
+from tests.env.counting import audit, counting_world
+from tests.training.tiny_runs import in_child, tiny_config
 
 WORLD = counting_world(num_tasks=4)
 

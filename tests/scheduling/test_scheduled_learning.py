@@ -12,11 +12,11 @@ import pytest
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.evaluator import evaluate
-from mtrl.networks.mlp import MLP
+from mtrl.training.evaluator import evaluate
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.scheduling import schedulers
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.trainer import train
+from mtrl.training.trainer import train
 
 NUM_ENVS = 8
 VECTOR_STEPS = 160

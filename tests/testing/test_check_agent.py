@@ -12,7 +12,7 @@ import torch
 
 from agents.sac import SAC
 from mtrl.agent import Agent, Parts
-from mtrl.buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import BadInput, Diverged
 from mtrl.testing import check_agent
 from mtrl.types import Acted, Batch, Metrics

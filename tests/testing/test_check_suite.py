@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from envs.point_mass import PointMass
-from mtrl.episodes import EpisodeSource
+from mtrl.env.episodes import EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.suite import SuiteType
+from mtrl.env.suite import SuiteType
 from mtrl.testing import check_suite
 from mtrl.testing.counting_world import CountingEnvs, CountingWorld
 from mtrl.types import FinishedEpisode, State, TaskSuite
-from mtrl.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 @pytest.mark.parametrize("name", CountingWorld.suite_names)

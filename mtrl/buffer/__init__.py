@@ -1,0 +1,1 @@
+"""The rollout buffer of every agent, and the minibatches of a rollout."""

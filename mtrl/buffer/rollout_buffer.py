@@ -1,0 +1,306 @@
+"""The replay and rollout buffer: one class, two readers.
+
+Columns are preallocated rings (R, N, ...) with retention by time. Observations are stored once: the successor of row t
+is row t + 1 of the same slot, or the final observation kept aside where an episode ended. Of observations that are
+stacks of frames only the newest frame is stored, and reading puts the stacks together again. Rewards are raw. Row ids
+per task (first in, first out, 4 bytes a row) make draws uniform within a task however slots change tasks.
+
+Shapes: T rows kept, F frames per observation (1: not a stack), R = T + F ring rows, N slots, M tasks, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from mtrl.checkpoints.store import Chunk
+from mtrl.equal_shares import equal_shares
+from mtrl.seeding import load_stream_state, stream, stream_state
+from mtrl.buffer.task_index import TaskIndex
+from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
+
+CHUNK_ROWS = 2048
+"""Rows of time per chunk of a saved buffer."""
+
+_PRECEDING = ("observation", "terminated", "truncated")
+"""Columns of which the rows before the oldest one still matter, to put its stack of frames together."""
+
+
+class RolloutBuffer:
+    """The last `capacity` vector steps of N slots."""
+
+    def __init__(
+        self,
+        suite: TaskSuite,
+        num_envs: int,
+        capacity: int,
+        seed: int,
+        extras: Mapping[str, tuple[int, ...]] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts."""
+        self.num_tasks = suite.num_tasks
+        self.num_envs = num_envs
+        self.capacity = capacity
+        self.device = torch.device(device)
+        self._frames = suite.frame_stack
+        # One row more for what follows the newest, the others for frames that the oldest observation reaches back to.
+        self._ring_rows = capacity + self._frames
+        ring = (self._ring_rows, num_envs)
+        if capacity * num_envs >= 2**31 - num_envs:
+            raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
+        space = suite.action_space
+        action_shape = tuple(space.shape or ())
+        self._columns: dict[str, np.ndarray] = {
+            "observation": np.zeros((*ring, *suite.frame_shape), suite.observation_space.dtype),
+            "action": np.zeros(
+                (*ring, *action_shape), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+            ),
+            "reward": np.zeros(ring, np.float32),
+            "terminated": np.zeros(ring, bool),
+            "truncated": np.zeros(ring, bool),
+            "task_ids": np.full(ring, -1, np.int16),
+        }
+        for name, shape in (extras or {}).items():
+            self._columns[f"extras.{name}"] = np.zeros((*ring, *shape), np.float32)
+        self._extras = tuple(extras or {})
+        self._finals: dict[int, np.ndarray] = {}  # newest frame of the final observation, by row id
+        self._index = TaskIndex(self.num_tasks)
+        self._stream = stream(seed, "buffer")
+        self.rows_added = 0  # vector steps since the start of the run
+        self._oldest = 0  # number of the oldest row kept, counted like `rows_added`
+
+    @property
+    def num_rows(self) -> int:
+        """Vector steps stored, at most `capacity`."""
+        return self.rows_added - self._oldest
+
+    @property
+    def task_sizes(self) -> np.ndarray:
+        """Transitions stored per task (M,)."""
+        return self._index.sizes
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of everything stored."""
+        finals = sum(final.nbytes for final in self._finals.values())
+        return sum(column.nbytes for column in self._columns.values()) + finals + self._index.num_bytes
+
+    def add(self, observation: np.ndarray, acted: Acted, step: EnvStep) -> None:
+        """Appends one vector step: observation (N, *observation) acted on, and what came of it."""
+        row, following = self._ring(self.rows_added), self._ring(self.rows_added + 1)
+        if self.num_rows == self.capacity:
+            self._retire_oldest()
+        columns = self._columns
+        if not self.rows_added:
+            # What the first observation shows of the time before it; later ones find it in the rows before them.
+            columns["observation"][self._preceding()] = self._split(observation)[:-1]
+        columns["observation"][row] = self._newest_frame(observation)
+        columns["observation"][following] = self._newest_frame(step.observation)
+        columns["action"][row] = acted.action
+        columns["reward"][row] = step.reward
+        columns["terminated"][row] = step.terminated
+        columns["truncated"][row] = step.truncated
+        columns["task_ids"][row] = step.task_ids
+        for name in self._extras:
+            columns[f"extras.{name}"][row] = acted.extras[name]
+        first = row * self.num_envs
+        final_frames = self._newest_frame(step.final_observation)
+        for slot in np.flatnonzero(step.terminated | step.truncated):
+            self._finals[first + int(slot)] = final_frames[slot].copy()
+        self._index.append(first, step.task_ids)
+        self.rows_added += 1
+
+    def _retire_oldest(self) -> None:
+        """Forgets the oldest row, whose place in the ring the next observation takes."""
+        row = self._ring(self._oldest)
+        self._oldest += 1
+        self._index.retire(self._columns["task_ids"][row])
+        for slot in np.flatnonzero(self._ended(row)):
+            del self._finals[row * self.num_envs + int(slot)]
+
+    def end_running_episodes(self) -> None:
+        """The newest row becomes the last one of the episodes that still run, which are truncated there.
+
+        For environments that cannot go on with them: the rows to come belong to other episodes.
+        """
+        if not self.rows_added:
+            return
+        row = self._ring(self.rows_added - 1)
+        running = ~self._ended(row)
+        self._columns["truncated"][row] |= running
+        for slot in np.flatnonzero(running) if self.num_rows else ():
+            newest = self._columns["observation"][self._ring(self.rows_added), slot]
+            self._finals[row * self.num_envs + int(slot)] = newest.copy()
+
+    def sample(self, batch_size: int, weights: np.ndarray | None = None) -> Batch:
+        """B transitions sorted by task, uniform with replacement within each task.
+
+        Task i gets the share weights[i] (M,) of the rows by largest remainder (equal shares by default); a task
+        without stored rows gives its share to the others, which share equally where none of them has any. Raises
+        ValueError while nothing is stored.
+        """
+        stored = (self._index.sizes > 0).astype(np.float64)
+        shares = stored if weights is None else stored * weights
+        counts = largest_remainder(shares if shares.any() else stored, batch_size)
+        ids = self._index.draw(counts, self._stream)
+        if (counts == counts[0]).all():
+            return self._batch(ids, equal_shares(batch_size, self.num_tasks), counts)
+        return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
+
+    def rollout(self) -> Batch:
+        """Everything stored, oldest first, with leading dimensions (T, N)."""
+        rows = self._ring(np.arange(self._oldest, self.rows_added))
+        ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
+        task_ids = self._flat("task_ids")[ids].astype(np.int64)
+        counts = np.bincount(task_ids, minlength=self.num_tasks)
+        batch = self._batch(ids, torch.from_numpy(task_ids), counts)
+        return batch.map_rows(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
+
+    def clear(self) -> None:
+        """Forgets all rows (on-policy agents, after learning from them)."""
+        self._finals.clear()
+        self._index.clear()
+        self._oldest = self.rows_added
+
+    def _batch(self, ids: np.ndarray, task_ids: torch.Tensor, counts: np.ndarray) -> Batch:
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+        # Observation and successor are views of the same frames, which cross to the device once.
+        frames = tensor(self._frames_around(ids)).flatten(1, 2)
+        channels = frames.shape[1] // (self._frames + 1)
+        return Batch(
+            task_ids=task_ids.to(self.device, non_blocking=True),
+            observation=frames[:, :-channels],
+            action=tensor(self._flat("action")[ids]),
+            reward=tensor(self._flat("reward")[ids]),
+            terminated=tensor(self._flat("terminated")[ids]),
+            truncated=tensor(self._flat("truncated")[ids]),
+            next_observation=frames[:, channels:],
+            shares=tensor((counts / counts.sum()).astype(np.float32)),
+            counts=tuple(counts.tolist()),
+            extras={name: tensor(self._flat(f"extras.{name}")[ids]) for name in self._extras},
+        )
+
+    def _frames_around(self, ids: np.ndarray) -> np.ndarray:
+        """The F frames of each row's observation, oldest first, and the one after: (B, F + 1, *frame)."""
+        places = ids[:, None] + self.num_envs * np.arange(1 - self._frames, 2)
+        places %= self._ring_rows * self.num_envs
+        frames = self._flat("observation")[places]
+        ended = self._flat("terminated")[places[:, :-1]] | self._flat("truncated")[places[:, :-1]]
+        # A frame is another episode's if any row between it and the observation was the last of one.
+        foreign = np.logical_or.accumulate(ended[:, -2::-1], axis=1)[:, ::-1]
+        frames[:, :-2][foreign] = 0
+        for position in np.flatnonzero(ended[:, -1]):
+            frames[position, -1] = self._finals[int(ids[position])]
+        return frames
+
+    def _flat(self, name: str) -> np.ndarray:
+        column = self._columns[name]
+        return column.reshape(-1, *column.shape[2:])
+
+    def _ring(self, rows: Any) -> Any:
+        """Where rows, counted from the start of the run, lie in the ring."""
+        return rows % self._ring_rows
+
+    def _preceding(self) -> np.ndarray:
+        """Ring rows of the F - 1 frames before the oldest row."""
+        return self._ring(np.arange(self._oldest - self._frames + 1, self._oldest))
+
+    def _ended(self, row: int) -> np.ndarray:
+        return self._columns["terminated"][row] | self._columns["truncated"][row]
+
+    def _split(self, observation: np.ndarray) -> np.ndarray:
+        """Observations (N, *observation) as frames (F, N, *frame)."""
+        return np.stack(np.split(observation, self._frames, axis=1))
+
+    def _newest_frame(self, observation: np.ndarray) -> np.ndarray:
+        """(N, *observation) -> (N, *frame)."""
+        return observation[:, observation.shape[1] // self._frames * (self._frames - 1) :]
+
+    def state(self) -> State:
+        """The small part of the buffer's state; the rows are in `chunks`."""
+        return {
+            "rows_added": self.rows_added,
+            "oldest": self._oldest,
+            "stream": stream_state(self._stream),
+            # The newest frame of the observation that follows the newest row, and the frames before the oldest row
+            # with the ends of episodes among them; every other frame is that of a stored row.
+            "newest": self._columns["observation"][self._ring(self.rows_added)].copy(),
+            "preceding": {name: self._columns[name][self._preceding()] for name in _PRECEDING if self._frames > 1},
+        }
+
+    def load_state(self, state: State, chunks: Iterator[tuple[str, dict[str, torch.Tensor]]]) -> None:
+        """Takes up a state and the chunks saved with it."""
+        self.clear()
+        load_stream_state(self._stream, state["stream"])
+        self.rows_added = int(state["rows_added"])
+        saved_oldest = int(state["oldest"])
+        # A smaller buffer than the one saved keeps the newest rows.
+        self._oldest = max(saved_oldest, self.rows_added - self.capacity)
+        first_frame = self._oldest - self._frames + 1
+        self._columns["observation"][self._ring(self.rows_added)] = np.asarray(state["newest"])
+        for index, row in enumerate(range(saved_oldest - self._frames + 1, saved_oldest)):
+            for name in _PRECEDING if row >= first_frame else ():
+                self._columns[name][self._ring(row)] = np.asarray(state["preceding"][name])[index]
+        for _, tensors in chunks:
+            first = int(tensors["first_row"])
+            # A chunk may begin before the oldest row kept.
+            length = tensors["reward"].shape[0]
+            skip = min(max(0, first_frame - first), length)
+            rows = self._ring(np.arange(first + skip, first + length))
+            for name, column in self._columns.items():
+                column[rows] = tensors[name][skip:].numpy()
+            for position, final in zip(tensors["final_rows"].tolist(), tensors["finals"].numpy(), strict=True):
+                offset, slot = divmod(position, self.num_envs)
+                if first + offset >= self._oldest:
+                    self._finals[self._ring(first + offset) * self.num_envs + slot] = final.copy()
+            for row in rows[max(0, self._oldest - first - skip) :]:
+                self._index.append(int(row) * self.num_envs, self._columns["task_ids"][row])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The stored rows in pieces of `CHUNK_ROWS`, aligned to the run's start so that full ones never change."""
+        oldest = self._oldest
+        for first in range(oldest - oldest % CHUNK_ROWS, self.rows_added, CHUNK_ROWS):
+            stop = min(first + CHUNK_ROWS, self.rows_added)
+            # A chunk whose first rows are gone from the ring already can only be linked, not written anew.
+            yield Chunk(
+                name=f"rows-{first:012d}-{stop:012d}",
+                # The newest row can still change: see `end_running_episodes`.
+                complete=stop == first + CHUNK_ROWS and stop < self.rows_added,
+                tensors=partial(self._chunk, max(first, oldest), stop),
+            )
+
+    def _chunk(self, first: int, stop: int) -> dict[str, torch.Tensor]:
+        rows = self._ring(np.arange(first, stop))
+        tensors = {name: torch.from_numpy(column[rows]) for name, column in self._columns.items()}
+        ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
+        ended = np.flatnonzero(np.asarray(tensors["terminated"] | tensors["truncated"]).reshape(-1))
+        shape = self._columns["observation"].shape[2:]
+        finals = np.zeros((len(ended), *shape), self._columns["observation"].dtype)
+        for index, position in enumerate(ended):
+            finals[index] = self._finals[int(ids[position])]
+        return tensors | {
+            "first_row": torch.tensor(first),
+            "final_rows": torch.from_numpy(ended),  # position within the chunk, row-major
+            "finals": torch.from_numpy(finals),
+        }
+
+
+def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers (M,) that add up to `total`, as near to the proportions as possible."""
+    if not shares.sum() > 0:
+        raise ValueError("there is nothing to share out")
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    short = total - counts.sum()
+    if short:
+        # A stable sort: ties go to the lower task index.
+        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+    return counts

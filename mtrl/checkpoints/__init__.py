@@ -1,0 +1,1 @@
+"""Checkpoints on disk: safetensors and JSON, whole or not there at all."""

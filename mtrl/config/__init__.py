@@ -1,0 +1,1 @@
+"""Run configurations: classes by name, their settings, YAML."""

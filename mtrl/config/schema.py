@@ -1,0 +1,260 @@
+"""What a run is made of: eight registered classes by name, their settings, and the settings of the run itself.
+
+Settings of a class are its nested `Config`, a frozen dataclass with a default and a trailing comment for every field;
+the comment is the help text of the flag, so it states the unit. A range is part of the type, and YAML, flags and
+presets honour it alike:
+
+    from pydantic import Field, PositiveInt
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        batch_size: PositiveInt = 1280  # transitions per update
+        discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
+        optimizer: Literal["adam", "sgd"] = "adam"  # of every group
+        max_grad_norm: PositiveFloat | None = None  # global norm per group; None: no clipping
+
+`PositiveInt`, `NonNegativeInt`, `PositiveFloat` and `NonNegativeFloat` are pydantic's own. What depends on two fields
+is checked in `__post_init__` by raising ValueError. NaN and infinities are refused everywhere.
+
+Precedence: defaults of the classes < preset of the suite for the agent < YAML < flags. Settings belong to a class:
+whoever chooses another class for a part drops the settings that lower layers had for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from mtrl.errors import BadInput
+from mtrl.optim.precision import Precision
+from mtrl.registry import Registry, nearest, trusted_modules
+from mtrl.env.suite import find_suite_type
+from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_value
+from mtrl.config.yaml_io import dump_mapping, load_mapping
+
+
+class Part(NamedTuple):
+    """One choice among the classes of a registry."""
+
+    name: str  # its key in YAML and its flag
+    module: str
+    registry_name: str
+    default: str
+
+    @property
+    def registry(self) -> Registry[Any]:
+        return getattr(importlib.import_module(self.module), self.registry_name)
+
+    def find(self, name: str) -> type:
+        """The class called `name`. Raises BadInput with the known names."""
+        return find_suite_type(name) if self.name == "suite" else self.registry.get(name)
+
+
+PARTS = (
+    Part("suite", "mtrl.env.suite", "suite_types", "mt10"),
+    Part("agent", "mtrl.agent", "agent_types", "sac"),
+    Part("architecture", "mtrl.networks", "architectures", "multi-head"),
+    Part("policy", "mtrl.policies", "policies", "single"),
+    Part("encoder", "mtrl.encoders", "encoders", "identity"),
+    Part("aggregator", "mtrl.aggregation", "aggregators", "mean"),
+    Part("scheduler", "mtrl.scheduling", "schedulers", "uniform"),
+    Part("normalizer", "mtrl.normalization", "normalizers", "none"),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered class by name, and its settings."""
+
+    name: str
+    config: Any  # instance of the class's Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of the run itself: top-level flags and top-level keys."""
+
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 1  # of every random stream of the run
+    total_env_steps: PositiveInt = 1_000_000  # steps of single environments in the whole run
+    num_envs: PositiveInt | None = None  # environment slots; None: one per task
+    num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks live; auto: cuda if there is one
+    cuda_graphs: bool = False  # record what a GPU does in an update and replay it: faster, for what never reads values
+    record_losses: bool = True  # write down what losses do on a CPU and repeat that: the same bits, with less Python
+    precision: Precision = "float32"  # of products in networks; bfloat16 is faster where the hardware has it
+    torch_threads: PositiveInt | None = None  # threads of one matrix product; None: torch's choice. Changes last bits
+    eval_interval: NonNegativeInt = 100_000  # env steps between evaluations in training; 0: none
+    eval_episodes_per_task: PositiveInt = 10  # episodes per task in an evaluation in training
+    final_eval_episodes_per_task: NonNegativeInt = 50  # episodes per task at the end; 0: no final evaluation
+    checkpoint_interval: PositiveInt = 50_000  # env steps between checkpoints; one is written at the end in any case
+    keep_checkpoints: PositiveInt = 2  # how many of the last ones to keep, the best not counted
+    log_interval: PositiveInt = 5_000  # env steps between rows of metrics.jsonl
+    max_hours: PositiveFloat | None = None  # hours until the run saves and stops; None: no limit
+    worker_timeout: PositiveFloat = 60.0  # seconds without an answer after which a worker counts as hung
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run is built from; equal configurations reproduce each other."""
+
+    suite: Choice
+    agent: Choice
+    architecture: Choice
+    policy: Choice
+    encoder: Choice
+    aggregator: Choice
+    scheduler: Choice
+    normalizer: Choice
+    settings: RunSettings
+    plugins: tuple[str, ...] = ()  # modules that a command line has to name (--plugin) before this can be used
+
+    def choices(self) -> Iterator[tuple[Part, Choice]]:
+        """The parts in order, each with what was chosen."""
+        for part in PARTS:
+            yield part, getattr(self, part.name)
+
+
+def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None = None) -> RunConfig:
+    """The configuration that nested mappings describe, later ones overriding earlier ones.
+
+    A document holds what YAML holds: `{"suite": "mt3", "agent": {"name": "sac", "batch_size": 64}, "seed": 2}`.
+    `plugins` are the modules that this command line names; None stands for every trusted module. Raises BadInput.
+    """
+    documents = tuple(_checked(document) for document in documents)
+    trusted = set(trusted_modules()) | set(plugins or ())
+    needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
+    suite_name, agent_name = (_merged(part, documents).name for part in PARTS[:2])
+    preset = _checked(find_suite_type(suite_name).preset(suite_name, agent_name))
+    # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
+    for part, name in ("suite", suite_name), ("agent", agent_name):
+        preset[part] = {**preset.get(part, {}), "name": name}
+    layers = (preset, *documents)
+    merged = {part.name: _merged(part, layers) for part in PARTS}
+    settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
+    choices = {
+        part.name: Choice(name, validated(config_class(part, name), values, f"{part.name}."))
+        for part in PARTS
+        for name, values in [merged[part.name]]
+    }
+    needed |= {name.partition(":")[0] for name, _ in merged.values()} & trusted
+    return RunConfig(**choices, settings=validated(RunSettings, settings, ""), plugins=tuple(sorted(needed)))
+
+
+def chosen_suite(*documents: Mapping[str, Any]) -> str:
+    """The name of the suite that the documents choose, found before any class is known. Raises BadInput."""
+    checked = [_checked(document).get("suite", {}) for document in documents]
+    return next((part["name"] for part in reversed(checked) if "name" in part), PARTS[0].default)
+
+
+def parse_yaml(text: str, source: str = "config.yaml", plugins: Sequence[str] | None = None) -> RunConfig:
+    """The configuration in a YAML text, complete or in part. Raises BadInput; imports nothing the text names."""
+    return resolve_config(load_mapping(text, source), plugins=plugins)
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `parse_yaml` reads back equal, every setting written out."""
+    command = "".join(f" --plugin {module}" for module in config.plugins)
+    document: dict[str, Any] = {
+        part.name: {"name": choice.name, **plain(choice.config)} for part, choice in config.choices()
+    }
+    document |= plain(config.settings)
+    document["plugins"] = list(config.plugins)
+    return f"# mtrl train --config THIS_FILE{command}\n{dump_mapping(document)}"
+
+
+def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`config` with other top-level settings, for instance `{"total_env_steps": 2_000_000}`. Raises BadInput."""
+    refuse_unknown(values, field_types(RunSettings), "")
+    checked = {key: validated_value(RunSettings, key, value, "") for key, value in values.items()}
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, **checked))
+
+
+def with_suite(config: RunConfig, name: str) -> RunConfig:
+    """`config` on another suite, whose settings are kept if it is of the same family. Raises BadInput."""
+    part = PARTS[0]
+    if find_suite_type(name) is find_suite_type(config.suite.name):
+        return dataclasses.replace(config, suite=Choice(name, config.suite.config))
+    return dataclasses.replace(config, suite=Choice(name, config_class(part, name)()))
+
+
+def config_class(part: Part, name: str) -> type:
+    """The `Config` of a registered class. Raises BadInput if it has none that can be used."""
+    cls = part.find(name)
+    config = getattr(cls, "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise BadInput(f"{part.name} {name!r}: {cls.__module__}.{cls.__qualname__} has no nested dataclass Config")
+    for field in dataclasses.fields(config):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise BadInput(
+                f"{part.name} {name!r}: the setting {field.name!r} of {cls.__qualname__}.Config has no default"
+            )
+    return config
+
+
+class _Merged(NamedTuple):
+    name: str
+    values: dict[str, Any]
+
+
+def _merged(part: Part, layers: Sequence[Mapping[str, Any]]) -> _Merged:
+    """The name in effect after all layers, and the settings that belong to its class."""
+    name, values = part.default, dict[str, Any]()
+    for layer in layers:
+        own = dict(layer.get(part.name, {}))
+        chosen = own.pop("name", name)
+        if chosen != name and part.find(chosen) is not _find_default(part, name):
+            values = {}
+        name = chosen
+        values |= own
+    part.find(name)
+    return _Merged(name, values)
+
+
+def _find_default(part: Part, name: str) -> type | None:
+    """The class called `name`, or None: the default of a part may come from a package that is not installed."""
+    try:
+        return part.find(name)
+    except BadInput:
+        return None
+
+
+def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document whose top-level keys are known and whose parts are mappings with a name of the right type."""
+    refuse_unknown(document, _top_level_keys(), "")
+    result = dict(document)
+    for part in PARTS:
+        if part.name not in document:
+            continue
+        value = document[part.name]
+        value = {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping) or not isinstance(value.get("name", ""), str):
+            raise BadInput(
+                f"{part.name}: {shown(value)} is not allowed; must be a name or a mapping with a name and settings"
+            )
+        result[part.name] = value
+    return result
+
+
+@functools.cache
+def _top_level_keys() -> tuple[str, ...]:
+    return (*(part.name for part in PARTS), *field_types(RunSettings), "plugins")
+
+
+def _plugins(document: Mapping[str, Any], trusted: set[str]) -> list[str]:
+    """The plug-ins a document records. Raises BadInput for one that the command line did not name."""
+    named = document.get("plugins", [])
+    if not isinstance(named, list | tuple) or not all(isinstance(module, str) for module in named):
+        raise BadInput(f"plugins: {shown(named)} is not allowed; must be a list of module names")
+    for module in named:
+        if module not in trusted:
+            raise BadInput(
+                f"the configuration needs the plug-in {shown(module)}, which is code that this command line does not "
+                f"name; add --plugin {module}{nearest(module, trusted)}"
+            )
+    return list(named)

@@ -1,0 +1,88 @@
+"""A family of task suites: what a world registers.
+
+The class is cheap to import: its simulator is imported inside `make_envs`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from mtrl.env.episodes import EpisodeSource
+from mtrl.errors import BadInput
+from mtrl.registry import Registry, nearest
+from mtrl.types import TaskSuite
+from mtrl.env.vector_env import MultiTaskVectorEnv
+
+Mode = Literal["train", "evaluate"]
+
+
+class SuiteType(ABC):
+    """One suite of a family, built from its name: `suite_types.get("metaworld")("mt10", config, seed)`."""
+
+    suite_names: ClassVar[Mapping[str, str]] = {}
+    """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of the family."""
+
+    suite: TaskSuite
+    """The tasks; set by the constructor, which raises BadInput for a name it cannot make."""
+
+    @abstractmethod
+    def __init__(self, name: str, config: Any, seed: int): ...
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether `name` belongs to this family."""
+        return name in cls.suite_names
+
+    @classmethod
+    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
+        """Default settings of a suite for an agent, as the nested mapping a YAML file would hold."""
+        return {}
+
+    @classmethod  # noqa: B027 - most suites have nothing to start
+    def warm_up(cls) -> None:
+        """Starts what takes long to start (a server of worker processes), and returns at once.
+
+        The command line calls it before it imports torch, so that the two run side by side.
+        """
+
+    @abstractmethod
+    def make_envs(
+        self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
+    ) -> MultiTaskVectorEnv:
+        """`num_envs` slots over `num_workers` processes (0: in this process).
+
+        In mode "evaluate" the protocol's own episode end holds (Meta-World: at the first success). `worker_timeout`
+        is in seconds.
+        """
+
+    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+        """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
+
+        Raises BadInput where it cannot be rendered.
+        """
+        raise BadInput(f"suite {self.suite.name!r} has no pictures")
+
+
+suite_types: Registry[SuiteType] = Registry("suite")
+
+
+def find_suite_type(name: str) -> type[SuiteType]:
+    """The family that makes the suite `name`. Raises BadInput with the known names."""
+    families = suite_types.classes()
+    for family in families:
+        if family.accepts(name):
+            return family
+    module_name, colon, class_name = name.partition(":")
+    if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
+        return suite_types.get(name)
+    known = [known for family in families for known in family.suite_names]
+    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")

@@ -1,0 +1,227 @@
+"""The one environment interface: N slots that play the M tasks of a suite, stepped together.
+
+Contract: auto-reset in the same step. Where an episode ends, `EnvStep.observation` already is the first one of the
+slot's next episode and `EnvStep.final_observation` the last one of the old. Which task and variation a slot plays next
+is decided here, in the main process, before the step is sent. An episode is a function of (task, variation, actions),
+so a running one is saved as these three and restored by replay; a backend of which that is not true says so.
+
+Shapes: N slots, M tasks, A action.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import gymnasium as gym
+import numpy as np
+
+from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.errors import Diverged, WorkerFailure
+from mtrl.types import EnvStep, FinishedEpisode, State, TaskSuite
+
+
+class RawStep(NamedTuple):
+    """What a backend returns for one step of all slots; rows of idle slots are not read."""
+
+    observation: np.ndarray  # (N, *observation) after auto-reset
+    reward: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool
+    truncated: np.ndarray  # (N,) bool
+    success: np.ndarray  # (N,) bool, at this step
+    final_observation: np.ndarray  # (N, *observation) before auto-reset
+
+
+class MultiTaskVectorEnv(ABC):
+    """N slots over the tasks of `suite`. Use as a context manager, or call `close`."""
+
+    replays_exactly: bool = True
+    """Whether an episode is a function of (task, variation, actions), so that `load_state` restores running ones.
+
+    Where it is not, `load_state` leaves them and every slot begins its next one.
+    """
+
+    def __init__(self, suite: TaskSuite, num_envs: int, episodes: EpisodeSource):
+        self.suite = suite
+        self.num_envs = num_envs
+        self.episodes = episodes
+        self.task_ids = np.full(num_envs, IDLE, np.int64)  # (N,) the task each slot plays now
+        self._variations = np.zeros(num_envs, np.int64)
+        self._returns = np.zeros(num_envs, np.float64)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._successes = np.zeros(num_envs, bool)
+        space = suite.action_space
+        action_shape = () if isinstance(space, gym.spaces.Discrete) else space.shape
+        self._action_dtype = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+        # Actions since each slot's reset, for the replay.
+        self._actions = np.zeros((num_envs, suite.max_episode_steps, *action_shape), self._action_dtype)
+        self._limits = np.array([task.max_episode_steps for task in suite.tasks])
+        self.playing_slots = np.zeros(0, np.int64)  # (n,) the slots that play, in order
+        self._sent: np.ndarray | None = None
+
+    # What a backend implements.
+
+    @abstractmethod
+    def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+        """Begins an episode in every slot (IDLE: none) and returns the first observations (N, *observation)."""
+
+    @abstractmethod
+    def _send(self, action: np.ndarray, next_tasks: np.ndarray, next_variations: np.ndarray) -> None:
+        """Begins one step; a slot whose episode ends goes on with its next task and variation (IDLE: rests)."""
+
+    @abstractmethod
+    def _recv(self) -> RawStep:
+        """Waits for the step. Raises WorkerFailure."""
+
+    @abstractmethod
+    def _replay(self, tasks: np.ndarray, variations: np.ndarray, actions: list[np.ndarray]) -> np.ndarray:
+        """Begins the given episodes, plays each slot's actions (t_n, A) and returns the observations reached."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends workers and frees shared memory; safe to call twice."""
+
+    # What everybody uses.
+
+    def reset(self) -> np.ndarray:
+        """Starts the first episode of every slot; returns the observations (N, *observation)."""
+        tasks, variations = self.episodes.peek()
+        observation = self._start(tasks, variations)
+        self._begin(np.arange(self.num_envs), tasks, variations)
+        return observation.copy()
+
+    def step(self, action: np.ndarray) -> EnvStep:
+        """`send` and `recv` in one call."""
+        self.send(action)
+        return self.recv()
+
+    def send(self, action: np.ndarray) -> None:
+        """Begins one step of every slot with actions (N, A) float32 or (N,) int64. Raises Diverged."""
+        expected = (self.num_envs, *self._actions.shape[2:])
+        if action.shape != expected:
+            raise ValueError(f"actions have shape {action.shape}, expected {expected}")
+        if self._sent is not None:
+            raise RuntimeError("send was called twice without recv")
+        self._check_finite("action", action)
+        self._sent = action.astype(self._action_dtype)
+        self._next = self.episodes.peek()
+        self._send(self._sent, *self._next)
+
+    def recv(self) -> EnvStep:
+        """Waits for the step begun by `send`. Raises WorkerFailure, or Diverged on a value that is not finite."""
+        if self._sent is None:
+            raise RuntimeError("recv was called without send")
+        raw = self._recv()
+        action, self._sent = self._sent, None
+        playing = self.playing_slots
+        self._check_finite("reward", raw.reward)
+        self._check_finite("observation", raw.final_observation)
+        self._check_lengths()
+
+        self._actions[playing, self._lengths[playing]] = action[playing]
+        self._lengths[playing] += 1
+        self._returns[playing] += raw.reward[playing]
+        self._successes[playing] |= raw.success[playing]
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        terminated[playing] = raw.terminated[playing]
+        truncated[playing] = raw.truncated[playing]
+        task_ids = self.task_ids.copy()
+        ended = np.flatnonzero(terminated | truncated)
+        finished = tuple(
+            FinishedEpisode(
+                slot=int(slot),
+                task=int(self.task_ids[slot]),
+                variation=int(self._variations[slot]),
+                return_=float(self._returns[slot]),
+                length=int(self._lengths[slot]),
+                success=bool(self._successes[slot]),
+            )
+            for slot in ended
+        )
+        if ended.size:
+            next_tasks, next_variations = self._next
+            self._begin(ended, next_tasks[ended], next_variations[ended])
+        return EnvStep(
+            task_ids=task_ids,
+            observation=raw.observation.copy(),
+            reward=raw.reward.copy(),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=raw.final_observation.copy(),
+            episodes=finished,
+        )
+
+    def set_task_weights(self, weights: np.ndarray) -> None:
+        """Sets the share (M,) of episodes each task gets; the next `send` takes it up."""
+        self.episodes.set_task_weights(weights)
+
+    def state(self) -> State:
+        """Everything a restart needs; only between `recv` and `send`."""
+        # Actions are for the replay; on Atari those of an episode would be megabytes that nobody reads.
+        longest = int(self._lengths.max(initial=0)) if self.replays_exactly else 0
+        return {
+            "episodes": self.episodes.state(),
+            "task_ids": self.task_ids.copy(),
+            "variations": self._variations.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "successes": self._successes.copy(),
+            "actions": self._actions[:, :longest].copy(),
+        }
+
+    def load_state(self, state: State) -> np.ndarray:
+        """Restores the running episodes, or begins new ones; returns the observations (N, *observation) to act on."""
+        self.episodes.load_state(state["episodes"])
+        if not self.replays_exactly:
+            return self.reset()
+        self.task_ids[:] = np.asarray(state["task_ids"])
+        self._variations[:] = np.asarray(state["variations"])
+        self._returns[:] = np.asarray(state["returns"])
+        self._lengths[:] = np.asarray(state["lengths"])
+        self._successes[:] = np.asarray(state["successes"])
+        self.playing_slots = np.flatnonzero(self.task_ids != IDLE)
+        stored = np.asarray(state["actions"])
+        self._actions[:, : stored.shape[1]] = stored
+        played = [self._actions[slot, :length].copy() for slot, length in enumerate(self._lengths)]
+        return self._replay(self.task_ids, self._variations, played).copy()
+
+    def _begin(self, slots: np.ndarray, tasks: np.ndarray, variations: np.ndarray) -> None:
+        self.task_ids[slots] = tasks
+        self._variations[slots] = variations
+        self._returns[slots] = 0
+        self._lengths[slots] = 0
+        self._successes[slots] = False
+        self.playing_slots = np.flatnonzero(self.task_ids != IDLE)
+        self.episodes.advance(slots)
+
+    def _check_lengths(self) -> None:
+        playing = self.playing_slots
+        endless = playing[self._lengths[playing] >= self._limits[self.task_ids[playing]]]
+        if endless.size:
+            slot = int(endless[0])
+            task = self.suite.tasks[self.task_ids[slot]]
+            raise WorkerFailure(
+                f"an episode did not end: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
+                f"after {self._lengths[slot]} steps, its max_episode_steps"
+            )
+
+    def _check_finite(self, what: str, values: np.ndarray) -> None:
+        playing = self.playing_slots
+        if values.dtype.kind != "f" or np.isfinite(values).all() or np.isfinite(values[playing]).all():
+            return
+        finite = np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
+        slot = int(playing[~finite[playing]][0])
+        task = self.suite.tasks[self.task_ids[slot]]
+        raise Diverged(
+            f"{what} is not finite: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
+            f"step {self._lengths[slot] + 1} of its episode"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

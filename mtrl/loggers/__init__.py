@@ -1,0 +1,1 @@
+"""Metric loggers: the terminal, JSON lines, TensorBoard."""

@@ -1,0 +1,201 @@
+"""The live table of a training run on a terminal, and plain lines at intervals where there is none. Shapes: M tasks."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mtrl.loggers.console import guarded, make_console, rate_text, say
+from mtrl.types import FinishedEpisode
+
+RECENT_EPISODES = 20
+"""Training episodes per task behind the success rate and return that are shown."""
+
+_REFRESH_SECONDS = 0.5
+_RATE_SECONDS = 60.0
+_LINE_SECONDS = (10.0, 60.0)
+"""Between two plain lines: at first, and after a while."""
+_LISTED_TASKS = 10
+"""The most tasks that a plain line lists one by one."""
+
+
+class LiveTable:
+    """Progress of a training run; a context manager."""
+
+    def __init__(self, task_names: Sequence[str], total_env_steps: int, console: Console | None = None):
+        self.task_names = tuple(task_names)
+        self.total_env_steps = total_env_steps
+        self._console = console or make_console()
+        self._live: Live | None = None
+        self._successes = [deque[bool](maxlen=RECENT_EPISODES) for _ in self.task_names]
+        self._returns = [deque[float](maxlen=RECENT_EPISODES) for _ in self.task_names]
+        self._episodes = np.zeros(len(self.task_names), np.int64)
+        self._metrics: dict[str, float] = {}
+        self._shares: list[float] | None = None
+        self._evaluated: tuple[int, list[float]] | None = None
+        self._env_steps = 0
+        self._points: deque[tuple[float, int]] = deque()  # (seconds, env steps) of the last minute
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            # No refreshing thread: the table is drawn from `update`, in the main thread.
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._draw(self._live.start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Draws the last state and leaves the terminal as it was; what is printed next stands below."""
+        live, self._live = self._live, None
+        if live is not None:
+            self._draw(lambda: live.update(self.render()))
+            self._draw(live.stop)
+
+    def update(
+        self,
+        env_steps: int,
+        episodes: Sequence[FinishedEpisode],
+        metrics: Mapping[str, float] | None = None,
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        """Takes note of where the run is.
+
+        env_steps: since the start of the run. episodes: those that ended since the last call. metrics: scalars to show,
+        kept until they are given again. shares: the scheduler's share of each task (M,).
+        """
+        for episode in episodes:
+            self._successes[episode.task].append(episode.success)
+            self._returns[episode.task].append(episode.return_)
+            self._episodes[episode.task] += 1
+        self._env_steps = env_steps
+        self._metrics.update(metrics or {})
+        self._shares = self._shares if shares is None else [float(share) for share in shares]
+        now = time.monotonic()
+        if self._points and now - self._shown < self._pause(now):
+            return
+        self._mark(now)
+        self._shown = now
+        self._show()
+
+    def evaluation(self, env_steps: int, success_rates: Sequence[float]) -> None:
+        """Takes note of an evaluation: success rate of each task (M,)."""
+        self._evaluated = env_steps, [float(rate) for rate in success_rates]
+        if self._live is not None:
+            self._show()
+            return
+        rates = self._evaluated[1]
+        tasks = ", ".join(f"{name} {rate:.2f}" for name, rate in zip(self.task_names, rates, strict=True))
+        detail = f"[{tasks}]" if len(rates) <= _LISTED_TASKS else f"({min(rates):.2f} to {max(rates):.2f})"
+        say(f"evaluation at {env_steps:,} env steps: mean success {_mean(rates)} {detail}")
+
+    def render(self) -> RenderableType:
+        """The table as it is drawn on a terminal."""
+        # Seven lines are not rows of the tasks: the bar, two of text, the header, and lines of air.
+        rows = max(1, self._console.height - 7)
+        blocks = [
+            range(start, min(start + rows, len(self.task_names))) for start in range(0, len(self.task_names), rows)
+        ]
+        grid = Table.grid(padding=(0, 3))
+        grid.add_row(*(self._tasks(block) for block in blocks))
+        bar = Table.grid()  # alone it would not end its line
+        bar.add_row(ProgressBar(total=self.total_env_steps, completed=self._env_steps, width=60))
+        return Group(bar, Text(self._headline()), Text(self._second_line()), grid)
+
+    def line(self) -> str:
+        """The same in one line, for a log file."""
+        tasks = [f"{name} {_mean(recent)}" for name, recent in zip(self.task_names, self._successes, strict=True)]
+        listed = f"  [{', '.join(tasks)}]" if len(tasks) <= _LISTED_TASKS and any(self._successes) else ""
+        return f"{self._headline()}  {self._second_line()}{listed}"
+
+    def _show(self) -> None:
+        if (live := self._live) is not None:
+            self._draw(lambda: live.update(self.render(), refresh=True))
+        else:
+            say(self.line())
+
+    def _draw(self, action: Callable[[], object]) -> None:
+        if not guarded(action):
+            self._live = None
+
+    def _pause(self, now: float) -> float:
+        """Seconds between two drawings; plain lines become rarer as a run gets long."""
+        first, later = _LINE_SECONDS
+        return _REFRESH_SECONDS if self._live is not None else min(later, max(first, 0.05 * (now - self._started)))
+
+    def _mark(self, now: float) -> None:
+        self._points.append((now, self._env_steps))
+        while len(self._points) > 2 and now - self._points[0][0] > _RATE_SECONDS:
+            self._points.popleft()
+
+    def _steps_per_second(self) -> float:
+        (begin, first), (end, last) = self._points[0], self._points[-1]
+        return (last - first) / (end - begin) if end > begin else 0.0
+
+    def _headline(self) -> str:
+        share = self._env_steps / max(1, self.total_env_steps)
+        text = f"{self._env_steps:,} of {self.total_env_steps:,} env steps ({share:.1%})"
+        rate = self._steps_per_second() if self._points else 0.0
+        if rate > 0:
+            left = max(0, self.total_env_steps - self._env_steps) / rate
+            text += f"  {rate:,.0f} env steps/s  {_clock(left)} left"
+        return f"{text}  {_clock(time.monotonic() - self._started)} elapsed"
+
+    def _second_line(self) -> str:
+        recent = [float(np.mean(values)) for values in self._successes if values]
+        text = f"mean success {_mean(recent)} in training"
+        if self._evaluated is not None:
+            env_steps, rates = self._evaluated
+            text += f"  {_mean(rates)} in the evaluation at {env_steps:,}"
+        return text + "".join(f"  {name} {value:.4g}" for name, value in self._metrics.items())
+
+    def _tasks(self, block: range) -> Table:
+        """A table of some of the tasks."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("task", style="cyan", no_wrap=True)
+        for name in ("success", "return", "episodes"):
+            table.add_column(name, justify="right", no_wrap=True)
+        if self._evaluated is not None:
+            table.add_column("evaluation", justify="right", no_wrap=True)
+        if self._shares is not None:
+            table.add_column("share", justify="right", no_wrap=True)
+        for task in block:
+            success, returns = self._successes[task], self._returns[task]
+            cells = [
+                Text(self.task_names[task]),
+                rate_text(float(np.mean(success))) if success else Text("-"),
+                Text(f"{np.mean(returns):,.1f}" if returns else "-"),
+                Text(f"{self._episodes[task]:,}"),
+            ]
+            if self._evaluated is not None:
+                cells.append(rate_text(self._evaluated[1][task]))
+            if self._shares is not None:
+                cells.append(Text(f"{self._shares[task]:.3f}"))
+            table.add_row(*cells)
+        return table
+
+
+def _mean(rates: Sequence[float] | deque[bool]) -> str:
+    return f"{np.mean(rates):.2f}" if len(rates) else "-"
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, seconds = divmod(int(min(seconds, 3.6e7)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,55 @@
+"""Curves for TensorBoard. A convenience: if it cannot be written the run goes on without it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtrl.checkpoints.files import printable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+
+class TensorBoardSink:
+    """Writes scalars under `folder`; the writer, slow to import, is made at the first of them."""
+
+    def __init__(self, folder: Path, resumed_at: int | None = None):
+        """resumed_at: env steps of the checkpoint a run goes on from; TensorBoard hides what was newer."""
+        self.folder, self._resumed_at = folder, resumed_at
+        self._writer: SummaryWriter | None = None
+        self._working = True
+
+    def add_scalars(self, env_steps: int, values: Mapping[str, float]) -> None:
+        """Adds one point to the curve of each name. Never raises; the first fault is logged and ends the writing."""
+        if not self._working:
+            return
+        try:
+            if self._writer is None:
+                # Costs a second, and a broken TensorBoard installation may raise anything.
+                from torch.utils.tensorboard import SummaryWriter
+
+                purge = None if self._resumed_at is None else self._resumed_at + 1
+                self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, env_steps)
+        except Exception as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Writes what is buffered. Never raises."""
+        writer, self._writer = self._writer, None
+        if writer is not None and self._working:
+            try:
+                writer.close()
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._working = False
+        reason = f"{type(error).__name__}: {printable(str(error), 160)}"
+        logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)

@@ -1,0 +1,1 @@
+"""Optimisation: parameter groups, precision, and the hardware they run on."""

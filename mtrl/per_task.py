@@ -1,0 +1,29 @@
+"""Means within each task. Shapes: B batch, M tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
+    """Mean of values (B, ...) within each task (M, ...); 0 for a task without samples."""
+    # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
+    zeros = values.new_zeros(num_tasks, *values.shape[1:])
+    counts = values.new_zeros(num_tasks).index_add(0, task_ids, values.new_ones(task_ids.shape))
+    sums = zeros.index_add(0, task_ids, values)
+    return sums / counts.clamp(min=1).view(-1, *(1 for _ in values.shape[1:]))
+
+
+def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> dict[str, Tensor]:
+    """`mean_per_task` of several values (B, ...) by name, in one pass."""
+    if not columns:
+        return {}
+    flat = [values.reshape(len(values), -1) for values in columns.values()]
+    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks).split([part.shape[1] for part in flat], dim=1)
+    return {
+        name: part.reshape(num_tasks, *values.shape[1:])
+        for (name, values), part in zip(columns.items(), means, strict=True)
+    }

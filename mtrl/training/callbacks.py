@@ -1,0 +1,213 @@
+"""What watches a run: the log, evaluations and checkpoints. None of them changes what is learnt.
+
+Each is told of every `Progress` and acts when its interval is crossed. Whether it is due follows from what it wrote
+last, so that a run interrupted at any point leaves the rows of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtrl.checkpoints.store import CheckpointStore
+from mtrl.errors import Diverged
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
+from mtrl.training.interruption import Interruption
+from mtrl.loggers.live_table import LiveTable
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.runs.logs import EvaluationKind, EvaluationRow
+from mtrl.env.scores import overall_score
+from mtrl.env.target_quality import target_quality
+from mtrl.loggers.tensorboard import TensorBoardSink
+from mtrl.training.train_state import TrainState
+from mtrl.types import Metrics, Progress, State, TaskSuite
+
+
+def suite_facts(suite: TaskSuite) -> dict[str, Any]:
+    """What a number or a checkpoint of a suite depends on, as JSON."""
+    return {
+        "suite": suite.name,
+        "protocol": suite.protocol,
+        "tasks": list(suite.task_names),
+        "settings": dict(suite.settings),
+    }
+
+
+def due(env_steps: int, last: int, interval: int) -> bool:
+    """Whether a multiple of `interval` lies in (last, env_steps]."""
+    return interval > 0 and env_steps // interval > last // interval
+
+
+class MetricsObserver:
+    """Rows of metrics.jsonl, TensorBoard curves and the live table."""
+
+    def __init__(self, run: RunDirectory, state: TrainState, interval: int, table: LiveTable, curves: TensorBoardSink):
+        self._run, self._state, self._interval, self._table, self._curves = run, state, interval, table, curves
+        self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
+        self._started = time.monotonic()
+        self._first_env_steps = state.env_steps
+
+    def __call__(self, progress: Progress) -> None:
+        self._table.update(progress.env_steps, progress.episodes, shares=self._state.scheduler.weights().tolist())
+        if not due(progress.env_steps, self._last, self._interval):
+            return
+        self._last = progress.env_steps
+        row = self._row(progress)
+        self._run.append_metrics(row)
+        self._curves.add_scalars(progress.env_steps, dict(_scalars(row)))
+
+    def _row(self, progress: Progress) -> dict[str, Any]:
+        state, suite = self._state, self._state.envs.suite
+        seconds = time.monotonic() - self._started
+        rates, returns = state.recent.success_rates, state.recent.mean_returns
+        per_task = {
+            "train_success_rate": _known(rates),
+            "train_return": _known(returns),
+            "share": state.scheduler.weights().tolist(),
+        }
+        per_task |= {name: values for name, values in _listed(progress.metrics).items() if isinstance(values, list)}
+        return {
+            "env_steps": progress.env_steps,
+            "vector_steps": progress.vector_steps,
+            "update_rounds": state.update_rounds,
+            **{name: dict(zip(suite.task_names, values, strict=True)) for name, values in per_task.items()},
+            **{name: value for name, value in _listed(progress.metrics).items() if not isinstance(value, list)},
+            # Of the last training episodes, on a suite with targets.
+            **target_quality(suite.scores(returns, rates), suite.target_scores),
+            # Of this process; the only values that differ between a run and its repetition.
+            "wall_seconds": round(seconds, 3),
+            "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(seconds, 1e-9), 1),
+        }
+
+
+class EvaluationObserver:
+    """Periodic evaluations, the final one, and the best checkpoint."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        state: TrainState,
+        store: CheckpointStore,
+        evaluator: Evaluator,
+        interruption: Interruption,
+        table: LiveTable,
+        curves: TensorBoardSink,
+        interval: int,
+        episodes_per_task: int,
+    ):
+        self._run, self._state, self._store, self._evaluator = run, state, store, evaluator
+        self._interruption, self._table, self._curves = interruption, table, curves
+        self._interval, self._episodes_per_task = interval, episodes_per_task
+        rows = run.evaluations.rows()
+        self._last = max((row.env_steps for row in rows), default=0)
+        scores = [
+            self._score([row for row in rows if row.env_steps == env_steps])
+            for env_steps in {row.env_steps for row in rows}
+        ]
+        self._best = max(scores, default=-math.inf)
+
+    def __call__(self, progress: Progress) -> None:
+        self.evaluate_if_due(progress.env_steps)
+
+    def evaluate_if_due(self, env_steps: int) -> None:
+        """Evaluates unless the last evaluation is recent enough, or the run was told to stop meanwhile."""
+        if not due(env_steps, self._last, self._interval):
+            return
+        try:
+            result = self._play(self._episodes_per_task)
+        except EvaluationStopped:
+            return  # the checkpoint of this very step is written next; a resume evaluates first
+        score = self._score(self._write(result, env_steps, "periodic"))
+        self._last = env_steps
+        if score > self._best:
+            self._best = score
+            self._store.save(
+                env_steps,
+                {"agent": self._state.agent.state()},
+                kind="best",
+                info={"score": score, "episodes_per_task": self._episodes_per_task},
+            )
+
+    def evaluate_finally(self, env_steps: int, episodes_per_task: int) -> EvaluationResult:
+        """The protocol's evaluation at the end. Raises EvaluationStopped."""
+        result = self._play(episodes_per_task)
+        self._write(result, env_steps, "final")
+        return result
+
+    def _play(self, episodes_per_task: int) -> EvaluationResult:
+        return self._evaluator.evaluate(self._state.agent, episodes_per_task, lambda: bool(self._interruption))
+
+    def _score(self, rows: Sequence[EvaluationRow]) -> float:
+        """Of an evaluation as it stands in the file, so that a restart finds the same number."""
+        returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
+        return overall_score(self._state.envs.suite, returns, rates)
+
+    def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
+        rows = [
+            EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
+            for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
+        ]
+        self._run.append_evaluation(rows)
+        self._table.evaluation(env_steps, result.success_rates.tolist())
+        curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
+        curves |= {f"eval_{name}": value for name, value in result.target_quality.items()}
+        for score, values in result.normalized.items():
+            named = zip(result.task_names, values.tolist(), strict=True)
+            curves |= {f"eval_{score}/{task}": value for task, value in named}
+        self._curves.add_scalars(env_steps, curves)
+        return rows
+
+
+class CheckpointObserver:
+    """Checkpoints of the whole train state."""
+
+    def __init__(self, run: RunDirectory, state: TrainState, store: CheckpointStore, interval: int):
+        self._run, self._state, self._store, self._interval = run, state, store, interval
+        self._last = state.env_steps
+
+    def __call__(self, progress: Progress) -> None:
+        if due(progress.env_steps, self._last, self._interval):
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of now. Raises StorageFailure, or Diverged rather than save what is not finite."""
+        self._last = self._state.env_steps
+        content = self._state.state()
+        _check_finite(content["agent"], "agent")
+        self._run.sync()
+        info = suite_facts(self._state.envs.suite)
+        self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
+
+
+def _check_finite(part: State, path: str) -> None:
+    for name, value in part.items():
+        if isinstance(value, dict):
+            _check_finite(value, f"{path}.{name}")
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Diverged(f"{path}.{name} is not finite; the last good checkpoint stays")
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """The values, None for NaN: a task without an episode yet."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _listed(metrics: Metrics) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in metrics.items()}
+
+
+def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(curve, value) pairs of a row: `name` or `name/task`."""
+    flat: list[tuple[str, float]] = []
+    for name, value in row.items():
+        if isinstance(value, dict):
+            # A matrix per task is no curve; it stands in metrics.jsonl alone.
+            flat += [(f"{name}/{task}", own) for task, own in value.items() if isinstance(own, float | int)]
+        elif name != "env_steps":
+            flat.append((name, value))
+    return flat

@@ -1,0 +1,249 @@
+"""Evaluation by a suite's protocol, in environments of its own.
+
+Every task plays a fixed list of variations (for 50 episodes of Meta-World each of its 50 goals once) with the
+deterministic action, or with actions drawn from the policy by a stream of the evaluation's own where the protocol says
+so. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
+depend on how many slots play: the last bits of a matrix product depend on its number of rows.
+
+Shapes: M tasks, E episodes per task, C lanes: slots per task, over all crews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from mtrl.optim.cpu import acting_threads
+from mtrl.agent import Agent
+from mtrl.env.episodes import IDLE, ListedEpisodes
+from mtrl.env.scores import normalized_scores
+from mtrl.seeding import stream, torch_stream
+from mtrl.env.suite import SuiteType
+from mtrl.env.target_quality import target_quality
+from mtrl.types import TaskSpec
+from mtrl.env.vector_env import MultiTaskVectorEnv
+
+MIN_SLOTS = 10
+"""Slots an evaluation has at least, so that small suites keep several processes busy."""
+
+MAX_SLOTS = 20
+"""Slots up to which there are two crews: one steps while the policy acts for the other."""
+
+
+class EvaluationStopped(Exception):
+    """The caller asked to stop before the evaluation was complete."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Successes and returns of every episode, with the protocol they belong to."""
+
+    suite: str
+    protocol: str
+    settings: Mapping[str, Any]
+    task_names: tuple[str, ...]
+    successes: np.ndarray  # (M, E) bool
+    returns: np.ndarray  # (M, E) float64, raw rewards up to the end of the episode
+    mean_scores: np.ndarray  # (M,) by which the suite judges its tasks: success rates or mean returns
+    target_scores: np.ndarray | None  # (M,) at which a task counts as solved; None: the suite has no targets
+    normalized: Mapping[str, np.ndarray] = field(default_factory=dict)  # scores (M,) of `mtrl.env.scores`, by name
+
+    @property
+    def episodes_per_task(self) -> int:
+        return self.successes.shape[1]
+
+    @property
+    def success_rates(self) -> np.ndarray:
+        """(M,) share of episodes with a success."""
+        return self.successes.mean(1)
+
+    @property
+    def mean_returns(self) -> np.ndarray:
+        """(M,)."""
+        return self.returns.mean(1)
+
+    @property
+    def mean_success_rate(self) -> float:
+        """Mean over tasks."""
+        return float(self.success_rates.mean())
+
+    @property
+    def target_quality(self) -> Mapping[str, float]:
+        """q_am, q_gm and q_hm of `mtrl.env.target_quality`; empty on a suite without targets."""
+        return target_quality(self.mean_scores, self.target_scores)
+
+
+class _Crew:
+    """Environments that step while the policy acts for another crew's."""
+
+    def __init__(
+        self, envs: MultiTaskVectorEnv, first_lane: int, num_lanes: int, successes: np.ndarray, returns: np.ndarray
+    ):
+        """Writes episode e of task i to `successes` and `returns` (M, E) at [i, e]."""
+        self._envs = envs
+        self._num_tasks = envs.suite.num_tasks
+        self._first_lane = first_lane
+        self._num_lanes = num_lanes
+        self._successes = successes
+        self._returns = returns
+        self._ended = np.zeros(envs.num_envs, np.int64)
+        self._sent = False
+
+    def begin(self) -> None:
+        self._observation = self._envs.reset()
+
+    @property
+    def playing(self) -> bool:
+        return bool((self._envs.task_ids != IDLE).any())
+
+    def take_turn(self, choose: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Takes the results of the step under way, and begins the next."""
+        if self._sent:
+            step = self._envs.recv()
+            self._sent = False
+            self._observation = step.observation
+            for episode in step.episodes:
+                lane = self._first_lane + episode.slot // self._num_tasks
+                position = self._ended[episode.slot] * self._num_lanes + lane
+                self._successes[episode.task, position] = episode.success
+                self._returns[episode.task, position] = episode.return_
+                self._ended[episode.slot] += 1
+        if self.playing:
+            chunks = np.split(self._observation, len(self._observation) // self._num_tasks)
+            self._envs.send(np.concatenate([choose(chunk) for chunk in chunks]))
+            self._sent = True
+
+
+class Evaluator:
+    """Evaluates agents on one suite; its environments start at the first use and stay until `close`."""
+
+    def __init__(self, world: SuiteType, seed: int, num_workers: int, worker_timeout: float = 60.0):
+        self.world = world
+        self.seed = seed
+        self.num_workers = num_workers
+        self.worker_timeout = worker_timeout
+        self._envs: list[MultiTaskVectorEnv] = []  # of the crews
+        num_tasks = world.suite.num_tasks
+        self._num_crews = 2 if 2 * num_tasks <= MAX_SLOTS else 1
+        self._slots_per_task = -(-MIN_SLOTS // (self._num_crews * num_tasks))  # of each crew
+
+    def evaluate(
+        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> EvaluationResult:
+        """Plays E episodes of every task. Touches nothing of the agent but its training flags, which it puts back.
+
+        Raises WorkerFailure, and EvaluationStopped once `should_stop()` is true.
+        """
+        # Every module's own flag: an agent may keep a part of itself in evaluation mode for good.
+        training = {module: module.training for module in agent.modules()}
+        agent.eval()
+        try:
+            with acting_threads(self.world.suite):
+                successes, returns = self._play(agent, episodes_per_task, should_stop)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for module, flag in training.items():
+                module.training = flag
+        suite = self.world.suite
+        return EvaluationResult(
+            suite=suite.name,
+            protocol=suite.protocol,
+            settings=suite.settings,
+            task_names=suite.task_names,
+            successes=successes,
+            returns=returns,
+            mean_scores=suite.scores(returns, successes).mean(1),
+            target_scores=suite.target_scores,
+            normalized=normalized_scores(suite.tasks, returns.mean(1)),
+        )
+
+    def _play(
+        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Successes (M, E) and returns (M, E)."""
+        num_tasks = self.world.suite.num_tasks
+        num_lanes = self._num_crews * self._slots_per_task
+        successes = np.zeros((num_tasks, episodes_per_task), bool)
+        returns = np.zeros((num_tasks, episodes_per_task))
+        # Lane c plays every C-th episode of each task, beginning with its c-th.
+        plan = [
+            [(task.index, variation) for variation in self._variations(task, episodes_per_task)[lane::num_lanes]]
+            for lane in range(num_lanes)
+            for task in self.world.suite.tasks
+        ]
+        choose = self._chooser(agent)
+        crews = [
+            _Crew(envs, first * self._slots_per_task, num_lanes, successes, returns)
+            for first, envs in enumerate(self._start(plan))
+        ]
+        for crew in crews:
+            crew.begin()
+        while any(crew.playing for crew in crews):
+            for crew in crews:
+                if should_stop():
+                    raise EvaluationStopped
+                crew.take_turn(choose)
+        return successes, returns
+
+    def _chooser(self, agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
+        """What gives the actions for observations (M, *observation), one per task in task order."""
+        one_of_each = np.arange(self.world.suite.num_tasks)
+        if not self.world.suite.samples_policy:
+            return lambda chunk: agent.act(chunk, one_of_each, explore=False).action
+        # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
+        chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
+        return lambda chunk: agent.sample(chunk, one_of_each, chance)
+
+    def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
+        """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""
+        if task.num_variations is None:
+            return stream(self.seed, "evaluation", task.index).integers(2**48, size=episodes_per_task).tolist()
+        if episodes_per_task >= task.num_variations:
+            return [episode % task.num_variations for episode in range(episodes_per_task)]
+        return [episode * task.num_variations // episodes_per_task for episode in range(episodes_per_task)]
+
+    def _start(self, plan: list[list[tuple[int, int]]]) -> list[MultiTaskVectorEnv]:
+        """The environments of every crew, to play their part of the plan: a list of episodes per slot."""
+        num_envs = self._slots_per_task * self.world.suite.num_tasks
+        parts = [ListedEpisodes(plan[start : start + num_envs]) for start in range(0, len(plan), num_envs)]
+        for crew, episodes in enumerate(parts):
+            if crew < len(self._envs):
+                self._envs[crew].episodes = episodes
+                continue
+            self._envs.append(
+                self.world.make_envs(
+                    num_envs,
+                    episodes,
+                    mode="evaluate",
+                    num_workers=self.num_workers,
+                    worker_timeout=self.worker_timeout,
+                )
+            )
+        return self._envs
+
+    def close(self) -> None:
+        """Ends the environments; the next evaluation starts new ones."""
+        while self._envs:
+            self._envs.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def evaluate(
+    agent: Agent, world: SuiteType, episodes_per_task: int, *, seed: int, num_workers: int
+) -> EvaluationResult:
+    """One evaluation of `agent` on a suite, see `Evaluator`."""
+    with Evaluator(world, seed, num_workers) as evaluator:
+        return evaluator.evaluate(agent, episodes_per_task)

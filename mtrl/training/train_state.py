@@ -1,0 +1,74 @@
+"""Everything that changes while a run trains, in one object: what a checkpoint holds is what this owns.
+
+Shapes: N slots, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtrl.agent import Agent
+from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.env.recent_episodes import RecentEpisodes
+from mtrl.scheduling import TaskScheduler
+from mtrl.types import State
+from mtrl.env.vector_env import MultiTaskVectorEnv
+
+
+class TrainState:
+    """The parts of a running training, and its counts.
+
+    `observation` is the one to act on next; `update_rounds` counts the calls of `Agent.update` that learnt something.
+    """
+
+    def __init__(self, agent: Agent, envs: MultiTaskVectorEnv, buffer: RolloutBuffer, scheduler: TaskScheduler):
+        self.agent = agent
+        self.envs = envs
+        self.buffer = buffer
+        self.scheduler = scheduler
+        self.recent = RecentEpisodes(envs.suite.num_tasks)
+        self.observation: np.ndarray | None = None  # (N, *observation); None before the first reset
+        self.env_steps = 0  # of single environments
+        self.vector_steps = 0
+        self.update_rounds = 0
+
+    def state(self) -> State:
+        """All of it but the buffer's rows; only while nothing is in flight."""
+        return {
+            "agent": self.agent.state(),
+            "envs": self.envs.state(),
+            "buffer": self.buffer.state(),
+            "scheduler": self.scheduler.state(),
+            "recent": self.recent.state(),
+            "observation": self.observation,
+            "env_steps": self.env_steps,
+            "vector_steps": self.vector_steps,
+            "update_rounds": self.update_rounds,
+            # A matrix product's last bits depend on their number, but on a GPU.
+            "torch_threads": torch.get_num_threads() if self.agent.device.type == "cpu" else None,
+        }
+
+    def load_state(self, state: State, chunks: Iterator[tuple[str, dict[str, Tensor]]]) -> bool:
+        """Takes up a saved state; returns whether the running episodes were restored bit for bit."""
+        if state["torch_threads"] is not None:
+            torch.set_num_threads(int(state["torch_threads"]))
+        self.agent.load_state(state["agent"])
+        self.buffer.load_state(state["buffer"], chunks)
+        self.scheduler.load_state(state["scheduler"])
+        self.recent.load_state(state["recent"])
+        self.env_steps = int(state["env_steps"])
+        self.vector_steps = int(state["vector_steps"])
+        self.update_rounds = int(state["update_rounds"])
+        if state["observation"] is None:
+            return True
+        stored = np.asarray(state["observation"])
+        self.observation = self.envs.load_state(state["envs"])
+        exact = self.observation.tobytes() == stored.tobytes()
+        if not exact:
+            # The next row does not follow the newest one stored.
+            self.buffer.end_running_episodes()
+        return exact

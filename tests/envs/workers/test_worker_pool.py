@@ -1,0 +1,400 @@
+"""The worker pool: the same trajectories for any number of workers, exact resume, and every fault named."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from counting_suite import counting_suite
+from faulty_slots import CountingSlot, FaultyFactory, ReportingSlot, SlowSlot
+
+from envs.workers.pool import WorkerPool
+from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
+from mtrl.errors import BadInput, WorkerFailure
+from mtrl.types import EnvStep
+from tests.runs.forked import in_child
+
+NUM_ENVS = 5
+
+
+def make_pool(
+    make_env: Callable[[], Any] = CountingSlot,
+    *,
+    num_envs: int = NUM_ENVS,
+    num_workers: int = 2,
+    discrete: bool = False,
+    timeout: float = 30.0,
+) -> WorkerPool:
+    suite = counting_suite(discrete=discrete)
+    episodes = RandomEpisodes(suite, num_envs, seed=1)
+    return WorkerPool(suite, num_envs, episodes, make_env, num_workers=num_workers, worker_timeout=timeout)
+
+
+def actions(steps: int, *, num_envs: int = NUM_ENVS, discrete: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    if discrete:
+        return rng.integers(3, size=(steps, num_envs))
+    return rng.uniform(-1, 1, (steps, num_envs, 2)).astype(np.float32)
+
+
+def play(pool: WorkerPool, steps: np.ndarray) -> list[EnvStep]:
+    """Steps with changing task weights, so that slots change tasks."""
+    played = []
+    for number, action in enumerate(steps):
+        pool.set_task_weights(np.array([1.0, 1 + number % 3, 0.5]))
+        played.append(pool.step(action))
+    return played
+
+
+def assert_equal_steps(left: list[EnvStep], right: list[EnvStep]) -> None:
+    for one, other in zip(left, right, strict=True):
+        for name in ("task_ids", "observation", "reward", "terminated", "truncated", "final_observation"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        assert one.episodes == other.episodes
+
+
+def children() -> set[int]:
+    """Processes below this one, the server that forks them aside."""
+    running = psutil.Process().children(recursive=True)
+    return {child.pid for child in running if child.status() != psutil.STATUS_ZOMBIE and child.ppid() != os.getpid()}
+
+
+def shared_memory() -> set[str]:
+    """Files of shared memory, without the folder that the tests of checkpoints have there and run beside these."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("checkpoints-")}
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No process, descriptor or file of shared memory more than before."""
+    make_pool().reset()  # the server that forks workers runs from here on
+    gc.collect()
+    processes, descriptors = children(), len(os.listdir("/proc/self/fd"))
+    shared = shared_memory()
+    yield
+    gc.collect()  # an exception that a test holds keeps its pool alive
+    assert children() <= processes
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert shared_memory() <= shared
+
+
+# Trajectories.
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_trajectories_do_not_depend_on_the_number_of_workers(discrete: bool) -> None:
+    steps = actions(40, discrete=discrete)
+    with make_pool(num_workers=0, discrete=discrete) as pool:
+        first, expected = pool.reset(), play(pool, steps)
+    assert len({episode.task for step in expected for episode in step.episodes}) == 3
+    for num_workers in (1, 2, 3):
+        with make_pool(num_workers=num_workers, discrete=discrete) as pool:
+            np.testing.assert_array_equal(pool.reset(), first)
+            assert_equal_steps(play(pool, steps), expected)
+
+
+def test_an_ended_episode_gives_its_last_observation_and_the_next_ones_first() -> None:
+    with make_pool() as pool:
+        pool.reset()
+        played = play(pool, actions(20))
+    ends = 0
+    for step in played:
+        for episode in step.episodes:
+            ends += 1
+            assert step.final_observation[episode.slot, :3].tolist() == [
+                episode.task,
+                episode.variation,
+                episode.length,
+            ]
+            assert step.observation[episode.slot, 2:].tolist() == [0, 0]
+            assert step.terminated[episode.slot] == (episode.variation == 3 and episode.length == 2)
+        going_on = ~(step.terminated | step.truncated)
+        np.testing.assert_array_equal(step.observation[going_on], step.final_observation[going_on])
+    assert ends > 10
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_slot_without_a_next_episode_rests(num_workers: int) -> None:
+    suite = counting_suite()
+    episodes = ListedEpisodes([[(0, 0)], [(1, 1), (0, 2)], []])
+    with WorkerPool(suite, 3, episodes, CountingSlot, num_workers=num_workers) as pool:
+        pool.reset()
+        steps = [pool.step(np.ones((3, 2), np.float32)) for _ in range(9)]
+        assert pool.task_ids.tolist() == [-1, -1, -1]
+    ended = [(episode.slot, episode.task, episode.variation) for step in steps for episode in step.episodes]
+    assert ended == [(0, 0, 0), (1, 1, 1), (1, 0, 2)]
+    assert steps[3].task_ids.tolist() == [-1, 1, -1]
+
+
+def test_environments_play_again_with_other_episodes() -> None:
+    suite = counting_suite()
+    with WorkerPool(suite, 2, ListedEpisodes([[(0, 0)], [(1, 1)]]), CountingSlot, num_workers=2) as pool:
+        pool.reset()
+        pool.step(np.ones((2, 2), np.float32))
+        pool.episodes = ListedEpisodes([[(2, 1)], []])
+        observation = pool.reset()
+        assert pool.task_ids.tolist() == [2, -1]
+        assert observation[0].tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 3)])
+def test_a_resumed_pool_goes_on_in_the_middle_of_its_episodes(before: int, after: int) -> None:
+    steps = actions(60)
+    with make_pool(num_workers=before) as pool:
+        pool.reset()
+        observation = play(pool, steps[:31])[-1].observation
+        state = pool.state()
+        expected = play(pool, steps[31:])
+    with make_pool(num_workers=after) as pool:
+        np.testing.assert_array_equal(pool.load_state(state), observation)
+        assert_equal_steps(play(pool, steps[31:]), expected)
+
+
+def test_a_replay_that_ends_early_is_refused() -> None:
+    with make_pool(FaultyFactory("none", task=9)) as pool:
+        pool.reset()
+        state = pool.state()
+        state["lengths"][:] = 6
+        state["actions"] = np.zeros((NUM_ENVS, 6, 2), np.float32)
+        with pytest.raises(BadInput, match=r"task count-\d: a stored episode ends after \d env steps"):
+            pool.load_state(state)
+
+
+def test_a_worker_has_one_thread_and_no_copy_of_the_main_process() -> None:
+    def check() -> None:
+        with make_pool(ReportingSlot, num_workers=3) as pool:
+            pool.reset()
+            process, threads, heavy, _ = pool.step(actions(1)[0]).final_observation.T
+        assert len(set(process)) == 3
+        assert os.getpid() not in process
+        assert set(threads) == {1}
+        assert set(heavy) == {0}
+
+    # In a child, whose server of workers is new: an earlier test may have had this process's import a simulator.
+    status, said = in_child(check)
+    assert status == 0, said
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raise", "raised LookupError: the drawer is stuck"),
+        ("SIGKILL", "was killed by SIGKILL"),
+        ("SIGSEGV", "was killed by SIGSEGV"),
+        ("exit", "exited with code 0"),
+        ("memory", "raised MemoryError"),
+        ("shape", r"raised ValueError: observation has shape \(1,\), expected \(4,\)"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_left")
+def test_a_failed_worker_is_named_within_two_seconds(fault: str, said: str) -> None:
+    action = np.zeros((3, 2), np.float32)
+    with make_pool(FaultyFactory(fault), num_envs=3) as pool:
+        pool.reset()
+        pool.step(action)
+        before = pool.state()
+        started = time.monotonic()
+        with pytest.raises(WorkerFailure) as raised:
+            pool.step(action)
+        assert time.monotonic() - started < 2
+        line, _, traceback = str(raised.value).partition("\n")
+        assert re.fullmatch(rf"environment worker 1 \(pid \d+\) at task count-5 in slot 1 {said}", line)
+        assert ("faulty_slots.py" in traceback) == (fault in ("raise", "memory", "SIGSEGV"))
+        # The broken step never happened: what a checkpoint would hold is as before it.
+        np.testing.assert_equal(pool.state(), before)
+        with pytest.raises(WorkerFailure, match="count-5"):
+            pool.recv()
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(("fault", "in_reset"), [("hang", True), ("hang", False), ("sleep", False)])
+@pytest.mark.usefixtures("nothing_left")
+def test_a_hung_worker_is_named_after_the_timeout(fault: str, in_reset: bool) -> None:
+    with make_pool(FaultyFactory(fault, in_reset=in_reset), timeout=1.5) as pool:
+        pool.reset()
+        started = time.monotonic()
+        with pytest.raises(WorkerFailure) as raised:
+            play(pool, actions(30))
+        assert 1.5 < time.monotonic() - started < 3
+    line, _, stack = str(raised.value).partition("\n")
+    assert line.endswith("did not answer for 1.5 s")
+    assert "at task count-5 in slot" in line
+    assert "faulty_slots.py" in stack
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_worker_killed_between_steps_is_named_at_the_next() -> None:
+    with make_pool(ReportingSlot) as pool:
+        pool.reset()
+        workers = pool.step(actions(1)[0]).final_observation[:, 0].astype(int)
+        os.kill(workers[0], signal.SIGKILL)
+        time.sleep(0.1)
+        with pytest.raises(WorkerFailure, match=rf"pid {workers[0]}\) after task count-\d in slot 4 was killed by SIG"):
+            pool.step(actions(1)[0])
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_workers_leave_interrupts_to_the_main_process() -> None:
+    with make_pool(ReportingSlot) as pool:
+        pool.reset()
+        workers = set(pool.step(actions(1)[0]).final_observation[:, 0].astype(int))
+        servers = {psutil.Process(worker).ppid() for worker in workers}
+        for process in workers | servers:
+            os.kill(process, signal.SIGINT)
+            os.kill(process, signal.SIGTERM)
+        time.sleep(0.1)
+        play(pool, actions(10))
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_forked_copy_of_the_process_starts_workers_of_its_own() -> None:
+    with make_pool(num_workers=1) as pool:
+        pool.reset()
+
+        def play_again() -> None:
+            with make_pool(num_workers=1) as again:
+                again.reset()
+
+        status, output = in_child(play_again)
+        assert status == 0, output
+        pool.step(actions(1)[0])
+
+
+def test_slow_steps_that_go_on_are_no_hang() -> None:
+    with make_pool(SlowSlot, num_workers=1, timeout=0.6) as pool:
+        pool.reset()
+        pool.step(actions(1)[0])  # five slots, one second
+
+
+def test_a_fault_in_this_process_is_named_too() -> None:
+    with make_pool(FaultyFactory("raise"), num_workers=0) as pool:
+        pool.reset()
+        with pytest.raises(WorkerFailure, match=r"^environment at task count-5 in slot \d .*raised LookupError"):
+            play(pool, actions(10))
+
+
+def test_a_factory_that_does_not_work_is_a_worker_failure() -> None:
+    with (
+        make_pool(os.getcwd) as pool,
+        pytest.raises(WorkerFailure, match=r"before its first task|at task .* raised AttributeError"),
+    ):
+        pool.reset()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_closed_pool_refuses_to_step(num_workers: int) -> None:
+    pool = make_pool(num_workers=num_workers)
+    pool.reset()
+    pool.close()
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.step(actions(1)[0])
+
+
+# The main process dies, or forgets.
+
+SCRIPT = """
+import os, signal, sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+import numpy as np
+from counting_suite import counting_suite
+from faulty_slots import *
+from envs.workers.pool import WorkerPool
+from mtrl.env.episodes import RandomEpisodes
+
+suite = counting_suite()
+pool = WorkerPool(suite, 4, RandomEpisodes(suite, 4, 1), {factory}, num_workers=2)
+pool.reset()
+print(*[worker.process.pid for worker in pool._workers._workers], flush=True)
+{rest}
+"""
+
+
+def run_script(folder: Path, factory: str, rest: str) -> tuple[subprocess.CompletedProcess[str], set[int]]:
+    """Runs a main script without a `__main__` guard; returns how it ended and which workers it had."""
+    here = Path(__file__)
+    script = SCRIPT.format(
+        tests=str(here.parent), root=str(here.parents[3]), factory=factory, rest=textwrap.dedent(rest)
+    )
+    path = folder / "script.py"
+    path.write_text(script)
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=30, cwd=folder)
+    return result, set(map(int, result.stdout.split()))
+
+
+def is_running(pid: int) -> bool:
+    """False for a process that has ended too, though nobody has taken note of that yet."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_gone(processes: set[int], seconds: float) -> set[int]:
+    """The processes that still run after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        processes = {pid for pid in processes if is_running(pid)}
+        if not processes:
+            break
+        time.sleep(0.02)
+    return processes
+
+
+def test_workers_end_with_a_killed_trainer_even_out_of_an_endless_loop(tmp_path: Path) -> None:
+    shared = shared_memory()
+    result, workers = run_script(
+        tmp_path,
+        "FaultyFactory('hang', task=0)",
+        """
+        pool.step(np.zeros((4, 2), np.float32))
+        pool.send(np.zeros((4, 2), np.float32))
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert len(workers) == 2
+    assert wait_until_gone(workers, seconds=5) == set()
+    assert shared_memory() <= shared
+
+
+def test_a_script_that_forgets_to_close_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    result, workers = run_script(tmp_path, "CountingSlot", "pool.step(np.zeros((4, 2), np.float32))")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert len(workers) == 2
+    assert wait_until_gone(workers, seconds=5) == set()
+
+
+def test_a_world_of_the_main_script_is_played_too(tmp_path: Path) -> None:
+    path = tmp_path / "main_world.py"
+    here = Path(__file__)
+    path.write_text(
+        f"import sys\nsys.path[:0] = [{str(here.parent)!r}, {str(here.parents[3])!r}]\n"
+        "import numpy as np\nfrom counting_suite import counting_suite\nfrom faulty_slots import *\n"
+        "from envs.workers.pool import WorkerPool\nfrom mtrl.env.episodes import RandomEpisodes\n"
+        "class Mine(CountingSlot):\n    pass\n"
+        "if __name__ == '__main__':\n"
+        "    suite = counting_suite()\n"
+        "    with WorkerPool(suite, 2, RandomEpisodes(suite, 2, 1), Mine, num_workers=2) as pool:\n"
+        "        pool.reset()\n        print(pool.step(np.zeros((2, 2), np.float32)).reward)\n"
+    )
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "[0. 0.]\n"), result.stderr

@@ -1,0 +1,158 @@
+"""A run that is killed and resumed, again and again, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from mtrl.training import run
+from mtrl.config.schema import RunConfig
+from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
+
+
+def train_with_kills(config: RunConfig, run_dir: Path, kills: list[int], number: int = signal.SIGKILL) -> list[int]:
+    """Exit statuses of a run that is killed at the given Progress counts of its processes, and resumed."""
+    statuses = [in_child(lambda: run.train(config, run_dir), kills[0] if kills else None, number)]
+    if kills:
+        statuses += [in_child(lambda: run.resume(run_dir, {}), kill, number) for kill in [*kills[1:], None]]
+    return statuses
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert differences(final_state(first), final_state(second)) == []
+    assert differences(log_rows(first), log_rows(second)) == []
+
+
+PPO = {"name": "ppo", "rollout_steps": 3, "epochs": 1, "minibatches": 2}
+CELLS = {
+    "continuous": {},
+    "discrete, multi-head": {
+        "suite": "point-mass-discrete",
+        "architecture": {"name": "multi-head", "width": 16, "depth": 1},
+    },
+    "pcgrad, temperature weights": {
+        "aggregator": "pcgrad",
+        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "temperature_task_weights": True},
+    },
+    # Shares that change over time make slots change tasks, and batches that are not cut into equal parts.
+    "a5c": {"suite": "point-mass-hard", "scheduler": {"name": "a5c", "uniform_episodes": 1}},
+    "ea4c, pcgrad": {
+        "suite": "point-mass-hard",
+        "aggregator": "pcgrad",
+        "scheduler": {"name": "ea4c", "uniform_episodes": 1, "decisions_per_update": 2},
+    },
+    "small buffer, two updates": {
+        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
+    },
+    "popart": {"normalizer": "popart"},
+    "bfloat16": {"precision": "bfloat16"},
+    "ppo, distral, one column, separate": {
+        "agent": PPO,
+        "policy": {"name": "distral", "num_columns": 1},
+        "architecture": {"name": "separate", "width": 16, "depth": 1},
+    },
+    "ppo, return scale": {"agent": PPO, "normalizer": "return-scale"},
+    "ppo, discrete, pcgrad, annealed, popart": {
+        "suite": "point-mass-discrete",
+        "normalizer": "popart",
+        "aggregator": "pcgrad",
+        "agent": PPO | {"annealing_steps": 2000},
+    },
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_three_kills_between_checkpoints_change_no_bit(tmp_path: Path, cell: str) -> None:
+    config = tiny_config(**CELLS[cell])
+    assert train_with_kills(config, tmp_path / "calm", []) == [0]
+    # 40 vector steps lie between checkpoints and 20 in an episode: all three kills hit the middle of one.
+    assert train_with_kills(config, tmp_path / "killed", [53, 67, 35]) == [-9, -9, -9, 0]
+    assert_same_run(tmp_path / "calm", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("agent", "total_env_steps", "kills"), [("sac", 1400, [130, 77, 200]), ("ppo", 480, [75, 91])])
+def test_meta_world_resumes_in_the_middle_of_an_episode(
+    tmp_path: Path, agent: str, total_env_steps: int, kills: list[int]
+) -> None:
+    config = tiny_config(
+        "metaworld:reach-v3,drawer-close-v3",
+        agent=PPO if agent == "ppo" else {},
+        num_envs=2,
+        num_workers=1,
+        total_env_steps=total_env_steps,
+        log_interval=100,
+        checkpoint_interval=120,
+        eval_interval=0,
+        final_eval_episodes_per_task=0,
+    )
+    assert train_with_kills(config, tmp_path / "calm", []) == [0]
+    assert train_with_kills(config, tmp_path / "killed", kills) == [-9] * len(kills) + [0]
+    assert_same_run(tmp_path / "calm", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_exact_step(tmp_path: Path, number: int, exit_code: int) -> None:
+    config = tiny_config()
+    assert train_with_kills(config, tmp_path / "calm", []) == [0]
+    assert train_with_kills(config, tmp_path / "stopped", [33, 50], number) == [exit_code, exit_code, 0]
+    assert_same_run(tmp_path / "calm", tmp_path / "stopped")
+    assert json.loads((tmp_path / "stopped" / "meta.json").read_text())["status"] == "done"
+
+
+def test_observers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
+    often = tiny_config()
+    never = tiny_config(log_interval=10**6, eval_interval=0, checkpoint_interval=10**6, final_eval_episodes_per_task=0)
+    for name, config in (("often", often), ("never", never)):
+        assert in_child(lambda config=config, name=name: run.train(config, tmp_path / name)) == 0
+    assert differences(final_state(tmp_path / "often"), final_state(tmp_path / "never")) == []
+
+
+def test_the_number_of_workers_does_not_change_what_is_learnt(tmp_path: Path) -> None:
+    settings = {"num_envs": 3, "total_env_steps": 300, "eval_interval": 0, "final_eval_episodes_per_task": 0}
+    for workers in (0, 2):
+        config = tiny_config("metaworld:reach-v3,drawer-close-v3", num_workers=workers, **settings)
+        assert in_child(lambda config=config, workers=workers: run.train(config, tmp_path / str(workers))) == 0
+    assert differences(final_state(tmp_path / "0"), final_state(tmp_path / "2")) == []
+
+
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
+    long = tiny_config(total_env_steps=2400)
+    assert in_child(lambda: run.train(long, tmp_path / "long")) == 0
+    assert in_child(lambda: run.train(tiny_config(), tmp_path / "extended")) == 0
+    assert in_child(lambda: run.resume(tmp_path / "extended", {"total_env_steps": 2400})) == 0
+    assert_same_run(tmp_path / "long", tmp_path / "extended")
+
+
+def test_a_resume_says_that_another_library_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    libraries = iter(["torch's choice", "torch's choice", "oneDNN", "torch's choice"])
+    expected = ["", "", "'matrix products' 'unknown', now 'oneDNN'", "'matrix products' 'oneDNN', now 'unknown'"]
+    for turn, (library, message) in enumerate(zip(libraries, expected, strict=True)):
+        monkeypatch.setattr(run, "choose_product_library", lambda library=library: library)
+        config = tiny_config(total_env_steps=160)
+        steps = {"total_env_steps": 160 + 80 * turn}
+        assert (run.resume(tmp_path / "run", steps) if turn else run.train(config, tmp_path / "run")) == 0
+        said = capsys.readouterr().out
+        assert message in said if message else "matrix products" not in said
+
+
+def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    config = tiny_config(max_hours=1e-7)
+    assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
+    assert final_state(tmp_path / "run")["step"] < 1600
+    assert in_child(lambda: run.resume(tmp_path / "run", {"max_hours": 1.0})) == 0
+    assert final_state(tmp_path / "run")["step"] == 1600
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(50))
+def test_chains_of_random_kills_change_no_bit(tmp_path: Path, seed: int) -> None:
+    config = tiny_config(seed=seed)
+    kills = [1 + (seed * 37 + index * 53) % 90 for index in range(6)]
+    train_with_kills(config, tmp_path / "calm", [])
+    train_with_kills(config, tmp_path / "killed", kills)
+    assert_same_run(tmp_path / "calm", tmp_path / "killed")

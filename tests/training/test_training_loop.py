@@ -1,0 +1,138 @@
+"""One loop for every agent: what is collected, when it learns, and what it reports.
+
+Shapes: T rows of time, N slots, M tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.ppo import PPO
+from agents.sac import SAC
+from mtrl.agent import Parts
+from mtrl.scheduling import TaskScheduler
+from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.train_state import TrainState
+from mtrl.training.trainer import train
+from mtrl.types import Batch, FinishedEpisode, Metrics
+from tests.env.counting import audit, counting_world
+
+WORLD = counting_world()
+NUM_ENVS = 4
+
+
+class Watching(PPO):
+    """Keeps the rollouts it learnt from."""
+
+    def __init__(self, parts: Parts, config: PPO.Config):
+        super().__init__(parts, config)
+        self.rollouts: list[Batch] = []
+
+    def with_advantages(self, rollout: Batch) -> Batch:
+        self.rollouts.append(rollout)
+        return super().with_advantages(rollout)
+
+
+def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
+    agent = make_agent(Watching, PPO.Config(rollout_steps=5), WORLD.suite)
+    state = make_train_state(agent, WORLD, NUM_ENVS)
+    reported = list(train(state, 7 * 5 * NUM_ENVS))
+    assert [bool(progress.metrics) for progress in reported] == 7 * [False, False, False, False, True]
+    assert len(agent.rollouts) == 7
+    assert state.buffer.num_rows == 0
+    list(train(state, 7 * 5 * NUM_ENVS + 2 * NUM_ENVS))
+    assert len(agent.rollouts) == 7, "the next rollout is not complete"
+    assert state.buffer.num_rows == 2
+    for rollout in agent.rollouts:
+        assert rollout.reward.shape == (5, NUM_ENVS)
+        audit(rollout, WORLD)
+    for earlier, later in zip(agent.rollouts, agent.rollouts[1:], strict=False):
+        going_on = ~(earlier.terminated | earlier.truncated)[-1]
+        assert torch.equal(earlier.next_observation[-1][going_on], later.observation[0][going_on])
+
+
+@pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 10), (3, 37, 10), (3, 36, 9)])
+def test_env_steps_count_single_environments(steps_per_update: int, total: int, turns: int) -> None:
+    config = SAC.Config(batch_size=6, random_steps=1, steps_per_update=steps_per_update)
+    state = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    reported = list(train(state, total))
+    assert [progress.vector_steps for progress in reported] == list(range(1, turns + 1))
+    learnt = [progress.vector_steps for progress in reported if progress.metrics]
+    assert learnt == [step for step in range(2, turns + 1) if step % steps_per_update == 0]
+    assert [progress.env_steps for progress in reported] == [NUM_ENVS * p.vector_steps for p in reported]
+    assert state.buffer.rows_added == reported[-1].vector_steps
+    assert list(train(state, total)) == []
+
+
+def test_learning_from_replay_overlaps_with_stepping() -> None:
+    state = make_train_state(make_agent(SAC, SAC.Config(batch_size=6, random_steps=2), WORLD.suite), WORLD, NUM_ENVS)
+    order: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        method = getattr(owner, name)
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            order.append(name)
+            return method(*arguments, **keywords)
+
+        setattr(owner, name, noted)
+
+    for owner, name in ((state.agent, "act"), (state.envs, "send"), (state.agent, "learn_from"), (state.envs, "recv")):
+        note(owner, name)
+    run = train(state, 10_000)
+    for _ in range(5):
+        next(run)
+    order.clear()
+    next(run)
+    assert order == ["act", "send", "learn_from", "recv"]
+
+
+def test_every_finished_episode_is_reported_once() -> None:
+    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10_000), WORLD.suite), WORLD, NUM_ENVS)
+    reported = list(train(state, 200 * NUM_ENVS))
+    episodes = [episode for progress in reported for episode in progress.episodes]
+    rewards = sum(episode.return_ for episode in episodes)
+    running = state.envs._returns.sum()
+    batch = state.buffer.rollout()
+    assert rewards + running == pytest.approx(batch.reward.sum().item(), rel=1e-5)
+    ends = batch.terminated | batch.truncated
+    assert len(episodes) == int(ends.sum())
+    last = [episode.return_ for episode in episodes if episode.task == 0][-10:]
+    assert state.recent.mean_returns[0] == pytest.approx(np.mean(last))
+
+
+class OnlyOneTask(TaskScheduler):
+    """Wants the last task as soon as an episode has ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[FinishedEpisode] = []
+
+    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+        self.seen += episodes
+
+    def weights(self) -> np.ndarray:
+        return np.array([0.0, 0.0, 1.0]) if self.seen else np.array([0.5, 0.5, 0.0])
+
+
+def test_the_schedulers_weights_reach_environments_and_batches() -> None:
+    config = SAC.Config(batch_size=6, random_steps=2)
+    plain = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    state = TrainState(plain.agent, plain.envs, plain.buffer, OnlyOneTask())
+    shares: list[tuple[int, ...]] = []
+    learn_from = state.agent.learn_from
+
+    def watched(batch: Batch) -> Metrics:
+        shares.append(batch.counts)
+        return learn_from(batch)
+
+    state.agent.learn_from = watched
+    list(train(state, 40 * NUM_ENVS))
+    assert set(state.buffer.rollout().task_ids[0].tolist()) == {0, 1}
+    assert shares[0][2] == 0
+    assert (state.envs.task_ids == 2).all()
+    assert shares[-1] == (0, 0, 6)
