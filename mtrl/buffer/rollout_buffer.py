@@ -18,11 +18,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from mtrl.checkpoints.store import Chunk
 from mtrl.equal_shares import equal_shares
 from mtrl.seeding import load_stream_state, stream, stream_state
 from mtrl.buffer.task_index import TaskIndex
-from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
+from mtrl.types import Acted, Batch, Chunk, EnvStep, State, TaskSuite
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""

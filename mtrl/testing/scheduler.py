@@ -119,4 +119,4 @@ class _Case:
 def _as_saved(state: State) -> State:
     """The state as a checkpoint gives it back."""
     document, values = flatten(state)
-    return unflatten(document, {name: torch.as_tensor(value).clone() for name, value in values.items()})
+    return unflatten(document, {name: value.clone() for name, value in values.items()})

@@ -27,7 +27,7 @@ from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.loggers.live_table import LiveTable
 from mtrl.training.load import TaskNames, load_trained
-from mtrl.checkpoints.manifest import dependency_versions, package_versions
+from mtrl.checkpoints.versions import dependency_versions, package_versions
 from mtrl.optim.matmul_backend import TORCHS_CHOICE, choose_product_library
 from mtrl.training.callbacks import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
 from mtrl.runs.run_directory import RunDirectory
