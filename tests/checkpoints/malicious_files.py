@@ -6,7 +6,6 @@ writes checkpoints with right sizes, SHA-256 and checksum, so that only their co
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -17,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 Plant = Callable[[Path, Path], None]
@@ -85,65 +83,45 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     path.write_text(json.dumps({**manifest, "checksum": hashlib.sha256(text).hexdigest()}))
 
 
-def _tensors(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(newest(run), {"tensors.safetensors": content(canary)})
+def _tensors(content: bytes) -> Plant:
+    return lambda run, _: forge(newest(run), {"tensors.safetensors": content})
 
 
-def _state(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(newest(run), {"state.json": content(canary)})
+def _state(content: bytes) -> Plant:
+    return lambda run, _: forge(newest(run), {"state.json": content})
 
 
-def _torch_zip(canary: Path) -> bytes:
-    file = io.BytesIO()
+def _manifest(content: bytes) -> Plant:
+    def plant(run: Path, _: Path) -> None:
+        (newest(run) / "manifest.json").write_bytes(content)
+
+    return plant
+
+
+def _set(key: str, value: object) -> Plant:
+    """A manifest with another value of one field."""
+    return lambda run, _: edit_manifest(newest(run), lambda manifest: manifest.update({key: value}))
+
+
+def _torch_archive(canary: Path) -> bytes:
+    """A torch file whose pickle is the payload."""
+    file, swapped = io.BytesIO(), io.BytesIO()
     torch.save({"weight": torch.ones(2)}, file)
-    swapped = io.BytesIO()
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(swapped, "w") as target:
         for name in source.namelist():
             target.writestr(name, pickled(canary) if name.endswith("data.pkl") else source.read(name))
     return swapped.getvalue()
 
 
-def _numpy_objects(canary: Path) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, x=np.array([Payload(canary)], dtype=object))
-    return file.getvalue()
+def _instead_of(name: str, make: Callable[[Path, Path], object]) -> Plant:
+    """Moves a file or the whole checkpoint outside, and gives `make` the old path and the new one."""
 
-
-def _zip_slip(canary: Path) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"../../../../{canary}", "x")
-    return file.getvalue()
-
-
-def _replace_by_link(name: str) -> Plant:
     def plant(run: Path, canary: Path) -> None:
-        outside = canary.with_name(f"outside-{name}")
-        os.replace(newest(run) / name, outside)
-        (newest(run) / name).symlink_to(outside)
+        path, outside = newest(run) / name, canary.with_name("outside")
+        os.replace(path, outside)
+        make(path, outside)
 
     return plant
-
-
-def _link_folder(run: Path, canary: Path) -> None:
-    folder, outside = newest(run), canary.with_name("outside-checkpoint")
-    os.replace(folder, outside)
-    folder.symlink_to(outside)
-
-
-def _pipe(run: Path, _: Path) -> None:
-    (newest(run) / "tensors.safetensors").unlink()
-    os.mkfifo(newest(run) / "tensors.safetensors")
-
-
-def _device(run: Path, _: Path) -> None:
-    (newest(run) / "state.json").unlink()
-    (newest(run) / "state.json").symlink_to("/dev/zero")
-
-
-def _folder_in_place_of_file(run: Path, _: Path) -> None:
-    (newest(run) / "state.json").unlink()
-    (newest(run) / "state.json").mkdir()
 
 
 def _sparse(run: Path, _: Path) -> None:
@@ -173,73 +151,48 @@ def _listed(name: str, chunk: bool = False) -> Plant:
     return plant
 
 
-def _manifest(content: Callable[[Path], bytes]) -> Plant:
-    def plant(run: Path, canary: Path) -> None:
-        (newest(run) / "manifest.json").write_bytes(content(canary))
-
-    return plant
-
-
-def _set(key: str, value: object) -> Plant:
-    """A manifest with another value of one field."""
-    return lambda run, _: edit_manifest(newest(run), lambda manifest: manifest.update({key: value}))
-
-
 HOSTILE_TENSOR_FILES: dict[str, bytes] = {
     "a dtype object": one_tensor("O"),
-    "a dtype that is a list": one_tensor(["F32"]),
     "a dtype that torch lacks": one_tensor("F4", [8]),
     "booleans of value 255": one_tensor("BOOL", [4]),
     "a header longer than the file": (2**63).to_bytes(8, "little") + b"{}",
-    "a header of no bytes": b"\0" * 8,
     "no header": b"",
-    "a header that is a list": tensor_file_bytes([1, 2]),
     "a header of twenty megabytes": tensor_file_bytes(b" " * 20 * 2**20),
     "a header nested without end": tensor_file_bytes(b"[" * 10**6),
-    "a shape larger than its bytes": one_tensor(shape=[2**40]),
     "a shape that overflows": one_tensor(shape=[2**32, 2**32]),
     "an empty shape that overflows": one_tensor(shape=[0, 2**61, 2**61], size=0),
     "a negative shape": one_tensor(shape=[-1, -1]),
-    "a shape of booleans": one_tensor(shape=[True]),
     "tensors that overlap": two_tensors(2),
     "a gap between tensors": two_tensors(8),
     "bytes after the tensors": one_tensor() + b"\0" * 400,
 }
-"""Each is refused as a file, whatever checkpoint it stands in."""
+"""Each is refused as a file, whatever checkpoint it is part of."""
+
+_MANY = {f"t{index}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for index in range(100_000)}
 
 HOSTILE_CHECKPOINTS: dict[str, Plant] = {
-    **{name: _tensors(lambda _, content=content: content) for name, content in HOSTILE_TENSOR_FILES.items()},
-    "a pickle for the tensors": _tensors(pickled),
-    "a pickle for the state": _state(pickled),
-    "a pickle for the manifest": _manifest(pickled),
-    "a torch archive with a swapped data.pkl": _tensors(_torch_zip),
-    "an npz of objects": _tensors(_numpy_objects),
-    "a zip with paths outside": _tensors(_zip_slip),
-    "a hundred thousand tensors": _tensors(
-        lambda _: tensor_file_bytes(
-            {f"t{index}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for index in range(100_000)}
-        )
-    ),
+    **{name: _tensors(content) for name, content in HOSTILE_TENSOR_FILES.items()},
+    "a pickle for the tensors": lambda run, canary: _tensors(pickled(canary))(run, canary),
+    "a pickle for the state": lambda run, canary: _state(pickled(canary))(run, canary),
+    "a pickle for the manifest": lambda run, canary: _manifest(pickled(canary))(run, canary),
+    "a torch archive with a swapped pickle": lambda run, canary: _tensors(_torch_archive(canary))(run, canary),
+    "a hundred thousand tensors": lambda run, canary: _tensors(tensor_file_bytes(_MANY))(run, canary),
     "a sparse file of four terabytes": _sparse,
-    "tensors that the state does not know": _tensors(lambda _: one_tensor(name="/\x1b[2J")),
-    "no tensors where the state has some": _tensors(lambda _: tensor_file_bytes({})),
-    "a state with a pickle in base64": _state(
-        lambda canary: json.dumps({"$is": "pickle", "data": base64.b64encode(pickled(canary)).decode()}).encode()
-    ),
-    "a state with a YAML tag": _state(lambda canary: f"!!python/object/apply:os.mknod ['{canary}']".encode()),
-    "a state with an unknown mark": _state(lambda _: b'{"agent": {"$is": "object:os.mknod"}}'),
-    "a state whose mark is a list": _state(lambda _: b'{"agent": {"$is": ["tensor"]}}'),
-    "a state that is a list": _state(lambda _: b"[1]"),
-    "a state nested without end": _state(lambda _: b'{"a":' * 10**6),
-    "a state with endless digits": _state(lambda _: b'{"a":' + b"9" * 10**6 + b"}"),
-    "a state of empty lists": _state(lambda _: b'{"a":[' + b"[]," * (13 * 10**5) + b"[]]}"),
-    "a state of twenty megabytes": _state(lambda _: b" " * 20 * 2**20),
-    "a state in another encoding": _state(lambda _: '{"a": "ü"}'.encode("utf-16")),
-    "a manifest nested without end": _manifest(lambda _: b"[" * 10**6),
-    "a manifest of twenty megabytes": _manifest(lambda _: b" " * 20 * 2**20),
-    "a manifest that is a number": _manifest(lambda _: b"1"),
-    "a manifest with a constant": _manifest(lambda _: b"NaN"),
-    "a manifest with infinity": _manifest(lambda _: b'{"step": 1e999}'),
+    "tensors that the state does not know": _tensors(one_tensor(name="/\x1b[2J")),
+    "no tensors where the state has some": _tensors(tensor_file_bytes({})),
+    "a state with an unknown mark": _state(b'{"agent": {"$is": "object:os.mknod"}}'),
+    "a state whose mark is a list": _state(b'{"agent": {"$is": ["tensor"]}}'),
+    "a state that is a list": _state(b"[1]"),
+    "a state that is YAML": _state(b"!!python/object/apply:os.system ['exit']"),
+    "a state nested without end": _state(b'{"a":' * 10**6),
+    "a state with endless digits": _state(b'{"a":' + b"9" * 10**6 + b"}"),
+    "a state of empty lists": _state(b'{"a":[' + b"[]," * (13 * 10**5) + b"[]]}"),
+    "a state of twenty megabytes": _state(b" " * 20 * 2**20),
+    "a state in another encoding": _state('{"a": "ü"}'.encode("utf-16")),
+    "a manifest nested without end": _manifest(b"[" * 10**6),
+    "a manifest of twenty megabytes": _manifest(b" " * 20 * 2**20),
+    "a manifest that is a number": _manifest(b"1"),
+    "a manifest with infinity": _manifest(b'{"step": 1e999}'),
     "a manifest with an endless step": _set("step", 10**4000),
     "a manifest with a step of another type": _set("step", "100"),
     "a manifest with a negative step": _set("step", -1),
@@ -256,13 +209,13 @@ HOSTILE_CHECKPOINTS: dict[str, Plant] = {
     "a chunk name with terminal escapes": _listed("\x1b]0;owned\x07\x1b[2J", chunk=True),
     "a chunk name with a null byte": _listed("a\0b", chunk=True),
     "a chunk that takes the place of the tensors": _listed("tensors", chunk=True),
-    "a link for the state": _replace_by_link("state.json"),
-    "a link for the tensors": _replace_by_link("tensors.safetensors"),
-    "a link for the manifest": _replace_by_link("manifest.json"),
-    "a link for the checkpoint": _link_folder,
-    "a pipe for the tensors": _pipe,
-    "a device for the state": _device,
-    "a folder for the state": _folder_in_place_of_file,
+    "a link for the state": _instead_of("state.json", Path.symlink_to),
+    "a link for the tensors": _instead_of("tensors.safetensors", Path.symlink_to),
+    "a link for the manifest": _instead_of("manifest.json", Path.symlink_to),
+    "a link for the checkpoint": _instead_of("", Path.symlink_to),
+    "a pipe for the tensors": _instead_of("tensors.safetensors", lambda path, _: os.mkfifo(path)),
+    "a device for the state": _instead_of("state.json", lambda path, _: path.symlink_to("/dev/zero")),
+    "a folder for the state": _instead_of("state.json", lambda path, _: path.mkdir()),
 }
 """Each leaves the newest checkpoint unusable; anything but one line of refusal is a fault."""
 
