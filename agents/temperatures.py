@@ -1,4 +1,4 @@
-"""What soft actor-critic weighs log-probabilities with: one temperature per task, learnt or fixed.
+"""Temperatures of soft actor-critic: one per task, learned or fixed.
 
 Shapes: B batch, M tasks.
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtrl.aggregation import mean_per_task
 from mtrl.errors import Diverged
-from mtrl.flat_adam import FlatAdam
-from mtrl.flat_parameters import FlatParameters
+from mtrl.per_task import mean_per_task
 from mtrl.types import Metrics, State
 
 
@@ -24,22 +21,22 @@ class Temperatures(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, task_ids: Tensor) -> Tensor:
-        """The temperature of each row's task (B,), outside the graph."""
+        """The temperature of each sample's task (B,), outside the graph."""
 
     @abstractmethod
     def task_weights(self) -> Tensor:
         """M softmax(-log alpha) (M,): the released code of Soft Modularization; the paper writes softmax(-alpha)."""
 
     def step(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
-        """Takes note of log pi (B,) of an update; what there is to report, each (M,)."""
+        """Learns from log pi (B,) of an update; returns metrics, each (M,)."""
         return {}
 
     def state(self) -> State:
-        """What a restart needs beside parameters and buffers."""
+        """The state beside parameters and buffers."""
         return {}
 
     def load_state(self, state: State) -> None:
-        """Takes up a state written by `state`."""
+        """Loads a state written by `state`."""
 
 
 class LearnedTemperatures(Temperatures):
@@ -53,8 +50,9 @@ class LearnedTemperatures(Temperatures):
         self.num_tasks = len(target_entropy)
         self.register_buffer("target_entropy", target_entropy, persistent=False)
         self.log_alpha = nn.Parameter(torch.full_like(target_entropy, math.log(initial_alpha)))
-        self.flat = FlatParameters({"log_alpha": self.log_alpha})
-        self.optimizer = FlatAdam(self.flat, learning_rate)
+        self.optimizer = torch.optim.Adam(
+            [self.log_alpha], lr=learning_rate, fused=True, capturable=target_entropy.is_cuda
+        )
 
     def forward(self, task_ids: Tensor) -> Tensor:
         return self.log_alpha.detach().exp().index_select(0, task_ids)
@@ -65,28 +63,30 @@ class LearnedTemperatures(Temperatures):
     def step(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
         """One step on -log alpha_i (log pi + target entropy_i).
 
-        Raises Diverged before a step that is not finite. On a GPU that step does nothing: the actor's loss was not
-        finite then either, which its group tells.
+        Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
+        then either, which its group reports.
         """
-        excess = mean_per_task(log_prob + self.target_entropy.index_select(0, task_ids), task_ids, self.num_tasks)
-        self.log_alpha.grad = -excess
-        left_out = torch.isfinite(excess).all().logical_not() if excess.is_cuda else None
-        if left_out is None and not math.isfinite(excess.sum().item()):
+        # d/d log alpha_i = -mean_i(log pi + target entropy_i)
+        shortfall = mean_per_task(log_prob + self.target_entropy.index_select(0, task_ids), task_ids, self.num_tasks)
+        self.log_alpha.grad = -shortfall
+        finite = torch.isfinite(shortfall).all()
+        if shortfall.is_cuda:
+            self.optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        elif not finite:
             raise Diverged(f"gradient of log alpha is not finite: {self.log_alpha.grad.tolist()}")
-        losses = -self.log_alpha.detach() * excess
-        self.flat.gather_gradients()
-        self.optimizer.step(left_out=left_out)
+        losses = -self.log_alpha.detach() * shortfall
+        self.optimizer.step()
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
-    def state(self) -> dict[str, Any]:
-        return self.optimizer.state()["log_alpha"]
+    def state(self) -> State:
+        return dict(self.optimizer.state.get(self.log_alpha, {}))
 
     def load_state(self, state: State) -> None:
-        self.optimizer.load_state({"log_alpha": state})
+        self.optimizer.state[self.log_alpha] = {name: value.clone().to(self.log_alpha.device) for name, value in state.items()}
 
 
 class FixedTemperature(Temperatures):
-    """The same temperature for every task, for good; it may be 0."""
+    """The same constant temperature for every task; it may be 0."""
 
     alpha: Tensor
 

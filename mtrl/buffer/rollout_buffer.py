@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from mtrl.checkpoints.store import Chunk
-from mtrl.equal_shares import equal_shares
 from mtrl.seeding import load_stream_state, stream, stream_state
 from mtrl.buffer.task_index import TaskIndex
-from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
+from mtrl.types import ActionStep, Batch, EnvStep, State, TaskSuite
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""
@@ -91,7 +90,7 @@ class RolloutBuffer:
         finals = sum(final.nbytes for final in self._finals.values())
         return sum(column.nbytes for column in self._columns.values()) + finals + self._index.num_bytes
 
-    def add(self, observation: np.ndarray, acted: Acted, step: EnvStep) -> None:
+    def add(self, observation: np.ndarray, action_step: ActionStep, step: EnvStep) -> None:
         """Appends one vector step: observation (N, *observation) acted on, and what came of it."""
         row, following = self._ring(self.rows_added), self._ring(self.rows_added + 1)
         if self.num_rows == self.capacity:
@@ -102,13 +101,13 @@ class RolloutBuffer:
             columns["observation"][self._preceding()] = self._split(observation)[:-1]
         columns["observation"][row] = self._newest_frame(observation)
         columns["observation"][following] = self._newest_frame(step.observation)
-        columns["action"][row] = acted.action
+        columns["action"][row] = action_step.action
         columns["reward"][row] = step.reward
         columns["terminated"][row] = step.terminated
         columns["truncated"][row] = step.truncated
         columns["task_ids"][row] = step.task_ids
         for name in self._extras:
-            columns[f"extras.{name}"][row] = acted.extras[name]
+            columns[f"extras.{name}"][row] = action_step.extras[name]
         first = row * self.num_envs
         final_frames = self._newest_frame(step.final_observation)
         for slot in np.flatnonzero(step.terminated | step.truncated):
@@ -149,8 +148,6 @@ class RolloutBuffer:
         shares = stored if weights is None else stored * weights
         counts = largest_remainder(shares if shares.any() else stored, batch_size)
         ids = self._index.draw(counts, self._stream)
-        if (counts == counts[0]).all():
-            return self._batch(ids, equal_shares(batch_size, self.num_tasks), counts)
         return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
 
     def rollout(self) -> Batch:
@@ -160,7 +157,7 @@ class RolloutBuffer:
         task_ids = self._flat("task_ids")[ids].astype(np.int64)
         counts = np.bincount(task_ids, minlength=self.num_tasks)
         batch = self._batch(ids, torch.from_numpy(task_ids), counts)
-        return batch.map_rows(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
+        return batch.map_columns(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
 
     def clear(self) -> None:
         """Forgets all rows (on-policy agents, after learning from them)."""

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import PARTS, Choice, RunConfig, config_class
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
@@ -28,7 +28,7 @@ def with_parameters_of(config: RunConfig, target: str) -> RunConfig:
         )
     part = next(part for part in PARTS if part.name == "architecture")
     chosen = Choice(target, config_class(part, target)())
-    world = build_world(config.suite, config.settings.seed)
+    world = build_suite(config.suite, config.settings.seed)
     wanted = _size(dataclasses.replace(config, architecture=chosen), world)
     high = 1
     while _size(_of_width(config, high), world) < wanted:

@@ -72,7 +72,6 @@ class ResumeFlags:
     num_workers: NonNegativeInt | None = None  # environment processes; None: as before
     worker_timeout: PositiveFloat | None = None  # seconds without an answer after which a worker counts as hung
     device: Literal["auto", "cpu", "cuda"] | None = None  # another device continues in distribution, not bit for bit
-    record_losses: bool | None = None  # as programs, on a CPU; None: as before. The same bits either way
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _arg(metavar="MODULE")] = ()  # module to import
 
 

@@ -86,7 +86,6 @@ class RunSettings:
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks live; auto: cuda if there is one
     cuda_graphs: bool = False  # record what a GPU does in an update and replay it: faster, for what never reads values
-    record_losses: bool = True  # write down what losses do on a CPU and repeat that: the same bits, with less Python
     precision: Precision = "float32"  # of products in networks; bfloat16 is faster where the hardware has it
     torch_threads: PositiveInt | None = None  # threads of one matrix product; None: torch's choice. Changes last bits
     eval_interval: NonNegativeInt = 100_000  # env steps between evaluations in training; 0: none

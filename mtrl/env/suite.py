@@ -24,6 +24,8 @@ Mode = Literal["train", "evaluate"]
 class SuiteType(ABC):
     """One suite of a family, built from its name: `suite_types.get("metaworld")("mt10", config, seed)`."""
 
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distribution names of the packages that results depend on; their versions are recorded."""
     suite_names: ClassVar[Mapping[str, str]] = {}
     """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
 

@@ -1,4 +1,4 @@
-"""How network outputs become actions, for each kind of action space: the continuous/discrete seam.
+"""Action heads: from network outputs to action distributions, one for each kind of action space.
 
 Shapes: B batch, F features, A action dimensions or number of actions, M tasks, K critics.
 """
@@ -21,16 +21,16 @@ class ActionHead(nn.Module, ABC):
     """Turns network outputs into action distributions."""
 
     num_tasks: int
-    num_outputs: int  # network outputs per row
+    num_outputs: int  # network outputs per sample
     clips: bool = False
-    """Whether `to_environment` loses what was sampled; who needs the sample later has to store it."""
+    """Whether `to_environment` clips, so that the unclipped sample has to be stored where it is needed later."""
 
     @abstractmethod
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> ActionDistribution:
         """outputs (B, num_outputs), task_ids (B,)."""
 
     @abstractmethod
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Noise (B, A) that `ActionDistribution.sample` takes."""
 
     def to_environment(self, sample: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ class SquashedGaussianHead(SoftHead):
         mean, log_std = outputs.chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(*self.log_std_bounds))
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, self.size, generator=generator, device=generator.device)
 
     def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
         return 2 * torch.rand(len(task_ids), self.size, generator=generator, device=generator.device) - 1
@@ -123,8 +123,8 @@ class GaussianHead(ActionHead):
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(outputs, self.log_std.expand(self.num_tasks, -1)[task_ids])
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, self.size, generator=generator, device=generator.device)
 
     def to_environment(self, sample: Tensor) -> Tensor:
         return sample.clamp(-1, 1)
@@ -148,12 +148,12 @@ class CategoricalHead(SoftHead):
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> MaskedCategorical:
         return MaskedCategorical(torch.where(self.mask[task_ids], outputs, torch.finfo(outputs.dtype).min))
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.rand(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(num_samples, self.size, generator=generator, device=generator.device)
 
     def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
         uniform = MaskedCategorical(torch.where(self.mask[task_ids], 0.0, torch.finfo(torch.float32).min))
-        return uniform.sample(self.draw_noise(len(task_ids), generator))
+        return uniform.sample(self.sample_noise(len(task_ids), generator))
 
     def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
         return features

@@ -42,7 +42,7 @@ class ActiveScheduler(TaskScheduler):
         self._played = np.zeros(suite.num_tasks, np.int64)  # (M,) episodes since the start of the run
         self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         if not episodes:
             return
         ended = np.zeros(self.num_tasks, np.int64)
@@ -51,12 +51,12 @@ class ActiveScheduler(TaskScheduler):
             ended[episode.task] += 1
         self._played += ended
         distances = 1 - solved_fractions(self._recent.means, self._targets)
-        self.take_note(distances, ended)
+        self.update_statistics(distances, ended)
         if self._played.min() >= self.config.uniform_episodes:
             kept = self.config.min_share
             self._weights = (1 - kept) * self.shares(distances, ended) + kept / self.num_tasks
 
-    def take_note(self, distances: np.ndarray, ended: np.ndarray) -> None:
+    def update_statistics(self, distances: np.ndarray, ended: np.ndarray) -> None:
         """Told of every observation, in the uniform phase too; arguments as of `shares`."""
 
     @abstractmethod

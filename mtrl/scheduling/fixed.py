@@ -39,7 +39,7 @@ class Fixed(TaskScheduler):
         weights /= weights.max()  # a sum of large weights may overflow
         self._weights = weights / weights.sum()
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         pass
 
     def weights(self) -> np.ndarray:

@@ -29,8 +29,8 @@ class TaskScheduler(ABC):
         """Raises BadInput for a suite that it cannot schedule; made before anything is started."""
 
     @abstractmethod
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        """Takes note of the episodes that ended since the last call. Any costly decision is taken here."""
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
+        """Called with the episodes that ended since the last call. Any costly decision is made here."""
 
     @abstractmethod
     def weights(self) -> np.ndarray:

@@ -50,7 +50,7 @@ class UA4C(ActiveScheduler):
         self._rewards = np.zeros(self.num_tasks)  # (M,) discounted sums of m_i
         self._ahead = np.arange(config.picks)
 
-    def take_note(self, distances: np.ndarray, ended: np.ndarray) -> None:
+    def update_statistics(self, distances: np.ndarray, ended: np.ndarray) -> None:
         forgotten = self.config.discount ** int(ended.sum())
         self._counts *= forgotten
         self._counts += ended

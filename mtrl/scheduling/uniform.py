@@ -18,7 +18,7 @@ class Uniform(TaskScheduler):
     def __init__(self, suite: TaskSuite, config: Any, seed: int):
         self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         pass
 
     def weights(self) -> np.ndarray:

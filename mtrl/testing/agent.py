@@ -25,7 +25,7 @@ from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_world import CountingWorld
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Progress
 
 NUM_ENVS = 4
@@ -70,13 +70,14 @@ class _Case:
         self.suite = world.suite
 
     def make(self, seed: int = 1) -> Agent:
-        return make_agent(self.cls, self.config, self.suite, seed)
+        return make_agent(self.cls, self.config, self.suite, seed, num_envs=NUM_ENVS)
 
     def check_declarations(self) -> None:
         agent = self.make()
         assert agent.rollout_steps >= 1, f"{self.who}: rollout_steps is {agent.rollout_steps}"
-        assert agent.learns_from_replay or agent.buffer_steps >= agent.rollout_steps, (
-            f"{self.who}: the buffer of {agent.buffer_steps} steps cannot hold a rollout of {agent.rollout_steps}"
+        assert agent.learns_from_replay or agent.buffer_size >= NUM_ENVS * agent.rollout_steps, (
+            f"{self.who}: a buffer of {agent.buffer_size} env steps cannot hold a rollout of {agent.rollout_steps} steps "
+            f"of {NUM_ENVS} environments"
         )
         assert isinstance(agent, nn.Module)
         assert agent.groups(), f"{self.who}: groups() is empty"
@@ -131,8 +132,8 @@ class _Case:
 
     def check_learning_and_resume(self) -> None:
         """It learns; saved and loaded into a fresh agent, both go on bit for bit."""
-        state = make_train_state(self.make(), self.world, NUM_ENVS)
-        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        state = make_train_state(self.make(), self.world)
+        run = training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS)
         progress = self._until_it_learns(run)
         for _ in range(2):
             self._check_metrics(progress)
@@ -145,10 +146,10 @@ class _Case:
             except TypeError as error:
                 raise AssertionError(f"{self.who}: its state cannot be saved: {error}") from error
             checkpoint = store.load("latest")
-            resumed = make_train_state(self.make(seed=2), self.world, NUM_ENVS, seed=2)
+            resumed = make_train_state(self.make(seed=2), self.world, seed=2)
             resumed.load_state(checkpoint.state, checkpoint.chunks())
         self._check_same("state() and load_state() lose", state.agent, resumed.agent)
-        continued = train(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
+        continued = training_loop(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
         for _ in range(3):
             left, right = (leaves(self._until_it_learns(of).metrics) for of in (run, continued))
             assert left == right, f"{self.who}: after load_state it learns otherwise: {differences(left, right)}"
@@ -175,7 +176,7 @@ class _Case:
 
     def check_divergence(self) -> None:
         """A reward that is not a number stops the run before it changes the networks."""
-        state = make_train_state(self.make(), self.world, NUM_ENVS)
+        state = make_train_state(self.make(), self.world)
         add = state.buffer.add
         poisoned = [False]
 
@@ -184,7 +185,7 @@ class _Case:
             add(observation, acted, dataclasses.replace(step, reward=reward))
 
         state.buffer.add = add_poison  # type: ignore[method-assign]
-        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        run = training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS)
         self._until_it_learns(run)
         state.buffer.clear()
         poisoned[0] = True

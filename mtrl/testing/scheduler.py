@@ -76,7 +76,7 @@ class _Case:
         scheduler = self.make(1)
         self._check_weights(scheduler)
         for index, episodes in enumerate(rounds):
-            scheduler.observe(episodes)
+            scheduler.on_episodes(episodes)
             self._check_weights(scheduler)
             if index % 20 == 13:
                 self._check_reading(scheduler)
@@ -105,12 +105,12 @@ class _Case:
         lost = differences(leaves(scheduler), leaves(restored))
         assert not lost, f"{self.who}: state and load_state lose something: {'; '.join(lost)}"
         for episodes in rest[:10]:
-            original.observe(episodes)
+            original.on_episodes(episodes)
         assert not differences(leaves(scheduler), leaves(restored)), (
             f"{self.who}: two schedulers that took up one state share what they write to"
         )
         for episodes in rest[:10]:
-            restored.observe(episodes)
+            restored.on_episodes(episodes)
         assert np.array_equal(original.weights(), restored.weights()), (
             f"{self.who}: after load_state the same episodes lead to other weights"
         )

@@ -142,7 +142,7 @@ class Evaluator:
         training = {module: module.training for module in agent.modules()}
         agent.eval()
         try:
-            with acting_threads(self.world.suite):
+            with acting_threads(self.world.suite.observation_space.shape):
                 successes, returns = self._play(agent, episodes_per_task, should_stop)
         except BaseException:
             self.close()

@@ -12,14 +12,14 @@ from torch import nn
 
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.training.build import build_agent, build_world, choose_device
+from mtrl.training.build import build_agent, build_suite, choose_device
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, parse_yaml
 from mtrl.errors import BadInput
-from mtrl.optim.parameter_group import OptimizedGroup
+from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.registry import discover_plugins, nearest, trust_module
 from mtrl.runs.run_directory import RunDirectory
-from mtrl.types import Acted, Metrics, TaskSuite
+from mtrl.types import ActionStep, Metrics, TaskSuite
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,17 @@ def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | 
         raise BadInput(f"checkpoint {checkpoint!r}: must be 'latest', 'best' or a step")
     which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
-    world = build_world(config.suite, config.settings.seed)
+    suite = build_suite(config.suite, config.settings.seed)
     # What was trained on a GPU can be looked at without one.
-    agent = build_agent(config, world, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
+    agent = build_agent(config, suite, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
     try:
         agent.load_state(stored.state["agent"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise BadInput(f"checkpoint {stored.path} does not fit its config.yaml: {error}") from error
-    # Acting depends on the number of threads in its last bits.
-    torch.set_num_threads(int(stored.state.get("torch_threads") or torch.get_num_threads()))
     label = f"step {stored.step}"
     if stored.kind == "best":
         label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"
-    return TrainedAgent(agent.eval(), world.suite, config, label)
+    return TrainedAgent(agent.eval(), suite.suite, config, label)
 
 
 class TaskNames(Agent):
@@ -93,7 +91,7 @@ class TaskNames(Agent):
                 raise BadInput(f"the agent was not trained on task {name!r} of suite {suite.name!r}; it knows {known}")
         self._index = np.array([known.index(name) for name in suite.task_names])
 
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         return self.agent.act(observation, self._index[task_ids], explore)
 
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
@@ -102,7 +100,7 @@ class TaskNames(Agent):
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         raise TypeError("an agent on loan to another suite does not learn")
 
-    def groups(self) -> Mapping[str, OptimizedGroup]:
+    def groups(self) -> Mapping[str, ParameterGroup]:
         return {}
 
     def streams(self) -> Mapping[str, torch.Generator]:

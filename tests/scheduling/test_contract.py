@@ -52,9 +52,9 @@ class Forgetful(A5C):
         super().__init__(suite, config, seed)
         self.calls = 0
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         self.calls += 1
-        super().observe(episodes)
+        super().on_episodes(episodes)
 
 
 class Unnormalised(A5C):

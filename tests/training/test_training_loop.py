@@ -112,7 +112,7 @@ class OnlyOneTask(TaskScheduler):
     def __init__(self) -> None:
         self.seen: list[FinishedEpisode] = []
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         self.seen += episodes
 
     def weights(self) -> np.ndarray:
