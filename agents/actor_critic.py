@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mtrl.agent import uniform_noise
 from mtrl.encoders import Encoder
 from mtrl.networks import Ensemble, Output
+from mtrl.networks.layers import uniform_noise
 from mtrl.normalization import ValueOutput
 from mtrl.policies import Policy, PolicyOutput
 

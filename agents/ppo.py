@@ -21,12 +21,13 @@ from torch import Tensor
 from agents.actor_critic import ActorCritic
 from agents.gae import advantages, rollout_values, successor_values
 from agents.policy_gradient import clipped_surrogate, mean_metrics, normalized_per_task, value_error
-from mtrl.agent import Agent, Components, actor_diagnostics, agent_types, uniform_noise
+from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.minibatches import minibatches
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import Diverged
 from mtrl.networks import Ensemble
+from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task
 from mtrl.policies import ActionHead, make_policy_gradient_head
@@ -215,7 +216,7 @@ class PPO(Agent):
                 "approximate_kl": ratio - 1 - log_ratio,
                 "clip_rate": ((ratio - 1).abs() > config.clip_range).float(),
                 "value": self.normalizer.denormalize(value, tasks),
-                **actor_diagnostics(network),
+                **{f"actor/{name}": values for name, values in network.diagnostics.items()},
             }
         metrics = {name: values.detach() for name, values in metrics.items()}
         return TaskLosses(mean_per_task(loss, tasks, self.num_tasks), metrics, features, (network, value_network))

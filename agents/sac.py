@@ -7,6 +7,7 @@ forms differ in the action head alone. Shapes: B batch, D observation, F feature
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -14,13 +15,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.critics import Critics, make_critics, polyak_update
-from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
-from mtrl.agent import Agent, Components, actor_diagnostics, agent_types, uniform_noise
+from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.errors import Diverged
+from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task
 from mtrl.policies import make_soft_head
@@ -61,20 +63,24 @@ class SAC(Agent):
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_noise_size = self.critics.ensemble.noise_size
+        # A policy with an entropy coefficient of its own (0 with KL only) has that for its temperature, and learns none.
+        self.learns_temperatures = self.policy.temperature is None
+        alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
+        self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
+        self.target_entropy: Tensor  # (M,)
+        self.register_buffer(
+            "target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False
+        )
         self.env_steps = 0  # explored
         self.to(self.device)
         rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.critic_group = components.parameter_group("critic", self.critics, **rates)
         self.actor_group = components.parameter_group("actor", self.policy, **rates)
-        self.temperatures = self._make_temperatures()
+        self.alpha_optimizer = torch.optim.Adam(
+            [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda
+        )
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
-
-    def _make_temperatures(self) -> Temperatures:
-        if self.policy.temperature is not None:
-            return FixedTemperature(self.num_tasks, self.policy.temperature, self.device)
-        target = self.head.target_entropy(self.config.target_entropy_scale).to(self.device)
-        return LearnedTemperatures(target, self.config.initial_alpha, self.config.alpha_learning_rate)
 
     # Acting.
 
@@ -119,11 +125,11 @@ class SAC(Agent):
         self.normalizer.update_statistics(target, batch.task_ids, [self.critics.output, self.target_critics.output])
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
-        temperatures = self.temperatures.step(actor.metrics["log_prob"], batch.task_ids)
+        alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(self.target_critics, self.critics, self.config.target_rate)
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        return {**losses, **temperatures, "entropy": -means.pop("log_prob"), **means}
+        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
@@ -141,7 +147,7 @@ class SAC(Agent):
                 lambda action: self.min_q(self.target_critics, features, action, batch, "target"),
                 batch.noise["next_action"],
             )
-        regularization = policy.expected_regularization(next_q.log_prob, self.temperatures(tasks))
+        regularization = policy.expected_regularization(next_q.log_prob, self.alpha(tasks))
         next_value = self.normalizer.denormalize(next_q.value, tasks)
         next_value = next_value - self.normalizer.regularization_scale(tasks) * regularization
         # A truncated step still bootstraps: only `terminated` ends the return.
@@ -169,14 +175,39 @@ class SAC(Agent):
         )
         # Both terms divided by the normalizer's scale: alpha log pi / sigma - Q in its units.
         scale = self.normalizer.regularization_scale(tasks) / self.normalizer.scale(tasks)
-        cost = scale * policy.expected_regularization(q.log_prob, self.temperatures(tasks)) - q.value
+        cost = scale * policy.expected_regularization(q.log_prob, self.alpha(tasks)) - q.value
         losses = mean_per_task(cost, tasks, self.num_tasks)
         if policy.network.route_log_prob is not None:
             # REINFORCE for a sampled route: log pi(route) (mean cost - cost)
             advantage = (losses[tasks] - cost).detach()
             losses = losses - mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
-        metrics = {"log_prob": q.log_prob.detach(), **actor_diagnostics(policy.network)}
+        diagnostics = {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
+        metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
         return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
+
+    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
+        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
+
+        Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
+        then either, which its group reports.
+        """
+        if not self.learns_temperatures:
+            return {}
+        # d/d log alpha_i = -mean_i(log pi + target entropy_i)
+        gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
+        losses = self.log_alpha.detach() * gradient
+        self.log_alpha.grad = gradient
+        finite = torch.isfinite(gradient).all()
+        if gradient.is_cuda:
+            self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        elif not finite:
+            raise Diverged(f"gradient of log alpha is not finite: {gradient.tolist()}")
+        self.alpha_optimizer.step()
+        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
+
+    def alpha(self, task_ids: Tensor) -> Tensor:
+        """The temperature of each sample's task (B,), outside the graph."""
+        return self.log_alpha.detach().exp()[task_ids]
 
     def min_q(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, noise: str) -> Tensor:
         """min_k Q_k (B, 1 or A) in the normalizer's units."""
@@ -184,8 +215,13 @@ class SAC(Agent):
         return output.values.amin(0)
 
     def _weighted(self, losses: Tensor) -> Tensor:
-        """Losses (M,) weighted by the temperatures of their tasks, if the configuration says so."""
-        return losses * self.temperatures.task_weights() if self.config.temperature_task_weights else losses
+        """Losses (M,) weighted by M softmax(-log alpha), if the configuration says so.
+
+        That is the released code of soft modularization; the paper writes softmax(-alpha).
+        """
+        if not self.config.temperature_task_weights:
+            return losses
+        return losses * self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
 
     def _sample_noise(self, num_samples: int) -> Mapping[str, Tensor]:
         """All randomness of one update: action noise, and the noise of routed networks."""
@@ -210,9 +246,11 @@ class SAC(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"temperatures": self.temperatures.state(), "env_steps": self.env_steps}
+        moments = dict(self.alpha_optimizer.state.get(self.log_alpha, {}))
+        return super().state() | {"alpha_optimizer": moments, "env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.env_steps = int(state["env_steps"])
-        self.temperatures.load_state(state["temperatures"])
+        moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
+        self.alpha_optimizer.state[self.log_alpha] = moments

@@ -25,7 +25,7 @@ from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
 from mtrl.training.build import build_train_state, build_world
 from mtrl.config.schema import resolve_config
-from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
@@ -83,7 +83,7 @@ def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> PPOTimes:
         for repeat in range(repeats + 1):
             for name, training in trainings.items():
                 started, learnt = time.perf_counter(), training.learning_seconds
-                with torchs_products() if name == THEIRS else nullcontext():
+                with default_matmul_backend() if name == THEIRS else nullcontext():
                     training.make_round()
                 if repeat:
                     seconds = time.perf_counter() - started

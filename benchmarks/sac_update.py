@@ -30,7 +30,7 @@ from envs.sb3 import make_sb3_env
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.training.build import build_agent, build_world
 from mtrl.config.schema import resolve_config
-from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.seeding import stream
 from mtrl.types import Acted, EnvStep, TaskSuite
 
@@ -104,7 +104,7 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
             "ours, pcgrad": learning_agent(MULTI_HEAD, sizes, aggregator="pcgrad").update,
             "ours, popart": learning_agent(MULTI_HEAD, sizes, normalizer="popart").update,
             "ours, bfloat16": learning_agent(MULTI_HEAD, sizes, precision="bfloat16").update,
-            THEIRS: torchs_products()(theirs),
+            THEIRS: default_matmul_backend()(theirs),
             THEIRS_OUR_PRODUCTS: theirs,
             "floor": floor.replay,
         },

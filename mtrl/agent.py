@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
-from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.optim.parameter_group import AuxiliaryLoss, ParameterGroup
 from mtrl.optim.precision import Precision, autocast
@@ -146,12 +146,3 @@ class Agent(nn.Module, ABC):
 
 agent_types: Registry[Agent] = Registry("agent")
 
-
-def actor_diagnostics(network: Output) -> dict[str, Tensor]:
-    """The diagnostics of the actor's architecture as metrics of its loss."""
-    return {f"actor/{name}": values for name, values in network.diagnostics.items()}
-
-
-def uniform_noise(generator: torch.Generator, *shape: int) -> Tensor | None:
-    """Uniform numbers of the shape for networks, or None where it is empty: the network takes none."""
-    return torch.rand(shape, generator=generator, device=generator.device) if all(shape) else None
