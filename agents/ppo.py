@@ -64,7 +64,7 @@ class PPO(Agent):
         self.rollout_steps = config.rollout_steps
         self.buffer_size = config.rollout_steps * self.num_envs
         encoder = components.encoder()
-        head = make_policy_gradient_head(components.suite, config.initial_log_std)
+        head = make_policy_gradient_head(components.spec, config.initial_log_std)
         policy = components.policy(encoder.out_features, head)
         value = Ensemble([components.value_network(encoder.out_features, 1)])
         self.normalizer = components.normalizer()
@@ -77,7 +77,7 @@ class PPO(Agent):
         if any(True for _ in encoder.parameters()):
             self.extras["value"] = ()
         if head.clips:
-            self.extras["sample"] = tuple(components.suite.action_space.shape or ())
+            self.extras["sample"] = tuple(components.spec.action_space.shape or ())
         if policy.route_size:
             self.extras["route"] = (policy.route_size,)
         elif policy.noise_size:
@@ -168,7 +168,7 @@ class PPO(Agent):
         # Here, before the first minibatch: a later one might be the first to hold the sample.
         bad = ~torch.isfinite(batch.extras["return"])
         if bad.any():
-            names = [self.suite.task_names[task] for task in batch.task_ids[bad].unique().tolist()]
+            names = [self.spec.task_names[task] for task in batch.task_ids[bad].unique().tolist()]
             raise Diverged(f"return is not finite for the task(s) {', '.join(names)}")
         if not self.config.normalize_advantages:
             return batch

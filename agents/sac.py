@@ -56,7 +56,7 @@ class SAC(Agent):
         self.rollout_steps = -(-(config.update_interval or 1) // self.num_envs)  # vector steps, rounded up
         self.buffer_size = config.buffer_size
         self.batch_size = config.batch_size or 128 * self.num_tasks
-        self.head = make_soft_head(components.suite)
+        self.head = make_soft_head(components.spec)
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
         self.normalizer = components.normalizer()
@@ -68,9 +68,7 @@ class SAC(Agent):
         alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
         self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
         self.target_entropy: Tensor  # (M,)
-        self.register_buffer(
-            "target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False
-        )
+        self.register_buffer("target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False)
         self.env_steps = 0  # explored
         self.to(self.device)
         rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}

@@ -24,14 +24,14 @@ from mtrl.optim.precision import Precision, autocast
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import load_torch_stream_state, torch_stream
-from mtrl.types import ActionStep, EnvStep, Metrics, State, TaskSuite
+from mtrl.types import ActionStep, EnvStep, Metrics, State, SuiteSpec
 
 
 @dataclass(frozen=True)
 class Components:
     """Makes the exchangeable components of a run; the agent decides how many it needs and how they connect."""
 
-    suite: TaskSuite
+    spec: SuiteSpec
     num_envs: int
     encoder: Callable[[], Encoder]
     policy: Callable[[int, ActionHead], Policy]  # (in_features, head)
@@ -56,7 +56,7 @@ class Components:
             name,
             module,
             self.aggregator(name),
-            task_names=self.suite.task_names,
+            task_names=self.spec.task_names,
             learning_rate=learning_rate,
             max_grad_norm=max_grad_norm,
             precision=self.precision,
@@ -84,8 +84,8 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def __init__(self, components: Components, config: Any):
         super().__init__()
-        self.suite = components.suite
-        self.num_tasks = components.suite.num_tasks
+        self.spec = components.spec
+        self.num_tasks = components.spec.num_tasks
         self.num_envs = components.num_envs
         self.device = components.device
         self.autocast = autocast(components.precision, components.device)
@@ -98,7 +98,7 @@ class Agent(nn.Module, ABC):
         """
 
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Actions (N, A) or (N,) sampled from the policy, for protocols that use those (`TaskSuite.samples_policy`).
+        """Actions (N, A) or (N,) sampled from the policy, for protocols that use those (`SuiteSpec.samples_policy`).
 
         All randomness comes from the caller's `generator`, on the agent's device; the agent does not change. By default
         the deterministic actions, for deterministic policies.
@@ -145,4 +145,3 @@ class Agent(nn.Module, ABC):
 
 
 agent_types: Registry[Agent] = Registry("agent")
-

@@ -42,7 +42,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSuite:
+class SuiteSpec:
     """M tasks with one observation and one action space."""
 
     name: str

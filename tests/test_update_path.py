@@ -9,7 +9,7 @@ from typing import Any
 
 import envs
 from agents.sac import SAC
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.run import training_loop
@@ -21,8 +21,8 @@ MAX_FILES = 14
 def files_of_one_update() -> set[str]:
     """Project files entered by one SAC update, from sampling the buffer to averaging the target networks."""
     envs.register()
-    suite = suite_types.get("point-mass")("point-mass", None, 1)
-    agent = make_agent(SAC, SAC.Config(learning_starts=40), suite.suite, architecture=MultiHead)
+    suite = suites.get("point-mass")("point-mass", None, 1)
+    agent = make_agent(SAC, SAC.Config(learning_starts=40), suite.spec, architecture=MultiHead)
     state = make_train_state(agent, suite)
     for _ in training_loop(state, 80):
         pass

@@ -78,7 +78,7 @@ class Mean(GradientAggregator):
         for parameter in parameters.values():
             parameter.grad = None
         # sum_i s_i L_i. `backward` lays gradients out in memory as their parameters are, which fused Adam relies on.
-        (result.losses * batch.shares).sum().backward(inputs=list(parameters.values()))  # type: ignore[no-untyped-call]
+        (result.losses * batch.shares).sum().backward(inputs=list(parameters.values()))
         for parameter in parameters.values():
             if parameter.grad is None:  # the loss does not depend on it
                 parameter.grad = torch.zeros_like(parameter)

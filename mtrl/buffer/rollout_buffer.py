@@ -18,10 +18,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from mtrl.buffer.task_index import TaskIndex
 from mtrl.checkpoints.store import Chunk
 from mtrl.seeding import load_stream_state, stream, stream_state
-from mtrl.buffer.task_index import TaskIndex
-from mtrl.types import ActionStep, Batch, EnvStep, State, TaskSuite
+from mtrl.types import ActionStep, Batch, EnvStep, State, SuiteSpec
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""
@@ -35,7 +35,7 @@ class RolloutBuffer:
 
     def __init__(
         self,
-        suite: TaskSuite,
+        spec: SuiteSpec,
         num_envs: int,
         capacity: int,
         seed: int,
@@ -43,20 +43,20 @@ class RolloutBuffer:
         device: torch.device | str = "cpu",
     ):
         """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts."""
-        self.num_tasks = suite.num_tasks
+        self.num_tasks = spec.num_tasks
         self.num_envs = num_envs
         self.capacity = capacity
         self.device = torch.device(device)
-        self._frames = suite.frame_stack
+        self._frames = spec.frame_stack
         # One row more for what follows the newest, the others for frames that the oldest observation reaches back to.
         self._ring_rows = capacity + self._frames
         ring = (self._ring_rows, num_envs)
         if capacity * num_envs >= 2**31 - num_envs:
             raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
-        space = suite.action_space
+        space = spec.action_space
         action_shape = tuple(space.shape or ())
         self._columns: dict[str, np.ndarray] = {
-            "observation": np.zeros((*ring, *suite.frame_shape), suite.observation_space.dtype),
+            "observation": np.zeros((*ring, *spec.frame_shape), spec.observation_space.dtype),
             "action": np.zeros(
                 (*ring, *action_shape), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
             ),

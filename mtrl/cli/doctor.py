@@ -19,9 +19,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mtrl.loggers.console import make_console
-from mtrl.errors import MtrlError
 from mtrl.cli.flags import parse_flags
+from mtrl.errors import MtrlError
+from mtrl.loggers.console import make_console
 from mtrl.registry import PLUGIN_GROUP, trust_module
 
 _GIBIBYTE = 2**30

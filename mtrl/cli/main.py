@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mtrl import __version__
-from mtrl.optim.allocator import keep_freed_memory
 from mtrl.errors import BadInput, MtrlError
+from mtrl.optim.allocator import keep_freed_memory
 from mtrl.registry import nearest, plugins_one_by_one, trust_module
 
 HELP = f"""\
@@ -88,9 +88,9 @@ def _run_verb(arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """`mtrl train`: a new run, or `--resume` of one."""
-    from mtrl.config.schema import PARTS, chosen_suite, dump_yaml
     from mtrl.cli.flags import named_values
     from mtrl.cli.train_flags import parse_train
+    from mtrl.config.schema import PARTS, chosen_suite, dump_yaml
     from mtrl.config.yaml_io import load_mapping, read_text
 
     given = named_values(arguments, [part.name for part in PARTS] + ["config", "resume", "plugin"])
@@ -114,8 +114,8 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
-    from mtrl.config.schema import changed, chosen_suite, resolve_config
     from mtrl.cli.train_flags import parse_resume
+    from mtrl.config.schema import changed, chosen_suite, resolve_config
 
     run_dir, changes = parse_resume(arguments)
     document = _document_of(run_dir)
@@ -130,8 +130,8 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """`mtrl eval`: success rate per task of a run's checkpoint."""
-    from mtrl.config.schema import chosen_suite, resolve_config
     from mtrl.cli.eval_flags import parse_evaluate
+    from mtrl.config.schema import chosen_suite, resolve_config
     from mtrl.env.suite import find_suite_type
 
     request = parse_evaluate(arguments)

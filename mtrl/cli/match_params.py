@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
-from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import PARTS, Choice, RunConfig, config_class
+from mtrl.env.suite import SuiteType
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
-from mtrl.env.suite import SuiteType
+from mtrl.training.build import build_agent, build_suite
 
 MATCHED = "mlp"
 MAX_WIDTH = 2**16

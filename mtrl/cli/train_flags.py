@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from mtrl.config.schema import RunConfig, RunSettings, config_class, resolve_config
-from mtrl.errors import BadInput
 from mtrl.cli.flags import flag_types, named_values, parse_flags
-from mtrl.registry import nearest
+from mtrl.config.schema import RunConfig, RunSettings, config_class, resolve_config
 from mtrl.config.validation import plain, validated
+from mtrl.errors import BadInput
+from mtrl.registry import nearest
 
 _arg = tyro.conf.arg
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ class Encoder(nn.Module, ABC):
     def __init__(self, observation_space: gym.spaces.Box, config: Any):
         super().__init__()
 
-    @abstractmethod
-    def forward(self, observation: Tensor) -> Tensor: ...
+    forward: Callable[[Tensor], Tensor]
+    """observation (B, *shape) -> features (B, out_features)."""
 
 
 encoders: Registry[Encoder] = Registry("encoder")

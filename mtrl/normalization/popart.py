@@ -24,8 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.per_task import mean_per_task
 from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normalizers
+from mtrl.per_task import mean_per_task
 
 
 class TaskAffine(ValueOutput):

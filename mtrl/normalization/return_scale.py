@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.per_task import mean_per_task
 from mtrl.normalization.normalizer import ReturnNormalizer, normalizers
+from mtrl.per_task import mean_per_task
 from mtrl.types import EnvStep
 
 

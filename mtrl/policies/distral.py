@@ -40,8 +40,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.per_task import mean_per_task
 from mtrl.networks.architecture import Output, run
+from mtrl.per_task import mean_per_task
 from mtrl.policies.distributions import detached
 from mtrl.policies.heads import ActionHead
 from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policies

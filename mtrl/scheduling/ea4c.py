@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mtrl.scheduling.active import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 from mtrl.seeding import seeded_construction
-from mtrl.types import State, TaskSuite
+from mtrl.types import State, SuiteSpec
 
 WORST_TASKS = 3
 """Tasks whose progress the second half of the reward is about."""
@@ -52,8 +52,8 @@ class EA4C(ActiveScheduler):
         max_grad_norm: PositiveFloat = 1.0  # global norm
         width: PositiveInt = 64  # units per layer
 
-    def __init__(self, suite: TaskSuite, config: Config, seed: int):
-        super().__init__(suite, config, seed)
+    def __init__(self, spec: SuiteSpec, config: Config, seed: int):
+        super().__init__(spec, config, seed)
         with seeded_construction(seed, "task scheduler"):
             self.network = MetaNetwork(self.num_tasks, config.width)
         self._optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtrl.registry import Registry
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 
 
 class TaskScheduler(ABC):
@@ -25,7 +25,7 @@ class TaskScheduler(ABC):
         """Hyperparameters."""
 
     @abstractmethod
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
         """Raises BadInput for a suite that it cannot schedule; made before anything is started."""
 
     @abstractmethod

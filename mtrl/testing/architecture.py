@@ -164,9 +164,7 @@ class _Case:
         for name in ("route", "values", "route_log_prob"):
             mine, other = getattr(first, name), getattr(again, name)
             same = mine is None if other is None else mine is not None and torch.equal(mine, other)
-            assert same, (
-                f"{self.who}: {name} is another when the route is passed back as `route`"
-            )
+            assert same, f"{self.who}: {name} is another when the route is passed back as `route`"
 
     def check_forward_writes_nothing(self) -> None:
         before = leaves(self.network)

@@ -9,7 +9,7 @@ import torch
 from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.encoders import Encoder, Identity
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.networks import PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import NoNormalizer, ReturnNormalizer
@@ -20,7 +20,7 @@ from mtrl.scheduling.uniform import Uniform
 from mtrl.training import build
 from mtrl.training.build import Chosen
 from mtrl.training.train_state import TrainState
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 MAX_VECTOR_STEPS = 20_000
 """Vector steps that the buffer of a small run has room for."""
@@ -29,7 +29,7 @@ MAX_VECTOR_STEPS = 20_000
 def make_agent(
     cls: type[Agent],
     config: Any,
-    suite: TaskSuite,
+    spec: SuiteSpec,
     seed: int = 1,
     *,
     num_envs: int = 4,
@@ -52,17 +52,15 @@ def make_agent(
         "aggregator": Chosen(aggregator, aggregator.Config()),
         "normalizer": Chosen(normalizer, normalizer.Config()),
     }
-    return build.make_agent(suite, chosen, num_envs=num_envs, seed=seed, device=torch.device("cpu"))
+    return build.make_agent(spec, chosen, num_envs=num_envs, seed=seed, device=torch.device("cpu"))
 
 
-def make_train_state(
-    agent: Agent, suite: SuiteType, seed: int = 1, scheduler: TaskScheduler | None = None
-) -> TrainState:
+def make_train_state(agent: Agent, suite: Suite, seed: int = 1, scheduler: TaskScheduler | None = None) -> TrainState:
     """A run of `agent` on `suite` in this process, with equal shares unless a scheduler is given."""
     return build.make_train_state(
         agent,
         suite,
-        scheduler or Uniform(suite.suite, Uniform.Config(), seed),
+        scheduler or Uniform(suite.spec, Uniform.Config(), seed),
         seed=seed,
         max_vector_steps=MAX_VECTOR_STEPS,
         num_workers=0,

@@ -13,7 +13,7 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.config.schema import PARTS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
 from mtrl.optim.cpu import available_cores
@@ -22,7 +22,7 @@ from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 _GROUPS = {part.name: part for part in PARTS}
 
@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
 
 
 def make_agent(
-    spec: TaskSuite,
+    spec: SuiteSpec,
     chosen: Mapping[str, Chosen],
     *,
     num_envs: int,
@@ -65,7 +65,7 @@ def make_agent(
         return aggregator.cls(spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
 
     components = Components(
-        suite=spec,
+        spec=spec,
         num_envs=num_envs,
         encoder=lambda: encoder.cls(spec.observation_space, encoder.config),
         policy=make_policy,
@@ -83,7 +83,7 @@ def make_agent(
 
 def make_train_state(
     agent: Agent,
-    suite: SuiteType,
+    suite: Suite,
     scheduler: TaskScheduler,
     *,
     seed: int,
@@ -95,7 +95,7 @@ def make_train_state(
 
     max_vector_steps: those of the whole run, beyond which the buffer needs no room.
     """
-    spec, num_envs = suite.suite, agent.num_envs
+    spec, num_envs = suite.spec, agent.num_envs
     # The last rollout may go beyond the run's end.
     capacity = min(max(1, agent.buffer_size // num_envs), max_vector_steps + agent.rollout_steps)
     buffer = RolloutBuffer(spec, num_envs, capacity, seed, agent.extras, agent.device)
@@ -109,23 +109,23 @@ def make_train_state(
     return TrainState(agent, envs, buffer, scheduler)
 
 
-def build_suite(suite: Choice, seed: int) -> SuiteType:
+def build_suite(suite: Choice, seed: int) -> Suite:
     """The suite that a configuration names. Raises BadInput."""
     return _GROUPS["suite"].find(suite.name)(suite.name, suite.config, seed)
 
 
-def build_encoder(config: RunConfig, suite: SuiteType) -> Encoder:
+def build_encoder(config: RunConfig, suite: Suite) -> Encoder:
     """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    return _GROUPS["encoder"].find(config.encoder.name)(suite.suite.observation_space, config.encoder.config)
+    return _GROUPS["encoder"].find(config.encoder.name)(suite.spec.observation_space, config.encoder.config)
 
 
-def build_agent(config: RunConfig, suite: SuiteType, device: torch.device) -> Agent:
+def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
     """The agent of a run, newly initialised, on `device`."""
     settings = config.settings
     return make_agent(
-        suite.suite,
+        suite.spec,
         {part.name: Chosen(part.find(choice.name), choice.config) for part, choice in config.choices()},
-        num_envs=settings.num_envs or suite.suite.num_tasks,
+        num_envs=settings.num_envs or suite.spec.num_tasks,
         seed=settings.seed,
         device=device,
         precision=settings.precision,
@@ -133,13 +133,13 @@ def build_agent(config: RunConfig, suite: SuiteType, device: torch.device) -> Ag
     )
 
 
-def build_scheduler(config: RunConfig, suite: SuiteType) -> TaskScheduler:
+def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
     """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
     cls: Any = _GROUPS["scheduler"].find(config.scheduler.name)
-    return cls(suite.suite, config.scheduler.config, config.settings.seed)
+    return cls(suite.spec, config.scheduler.config, config.settings.seed)
 
 
-def build_train_state(config: RunConfig, suite: SuiteType, device: torch.device) -> TrainState:
+def build_train_state(config: RunConfig, suite: Suite, device: torch.device) -> TrainState:
     """Agent, environments, buffer and scheduler of a run."""
     settings = config.settings
     agent = build_agent(config, suite, device)

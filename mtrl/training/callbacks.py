@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from mtrl.checkpoints.store import CheckpointStore
-from mtrl.errors import Diverged
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
-from mtrl.training.interruption import Interruption
-from mtrl.loggers.metric_logger import MetricLogger
-from mtrl.runs.run_directory import RunDirectory
-from mtrl.runs.logs import EvaluationKind, EvaluationRow
 from mtrl.env.scores import overall_score
 from mtrl.env.target_quality import target_quality
-from mtrl.training.train_state import TrainState
+from mtrl.errors import Diverged
+from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.runs.logs import EvaluationKind, EvaluationRow
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
+from mtrl.training.interruption import Interruption
 from mtrl.training.restore import suite_facts
+from mtrl.training.train_state import TrainState
 from mtrl.types import Metrics, Progress, State
 
 
@@ -54,7 +54,7 @@ class MetricsCallback:
             logger.on_metrics(row)
 
     def _row(self, progress: Progress) -> dict[str, Any]:
-        state, suite = self._state, self._state.envs.suite
+        state, spec = self._state, self._state.envs.spec
         seconds = time.monotonic() - self._started
         rates, returns = state.recent.success_rates, state.recent.mean_returns
         per_task = {
@@ -67,10 +67,10 @@ class MetricsCallback:
             "env_steps": progress.env_steps,
             "vector_steps": progress.vector_steps,
             "num_updates": state.num_updates,
-            **{name: dict(zip(suite.task_names, values, strict=True)) for name, values in per_task.items()},
+            **{name: dict(zip(spec.task_names, values, strict=True)) for name, values in per_task.items()},
             **{name: value for name, value in _listed(progress.metrics).items() if not isinstance(value, list)},
             # Of the last training episodes, on a suite with targets.
-            **target_quality(suite.scores(returns, rates), suite.target_scores),
+            **target_quality(spec.scores(returns, rates), spec.target_scores),
             # Of this process; the only values that differ between a run and its repetition.
             "wall_seconds": round(seconds, 3),
             "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(seconds, 1e-9), 1),
@@ -136,7 +136,7 @@ class EvaluationCallback:
     def _score(self, rows: Sequence[EvaluationRow]) -> float:
         """Of an evaluation as it stands in the file, so that a restart finds the same number."""
         returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
-        return overall_score(self._state.envs.suite, returns, rates)
+        return overall_score(self._state.envs.spec, returns, rates)
 
     def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
         rows = [
@@ -168,7 +168,7 @@ class CheckpointCallback:
         content = self._state.state()
         _check_finite(content["agent"], "agent")
         self._run.sync()
-        info = suite_facts(self._state.envs.suite)
+        info = suite_facts(self._state.envs.spec)
         self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
 
 

@@ -39,7 +39,7 @@ def evaluate(
     if suite is not None:
         config = with_suite(config, suite)
     played = build_suite(config.suite, config.settings.seed if seed is None else seed)
-    agent = TaskNames(trained.agent, played.suite)
+    agent = TaskNames(trained.agent, played.spec)
     settings = config.settings
     with (
         Interruption() as interruption,

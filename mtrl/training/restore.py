@@ -10,28 +10,26 @@ from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.manifest import dependency_versions, package_versions
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.loggers.console import say
 from mtrl.optim.matmul_backend import DEFAULT, choose_matmul_backend
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.training.train_state import TrainState
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 
-def suite_facts(suite: TaskSuite) -> dict[str, Any]:
+def suite_facts(spec: SuiteSpec) -> dict[str, Any]:
     """What a number or a checkpoint of a suite depends on, as JSON."""
     return {
-        "suite": suite.name,
-        "protocol": suite.protocol,
-        "tasks": list(suite.task_names),
-        "settings": dict(suite.settings),
+        "suite": spec.name,
+        "protocol": spec.protocol,
+        "tasks": list(spec.task_names),
+        "settings": dict(spec.settings),
     }
 
 
-def checkpoint_store(
-    run: RunDirectory, config: RunConfig, suite: SuiteType, device: torch.device
-) -> CheckpointStore:
+def checkpoint_store(run: RunDirectory, config: RunConfig, suite: Suite, device: torch.device) -> CheckpointStore:
     """The checkpoints of a run, which record the versions of what their numbers depend on."""
     versions = {**dependency_versions(), **package_versions(suite.packages)}
     backend = choose_matmul_backend()
@@ -40,13 +38,15 @@ def checkpoint_store(
     return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
 
 
-def refuse_another_suite(checkpoint: Checkpoint, suite: SuiteType) -> None:
+def refuse_another_suite(checkpoint: Checkpoint, suite: Suite) -> None:
     """Raises BadInput if the checkpoint's tasks, goals, rewards or protocol are not those of `suite`."""
-    now, then = suite_facts(suite.suite), dict(checkpoint.info)
+    now, then = suite_facts(suite.spec), dict(checkpoint.info)
     fields = [(name, then.get(name), now[name]) for name in ("suite", "protocol", "tasks")]
     settings = then.get("settings", {})
     # Versions of packages are compared by `CheckpointStore.version_changes`, which warns.
-    fields += [(name, settings.get(name), value) for name, value in now["settings"].items() if name not in suite.packages]
+    fields += [
+        (name, settings.get(name), value) for name, value in now["settings"].items() if name not in suite.packages
+    ]
     for name, stored, value in fields:
         if stored != value:
             raise BadInput(f"checkpoint {checkpoint.path}: {name} is {stored!r}, not {value!r}")

@@ -18,7 +18,7 @@ from mtrl.checkpoints.state_tree import state_bytes
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
 from mtrl.env.scores import reference_returns
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
@@ -60,7 +60,7 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
     while state.env_steps < total_env_steps:
         metrics: Metrics = {}
         ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
-        with acting_threads(envs.suite.observation_space.shape):
+        with acting_threads(envs.spec.observation_space.shape):
             action_step = agent.act(state.observation, envs.task_ids, explore=True)
         envs.send(action_step.action)
         if ends_rollout and agent.learns_from_replay and buffer.num_rows:
@@ -140,7 +140,7 @@ def _refuse_cuda_graphs(agent: Agent) -> None:
 
 def _run(
     config: RunConfig,
-    suite: SuiteType,
+    suite: Suite,
     device: torch.device,
     run: RunDirectory,
     store: CheckpointStore,
@@ -150,9 +150,9 @@ def _run(
     run.write_meta(
         {
             **program_facts(suite.packages),
-            **suite_facts(suite.suite),
+            **suite_facts(suite.spec),
             # With the mean returns of eval.csv, these give every normalised score.
-            "reference_returns": reference_returns(suite.suite.tasks),
+            "reference_returns": reference_returns(suite.spec.tasks),
             "device": str(device),
             "status": "running",
             "exit_code": None,
@@ -165,10 +165,8 @@ def _run(
         if resumed is not None:
             restore(state, resumed)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
-        evaluator = stack.enter_context(
-            Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout)
-        )
-        table = stack.enter_context(LiveTable(suite.suite.task_names, settings.total_env_steps))
+        evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
+        table = stack.enter_context(LiveTable(suite.spec.task_names, settings.total_env_steps))
         curves = TensorBoardLogger(run.tensorboard, None if resumed is None else resumed.step)
         stack.callback(curves.close)
         loggers = [RunDirectoryLogger(run), curves, table]

@@ -14,9 +14,9 @@ from torch import Tensor
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.recent_episodes import RecentEpisodes
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.scheduling import TaskScheduler
 from mtrl.types import State
-from mtrl.env.vector_env import MultiTaskVectorEnv
 
 
 class TrainState:
@@ -30,7 +30,7 @@ class TrainState:
         self.envs = envs
         self.buffer = buffer
         self.scheduler = scheduler
-        self.recent = RecentEpisodes(envs.suite.num_tasks)
+        self.recent = RecentEpisodes(envs.spec.num_tasks)
         self.observation: np.ndarray | None = None  # (N, *observation); None before the first reset
         self.env_steps = 0  # of single environments
         self.vector_steps = 0

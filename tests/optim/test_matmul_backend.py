@@ -147,7 +147,7 @@ def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
     tasks: list[int], aggregator: type[GradientAggregator], architecture: type[PolicyArchitecture]
 ) -> None:
     SETTING.fp32_precision = "bf16"
-    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.suite, aggregator=aggregator, architecture=architecture)
+    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, aggregator=aggregator, architecture=architecture)
     settings: list[str] = []
     backward = agent.critic_group.aggregator.backward
     agent.critic_group.aggregator.backward = lambda *given: settings.append(SETTING.fp32_precision) or backward(*given)

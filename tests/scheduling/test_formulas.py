@@ -42,10 +42,10 @@ def test_the_three_means() -> None:
 
 def test_proportional() -> None:
     # m = (1/2, 1, 0).
-    suite = suite_of([10.0, 10.0, 10.0])
-    found = weights_after(Proportional(suite, Proportional.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
+    spec = suite_of([10.0, 10.0, 10.0])
+    found = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
     assert found == pytest.approx([1 / 3, 2 / 3, 0])
-    solved = weights_after(Proportional(suite, Proportional.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
+    solved = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
     assert solved == pytest.approx([1 / 3] * 3)
 
 

@@ -61,4 +61,6 @@ class PaCo(PolicyArchitecture):
         weights = task_rows(self.composition, task_ids)
         for layer in self.layers:
             features = layer(features, weights).relu()
-        return Output(float32_island(self.head, features, weights), features, diagnostics={"composition": weights.detach()})
+        return Output(
+            float32_island(self.head, features, weights), features, diagnostics={"composition": weights.detach()}
+        )

@@ -49,4 +49,6 @@ class CrossStitch(PolicyArchitecture):
         # After the last layer only the mixture of the row's own task is read.
         mixed = mix(shares[-1], columns)
         values = self.heads(mixed, task_ids)
-        return Output(values, mixed, diagnostics={f"stitch_{layer}": row.detach() for layer, row in enumerate(shares, 1)})
+        return Output(
+            values, mixed, diagnostics={f"stitch_{layer}": row.detach() for layer, row in enumerate(shares, 1)}
+        )
