@@ -22,7 +22,7 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_world
+from mtrl.training.build import build_train_state, build_suite
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
@@ -81,7 +81,7 @@ def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
             },
         }
     )
-    state = build_train_state(config, build_world(config.suite, config.settings.seed), torch.device("cpu"))
+    state = build_train_state(config, build_suite(config.suite, config.settings.seed), torch.device("cpu"))
     overlapped = train(state, config.settings.total_env_steps)
 
     def overlap(vector_steps: int) -> None:
