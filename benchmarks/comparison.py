@@ -24,7 +24,7 @@ import torch
 import agents
 import envs
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import RunConfig, changed, parse_yaml
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
@@ -66,7 +66,7 @@ class Entry:
 
     @property
     def suite(self) -> str:
-        return self.config.suite.name
+        return self.config.spec.name
 
     @property
     def tasks(self) -> list[str]:
@@ -84,8 +84,8 @@ class Entry:
 
     @cached_property
     def num_parameters(self) -> int:
-        world = build_world(self.config.suite, self.config.settings.seed)
-        return num_parameters(build_agent(self.config, world, torch.device("cpu")))
+        suite = build_suite(self.config.spec, self.config.settings.seed)
+        return num_parameters(build_agent(self.config, suite, torch.device("cpu")))
 
     def success_rate(self, task: str) -> Repeats:
         return self.over_seeds(lambda result: result.success_rate(task))
@@ -133,7 +133,7 @@ def by_suite(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         for other in rows:
             if other.method == entry.method:
                 raise BadInput(f"two folders for {entry.method!r} on {entry.suite}; name them, NAME=FOLDER")
-            if other.config.suite != entry.config.suite or set(other.tasks) != set(entry.tasks):
+            if other.config.spec != entry.config.spec or set(other.tasks) != set(entry.tasks):
                 raise BadInput(f"{other.method!r} and {entry.method!r}: {entry.suite} with different settings")
         rows.append(entry)
     return suites

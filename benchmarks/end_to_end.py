@@ -22,9 +22,9 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_world
+from mtrl.training.build import build_train_state, build_suite
 from mtrl.config.schema import resolve_config
-from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
@@ -55,7 +55,7 @@ def measure_end_to_end(repeats: int = 5, vector_steps: int = 50) -> Mapping[str,
             BFLOAT16: stack.enter_context(_our_trainings("bfloat16"))[OURS],
         }
         theirs = stack.enter_context(_their_training())
-        contestants |= {THEIRS: torchs_products()(theirs), THEIRS_OUR_PRODUCTS: theirs}
+        contestants |= {THEIRS: default_matmul_backend()(theirs), THEIRS_OUR_PRODUCTS: theirs}
         for _ in range(repeats):
             for name, make_steps in contestants.items():
                 started = time.perf_counter()
@@ -81,7 +81,7 @@ def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
             },
         }
     )
-    state = build_train_state(config, build_world(config.suite, config.settings.seed), torch.device("cpu"))
+    state = build_train_state(config, build_suite(config.suite, config.settings.seed), torch.device("cpu"))
     overlapped = train(state, config.settings.total_env_steps)
 
     def overlap(vector_steps: int) -> None:

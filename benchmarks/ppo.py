@@ -23,9 +23,9 @@ import envs
 from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_world
+from mtrl.training.build import build_train_state, build_suite
 from mtrl.config.schema import resolve_config
-from mtrl.optim.matmul_backend import torchs_products
+from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
@@ -83,7 +83,7 @@ def measure_ppo(repeats: int = 5, sizes: PPOSizes | None = None) -> PPOTimes:
         for repeat in range(repeats + 1):
             for name, training in trainings.items():
                 started, learnt = time.perf_counter(), training.learning_seconds
-                with torchs_products() if name == THEIRS else nullcontext():
+                with default_matmul_backend() if name == THEIRS else nullcontext():
                     training.make_round()
                 if repeat:
                     seconds = time.perf_counter() - started
@@ -124,8 +124,8 @@ def _our_training(sizes: PPOSizes, precision: Precision) -> Iterator[Training]:
     }
     architecture = {"name": "mlp", "width": sizes.width, "depth": sizes.depth}
     config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture, "precision": precision})
-    world = build_world(config.suite, config.settings.seed)
-    state: TrainState = build_train_state(config, world, torch.device("cpu"))
+    suite = build_suite(config.suite, config.settings.seed)
+    state: TrainState = build_train_state(config, suite, torch.device("cpu"))
     try:
         turns = train(state, config.settings.total_env_steps)
         rounds = (turn for turn in turns if turn.metrics)  # one for each rollout

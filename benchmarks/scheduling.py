@@ -54,13 +54,13 @@ _KINDS = ("mean", "slowest", "reading")
 
 def _warmed_up(name: str) -> TaskScheduler:
     """A scheduler that has left its uniform phase."""
-    suite = suite_with_targets(NUM_TASKS)
+    spec = suite_with_targets(NUM_TASKS)
     cls = schedulers.get(name)
     config = Fixed.Config(weights=NUM_TASKS * (1.0,)) if cls is Fixed else cls.Config()
-    scheduler = cls(suite, config, 1)
+    scheduler = cls(spec, config, 1)
     every_task = [FinishedEpisode(task, task, 0, 5.0, 100, False) for task in range(NUM_TASKS)]
     for _ in range(20):
-        scheduler.observe(every_task)
+        scheduler.on_episodes(every_task)
     return scheduler
 
 
@@ -78,12 +78,12 @@ def _measure(scheduler: TaskScheduler, episodes: list[FinishedEpisode]) -> tuple
     seconds = np.zeros(len(episodes))
     for index, episode in enumerate(episodes):
         started = time.thread_time()
-        scheduler.observe([episode])
+        scheduler.on_episodes([episode])
         scheduler.weights()
         seconds[index] = time.thread_time() - started
     started = time.thread_time()
     for _ in episodes:
-        scheduler.observe([])
+        scheduler.on_episodes([])
         scheduler.weights()
     reading = (time.thread_time() - started) / len(episodes)
     return 1e6 * float(seconds.mean()), 1e6 * float(seconds.max()), 1e6 * reading

@@ -39,7 +39,7 @@ from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, star
 from benchmarks.machine import machine_facts, prepare_process, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
 from mtrl.runs.metadata import program_facts
-from mtrl.env.suite import find_suite_type
+from mtrl.env.suite import find_suite
 
 Section = Callable[[int], dict[str, Any]]
 """Takes the number of repeats, prints a report and returns what the results file holds."""
@@ -108,8 +108,8 @@ def _ppo(repeats: int) -> dict[str, Any]:
 
 def _memory(repeats: int) -> dict[str, Any]:
     envs.register()
-    family = find_suite_type("mt10")
-    buffer = sac_update.filled_buffer(family("mt10", family.Config(), seed=1).suite, capacity=10_000)
+    family = find_suite("mt10")
+    buffer = sac_update.filled_buffer(family("mt10", family.Config(), seed=1).spec, capacity=10_000)
     num_bytes = buffer.num_bytes / (buffer.num_rows * buffer.num_envs)
     print(f"{num_bytes:.1f} bytes per transition in a full buffer of {buffer.num_rows} vector steps")
     return {"bytes_per_transition": num_bytes}

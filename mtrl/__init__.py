@@ -1,4 +1,4 @@
-"""Multi-task reinforcement learning: the kernel that agents, worlds and plug-ins are written against."""
+"""Multi-task reinforcement learning: the kernel that agents, suites and plug-ins are written against."""
 
 from __future__ import annotations
 

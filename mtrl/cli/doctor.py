@@ -19,9 +19,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mtrl.loggers.console import make_console
-from mtrl.errors import MtrlError
 from mtrl.cli.flags import parse_flags
+from mtrl.errors import MtrlError
+from mtrl.loggers.console import make_console
 from mtrl.registry import PLUGIN_GROUP, trust_module
 
 _GIBIBYTE = 2**30
@@ -65,7 +65,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]] | I
 def _machine() -> Iterator[tuple[str, str]]:
     import torch
 
-    from mtrl.optim.matmul_backend import choose_product_library
+    from mtrl.optim.matmul_backend import choose_matmul_backend
 
     yield "python", f"{platform.python_version()} ({sys.executable})"
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
@@ -73,7 +73,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "memory", _memory()
     yield "torch threads", str(torch.get_num_threads())
     yield "cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; networks run on the CPU"
-    yield "matrix products", f"{choose_product_library()} (of float32, on the processor)"
+    yield "matrix products", f"{choose_matmul_backend()} (of float32, on the processor)"
     yield "bfloat16", _bfloat16(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
     yield "rendering", _rendering()
     yield "cache", _cache()

@@ -10,10 +10,10 @@ from typing import Annotated
 import tyro
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from mtrl.errors import BadInput
 from mtrl.cli.flags import parse_flags
-from mtrl.registry import nearest
 from mtrl.config.validation import plain, shown, validated
+from mtrl.errors import BadInput
+from mtrl.registry import nearest
 
 _arg = tyro.conf.arg
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from mtrl.config.validation import describe, field_types, shown
 from mtrl.errors import BadInput
 from mtrl.registry import nearest
-from mtrl.config.validation import describe, field_types, shown
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mtrl.config.schema import PARTS, Part
-from mtrl.loggers.console import make_console
-from mtrl.errors import BadInput
 from mtrl.cli.flags import parse_flags
-from mtrl.registry import nearest
-from mtrl.env.suite import suite_types
+from mtrl.config.schema import PARTS, Part
 from mtrl.config.validation import plain, shown
+from mtrl.env.suite import suites
+from mtrl.errors import BadInput
+from mtrl.loggers.console import make_console
+from mtrl.registry import nearest
 
 _SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
 _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
@@ -92,7 +92,7 @@ def _classes(part: Part) -> Iterator[tuple[str, str, str]]:
 
 def _suites() -> Iterator[tuple[str, str, str]]:
     """Every suite by name; the settings stand at the first of a family, which they are common to."""
-    for family in suite_types.classes():
+    for family in suites.classes():
         settings = _settings(family)
         for name, text in family.suite_names.items():
             yield name, text, settings

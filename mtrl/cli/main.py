@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mtrl import __version__
-from mtrl.optim.allocator import keep_freed_memory
 from mtrl.errors import BadInput, MtrlError
+from mtrl.optim.allocator import keep_freed_memory
 from mtrl.registry import nearest, plugins_one_by_one, trust_module
 
 HELP = f"""\
@@ -88,9 +88,9 @@ def _run_verb(arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """`mtrl train`: a new run, or `--resume` of one."""
-    from mtrl.config.schema import PARTS, chosen_suite, dump_yaml
     from mtrl.cli.flags import named_values
     from mtrl.cli.train_flags import parse_train
+    from mtrl.config.schema import PARTS, chosen_suite, dump_yaml
     from mtrl.config.yaml_io import load_mapping, read_text
 
     given = named_values(arguments, [part.name for part in PARTS] + ["config", "resume", "plugin"])
@@ -114,8 +114,8 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
-    from mtrl.config.schema import changed, chosen_suite, resolve_config
     from mtrl.cli.train_flags import parse_resume
+    from mtrl.config.schema import changed, chosen_suite, resolve_config
 
     run_dir, changes = parse_resume(arguments)
     document = _document_of(run_dir)
@@ -130,9 +130,9 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """`mtrl eval`: success rate per task of a run's checkpoint."""
-    from mtrl.config.schema import chosen_suite, resolve_config
     from mtrl.cli.eval_flags import parse_evaluate
-    from mtrl.env.suite import find_suite_type
+    from mtrl.config.schema import chosen_suite, resolve_config
+    from mtrl.env.suite import find_suite
 
     request = parse_evaluate(arguments)
     document = _document_of(request.run)
@@ -140,7 +140,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     plugins = _import_plugins(request.plugin, names, warm_up=chosen_suite(document, names))
     resolve_config(document, plugins=plugins)
     if request.suite:
-        find_suite_type(request.suite)
+        find_suite(request.suite)
 
     from mtrl import run
 
@@ -210,9 +210,9 @@ def _import_plugins(
 
 
 def _warm_up(suite: str | None) -> None:
-    from mtrl.env.suite import suite_types
+    from mtrl.env.suite import suites
 
-    for family in suite_types.classes():
+    for family in suites.classes():
         if suite is not None and family.accepts(suite):
             family.warm_up()
 
@@ -220,10 +220,10 @@ def _warm_up(suite: str | None) -> None:
 def _is_registered(part: str, name: str) -> bool:
     """Whether a name with a colon is a registered one, such as the suite `metaworld:reach-v3`."""
     from mtrl.config.schema import PARTS
-    from mtrl.env.suite import suite_types
+    from mtrl.env.suite import suites
 
     if part == "suite":
-        return name.partition(":")[0] in suite_types or any(family.accepts(name) for family in suite_types.classes())
+        return name.partition(":")[0] in suites or any(family.accepts(name) for family in suites.classes())
     return any(name in known.registry for known in PARTS if known.name == part)
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from mtrl.config.schema import RunConfig, RunSettings, config_class, resolve_config
-from mtrl.errors import BadInput
 from mtrl.cli.flags import flag_types, named_values, parse_flags
-from mtrl.registry import nearest
+from mtrl.config.schema import RunConfig, RunSettings, config_class, resolve_config
 from mtrl.config.validation import plain, validated
+from mtrl.errors import BadInput
+from mtrl.registry import nearest
 
 _arg = tyro.conf.arg
 
@@ -72,7 +72,6 @@ class ResumeFlags:
     num_workers: NonNegativeInt | None = None  # environment processes; None: as before
     worker_timeout: PositiveFloat | None = None  # seconds without an answer after which a worker counts as hung
     device: Literal["auto", "cpu", "cuda"] | None = None  # another device continues in distribution, not bit for bit
-    record_losses: bool | None = None  # as programs, on a CPU; None: as before. The same bits either way
     plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _arg(metavar="MODULE")] = ()  # module to import
 
 

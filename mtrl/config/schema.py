@@ -31,12 +31,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_value
+from mtrl.config.yaml_io import dump_mapping, load_mapping
+from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
 from mtrl.optim.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
-from mtrl.env.suite import find_suite_type
-from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_value
-from mtrl.config.yaml_io import dump_mapping, load_mapping
 
 
 class Part(NamedTuple):
@@ -53,11 +53,11 @@ class Part(NamedTuple):
 
     def find(self, name: str) -> type:
         """The class called `name`. Raises BadInput with the known names."""
-        return find_suite_type(name) if self.name == "suite" else self.registry.get(name)
+        return find_suite(name) if self.name == "suite" else self.registry.get(name)
 
 
 PARTS = (
-    Part("suite", "mtrl.env.suite", "suite_types", "mt10"),
+    Part("suite", "mtrl.env.suite", "suites", "mt10"),
     Part("agent", "mtrl.agent", "agent_types", "sac"),
     Part("architecture", "mtrl.networks", "architectures", "multi-head"),
     Part("policy", "mtrl.policies", "policies", "single"),
@@ -86,7 +86,6 @@ class RunSettings:
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks live; auto: cuda if there is one
     cuda_graphs: bool = False  # record what a GPU does in an update and replay it: faster, for what never reads values
-    record_losses: bool = True  # write down what losses do on a CPU and repeat that: the same bits, with less Python
     precision: Precision = "float32"  # of products in networks; bfloat16 is faster where the hardware has it
     torch_threads: PositiveInt | None = None  # threads of one matrix product; None: torch's choice. Changes last bits
     eval_interval: NonNegativeInt = 100_000  # env steps between evaluations in training; 0: none
@@ -130,7 +129,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     trusted = set(trusted_modules()) | set(plugins or ())
     needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
     suite_name, agent_name = (_merged(part, documents).name for part in PARTS[:2])
-    preset = _checked(find_suite_type(suite_name).preset(suite_name, agent_name))
+    preset = _checked(find_suite(suite_name).preset(suite_name, agent_name))
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
     for part, name in ("suite", suite_name), ("agent", agent_name):
         preset[part] = {**preset.get(part, {}), "name": name}
@@ -178,7 +177,7 @@ def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def with_suite(config: RunConfig, name: str) -> RunConfig:
     """`config` on another suite, whose settings are kept if it is of the same family. Raises BadInput."""
     part = PARTS[0]
-    if find_suite_type(name) is find_suite_type(config.suite.name):
+    if find_suite(name) is find_suite(config.suite.name):
         return dataclasses.replace(config, suite=Choice(name, config.suite.config))
     return dataclasses.replace(config, suite=Choice(name, config_class(part, name)()))
 

@@ -64,6 +64,11 @@ def task_rows(table: Tensor, task_ids: Tensor) -> Tensor:
     return F.embedding(task_ids, table)
 
 
+def uniform_noise(generator: torch.Generator, *shape: int) -> Tensor | None:
+    """Uniform numbers of the shape, on the generator's device, or None where it is empty: the network takes none."""
+    return torch.rand(shape, generator=generator, device=generator.device) if all(shape) else None
+
+
 def gumbel(uniform: Tensor) -> Tensor:
     """Standard Gumbel noise from uniform numbers, any shape: the arg-max of logits plus noise is a sample of their softmax."""
     return -torch.log(-torch.log(uniform.clamp(1e-6, 1 - 1e-6)))

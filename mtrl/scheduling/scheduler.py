@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtrl.registry import Registry
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 
 
 class TaskScheduler(ABC):
@@ -25,12 +25,12 @@ class TaskScheduler(ABC):
         """Hyperparameters."""
 
     @abstractmethod
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
         """Raises BadInput for a suite that it cannot schedule; made before anything is started."""
 
     @abstractmethod
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        """Takes note of the episodes that ended since the last call. Any costly decision is taken here."""
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
+        """Called with the episodes that ended since the last call. Any costly decision is made here."""
 
     @abstractmethod
     def weights(self) -> np.ndarray:

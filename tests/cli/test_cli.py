@@ -24,12 +24,12 @@ import envs
 import mtrl.training.run
 from mtrl import registry
 from mtrl.agent import agent_types
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.cli.main import MAX_LINE, main
 from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
 from mtrl.errors import BadInput, Diverged, StorageFailure, WorkerFailure
 from mtrl.networks.size import num_parameters
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 
 HEAVY = (
     "torch",
@@ -85,7 +85,7 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_trusted_modules", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "100")
-    for family in suite_types.classes():  # a server of workers would outlive the test
+    for family in suites.classes():  # a server of workers would outlive the test
         monkeypatch.setattr(family, "warm_up", classmethod(lambda cls: None))
 
 
@@ -160,7 +160,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_suites_are_known_before_torch_is_imported() -> None:
     script = (
         "import sys, mtrl.registry as r, mtrl.env.suite as s; next(r.plugins_one_by_one());"
-        "print('torch' in sys.modules, s.find_suite_type('mt10').__name__, 'metaworld' in sys.modules)"
+        "print('torch' in sys.modules, s.find_suite('mt10').__name__, 'metaworld' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == ["False", "MetaWorld", "False"]
@@ -395,7 +395,7 @@ def test_a_suite_is_warmed_up_for_a_run_and_not_for_a_question(
     tmp_path: Path, handed_over: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warmed: list[str] = []
-    family = suite_types.get("point-mass")
+    family = suites.get("point-mass")
     monkeypatch.setattr(family, "warm_up", classmethod(lambda cls: warmed.append(cls.__name__)))
     (tmp_path / "run.yaml").write_text("suite: point-mass\n")
     for question in ("--print-config", "--help"):
@@ -521,7 +521,7 @@ def test_match_params_widens_the_perceptron_to_the_size_of_another_architecture(
 
     def size(architecture: dict[str, Any]) -> int:
         config = resolve_config({"suite": "point-mass", "architecture": architecture})
-        return num_parameters(build_agent(config, build_world(config.suite, 1), torch.device("cpu")))
+        return num_parameters(build_agent(config, build_suite(config.suite, 1), torch.device("cpu")))
 
     wanted = size({"name": "soft-modules"})
     errors = [abs(size({"name": "mlp", "width": width + step}) - wanted) for step in (-1, 0, 1)]

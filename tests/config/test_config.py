@@ -31,7 +31,7 @@ from mtrl.config.schema import (
 )
 from mtrl.errors import BadInput
 from mtrl.networks import architectures
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.config.yaml_io import MAX_BYTES, dump_mapping, load_mapping, read_text
 
 
@@ -69,7 +69,7 @@ class Wide:
         width: PositiveInt = 1000  # units
 
 
-class World:
+class Suite:
     """A family with presets."""
 
     suite_names: ClassVar[dict[str, str]] = {"small": "a small one", "large": "a large one"}
@@ -100,7 +100,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         agent_types: {"learner": Learner, "other": OtherLearner},
         architectures: {"wide": Wide},
-        suite_types: {"test-world": World},
+        suites: {"test-suite": Suite},
     }
     for kind, classes in known.items():
         monkeypatch.setattr(kind, "_classes", {**kind._classes, **classes})
@@ -141,10 +141,10 @@ def test_another_class_drops_the_settings_that_lower_layers_had_for_the_part() -
 
 def test_another_suite_of_the_same_family_keeps_the_settings_of_the_suite() -> None:
     file = {"suite": {"name": "small", "reward_function": "v1"}}
-    assert resolve_config(file, {"suite": {"name": "large"}}).suite.config.reward_function == "v1"
+    assert resolve_config(file, {"suite": {"name": "large"}}).spec.config.reward_function == "v1"
     config = with_suite(resolve_config(file), "large")
     assert (config.suite.name, config.suite.config.reward_function) == ("large", "v1")
-    assert with_suite(config, "point-mass").suite.config == config_class(PARTS[0], "point-mass")()
+    assert with_suite(config, "point-mass").spec.config == config_class(PARTS[0], "point-mass")()
 
 
 def test_the_suite_is_found_before_any_class_is_known() -> None:
@@ -206,7 +206,7 @@ def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(document: dict
 
 
 def test_every_preset_resolves_with_every_agent_and_architecture() -> None:
-    for family in suite_types.classes():
+    for family in suites.classes():
         suites = [suite for suite in family.suite_names if "TASK" not in suite]  # no patterns
         for suite, agent in product(suites, agent_types.names()):
             # What a family's preset does with an architecture is the same for all of its suites.

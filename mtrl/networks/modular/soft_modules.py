@@ -73,9 +73,9 @@ class SoftModules(PolicyArchitecture):
         modules = self.first(F.relu(f)).unflatten(-1, (self.num_modules, -1))  # (B, n, d)
         for weights, layer in zip(routing, self.layers, strict=False):
             modules = layer(self._mixed(weights, modules))
-        values = self.head(self._mixed(routing[-1], modules).squeeze(1))
+        representation = self._mixed(routing[-1], modules).squeeze(1)
         diagnostics = {f"routing_{step}": weights.detach() for step, weights in enumerate(routing, start=1)}
-        return Output(values, diagnostics=diagnostics)
+        return Output(self.head(representation), representation, diagnostics=diagnostics)
 
     def route(self, g: Tensor) -> list[Tensor]:
         """Gating input (B, gating_width) -> softmaxed matrices (B, n, n), target by source, and a last (B, 1, n)."""

@@ -1,4 +1,4 @@
-"""A world that counts: every observation says which episode it belongs to and how far that episode is.
+"""A suite that counts: every observation says which episode it belongs to and how far that episode is.
 
 An observation is (task, variation in two parts, step of the episode, sum of the first action component so far), so
 whoever holds a stored transition can tell whether its parts belong together. Length and kind of end follow from task
@@ -17,10 +17,10 @@ import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
-from mtrl.errors import BadInput
-from mtrl.env.suite import Mode, SuiteType
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.env.suite import Mode, Suite
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 EndKind = Literal["terminated", "truncated", "both"]
 END_KINDS: tuple[EndKind, ...] = ("terminated", "truncated", "both")
@@ -28,7 +28,7 @@ END_KINDS: tuple[EndKind, ...] = ("terminated", "truncated", "both")
 _PART = 2**24  # whole numbers below this are exact in float32
 
 
-class CountingWorld(SuiteType):
+class CountingSuite(Suite):
     """`counting` has actions in [-1, 1]^2, `counting-discrete` four actions of which odd tasks lack the last."""
 
     suite_names: ClassVar[Mapping[str, str]] = {
@@ -49,7 +49,7 @@ class CountingWorld(SuiteType):
         discrete = name == "counting-discrete"
         legal = np.ones((config.num_tasks, 4), bool)
         legal[1::2, -1] = False
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name=name,
             tasks=tuple(
                 TaskSpec(
@@ -83,9 +83,9 @@ class CountingWorld(SuiteType):
 class CountingEnvs(MultiTaskVectorEnv):
     """All slots in this process, as arrays."""
 
-    def __init__(self, world: CountingWorld, num_envs: int, episodes: EpisodeSource):
-        super().__init__(world.suite, num_envs, episodes)
-        self.world = world
+    def __init__(self, suite: CountingSuite, num_envs: int, episodes: EpisodeSource):
+        super().__init__(suite.spec, num_envs, episodes)
+        self.suite = suite
         self._playing = np.full(num_envs, IDLE, np.int64)
         self._variation = np.zeros(num_envs, np.int64)
         self._step = np.zeros(num_envs, np.int64)
@@ -105,8 +105,8 @@ class CountingEnvs(MultiTaskVectorEnv):
         first = action.reshape(self.num_envs, -1)[:, 0].astype(np.float32)
         self._step += 1
         self._sum += first
-        ended = self._step >= self.world.lengths(self._playing, self._variation)
-        kind = self.world.end_kinds(self._playing, self._variation)
+        ended = self._step >= self.suite.lengths(self._playing, self._variation)
+        kind = self.suite.end_kinds(self._playing, self._variation)
         final_observation = self._observe()
         reward = self._step + first
         success = (self._step == 1) & (self._variation % 2 == 0)
