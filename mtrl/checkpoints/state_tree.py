@@ -1,8 +1,8 @@
-"""A nested state as one JSON document and one flat set of tensors, and back with every type as it was.
+"""Conversion of a nested state to one JSON document and one flat set of tensors, and back with all types.
 
-The document has the shape of the state. Where a tensor, array or NumPy scalar stood it holds `{"$is": "tensor"}`,
-`"array"` or `"scalar"`, and the value is found under the leaf's JSON pointer (RFC 6901); `{"$is": "nan"}` and the like
-stand for the floats that JSON lacks.
+The document has the structure of the state. A tensor, array or NumPy scalar is `{"$is": "tensor"}`, `"array"` or
+`"scalar"` in it, and its value is stored under the leaf's JSON pointer (RFC 6901). Floats that JSON lacks are
+`{"$is": "nan"}` and the like.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class RunDirectory:
         """The process that holds the lock, as far as meta.json tells."""
         meta = self._known_meta()
         pid, host = meta.get("pid"), meta.get("host")
-        if type(pid) is not int or not isinstance(host, str):
+        if type(pid) is not int or not 0 < pid < 2**31 or not isinstance(host, str):
             return "another process"
         return f"process {pid}" + ("" if host == socket.gethostname() else f" on host {printable(host)}")
 

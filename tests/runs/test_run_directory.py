@@ -275,7 +275,7 @@ def test_a_second_trainer_is_refused_with_the_holders_process(tmp_path: Path) ->
         meta = tmp_path / "a" / "meta.json"
         meta.write_text(json.dumps({"pid": 5, "host": "elsewhere"}))
         assert other.answer("resume", tmp_path / "a") == f"{refusal}process 5 on host 'elsewhere'"
-        for text in ("{", "[]", '{"pid": "5", "host": 1}'):
+        for text in ("{", "[]", '{"pid": "5", "host": 1}', '{"pid": 1%s, "host": "x"}' % ("0" * 99)):
             meta.write_text(text)
             assert other.answer("resume", tmp_path / "a") == f"{refusal}another process"
         run.set_status("done", 0)
