@@ -76,8 +76,8 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     """Applies `change` to the manifest's fields and writes it with its own right checksum."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest.pop("checksum", None)
     change(manifest)
+    manifest.pop("checksum", None)
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     path.unlink()
     path.write_text(json.dumps({**manifest, "checksum": hashlib.sha256(text).hexdigest()}))
