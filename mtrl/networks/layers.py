@@ -56,7 +56,7 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
 
 def one_hot(indices: Tensor, size: int) -> Tensor:
     """(...) int64 below `size` -> (..., size) float32. Unlike `F.one_hot` it works under `vmap` and in CUDA graphs."""
-    return (indices.unsqueeze(-1) == torch.arange(size, device=indices.device)).float()
+    return F.embedding(indices, torch.eye(size, device=indices.device))
 
 
 def task_rows(table: Tensor, task_ids: Tensor) -> Tensor:
