@@ -4,7 +4,7 @@ stepping    env steps per second and set-up seconds of our MT10 against the same
             untouched, physics only, EnvPool (if installed) and gymnasium's Async and Sync vector environments
 stepping-mt50  the same on MT50
 scaling     our MT10 from one worker to all cores, and from 10 to 200 slots
-update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
+update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/updates/matmul_floor.py
 end-to-end  env steps per second of a training on MT10 at its defaults
 evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
             repeats

@@ -19,7 +19,7 @@ def choose_product_library() -> str:
     """Lets oneDNN multiply, in the whole process, where it is faster than MKL and as exact; returns who multiplies.
 
     MKL, torch's choice, has its AVX-512 code for Intel's processors alone: on AMD's oneDNN is up to twice as fast
-    (`benchmarks.sac_update`). Torch gives it float32 matrices only where it is told that they may be rounded to
+    (`benchmarks.updates.sac`). Torch gives it float32 matrices only where it is told that they may be rounded to
     bfloat16. oneDNN makes use of that on processors of x86 that have AMX, and computes in float32 on all others, which
     is tried here. A setting that somebody has made stays.
 

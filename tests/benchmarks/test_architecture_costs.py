@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.architectures import measure, table
+from benchmarks.updates.architectures import measure, table
 from benchmarks.fused_multi_head import FusedMultiHeadSAC
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
-from benchmarks.sac_update import UpdateSizes, learning_agent
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.updates.sac import UpdateSizes, learning_agent
 from mtrl.networks import architectures
 
 SMALL = UpdateSizes(suite="point-mass", batch_size=24)

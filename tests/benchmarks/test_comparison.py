@@ -10,8 +10,8 @@ import pytest
 
 import agents
 import envs
-from benchmarks import comparison
-from benchmarks.learning_curves import draw
+from benchmarks.learning import comparison
+from benchmarks.learning.curves import draw
 from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.runs.logs import EvaluationRow

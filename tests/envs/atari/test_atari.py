@@ -198,7 +198,7 @@ def test_a_film_shows_the_episode_that_the_agent_saw() -> None:
         seen.append(observation)
         return np.int64(len(seen) % 4)
 
-    pictures, success = atari(max_episode_frames=40).film(1, 3, act)
+    pictures, success = atari(max_episode_frames=40).render_episode(1, 3, act)
     assert len(pictures) == len(seen) + 1 == 11
     assert {picture.shape for picture in pictures} == {(210, 160, 3)}
     assert pictures[0].dtype == np.uint8

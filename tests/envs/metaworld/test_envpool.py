@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs.metaworld.envpool import EnvPoolEnvs, _envpool_name
-from envs.metaworld.names import MT50
+from envs.metaworld.tasks import MT50
 from envs.metaworld.suite import HORIZON, MetaWorld
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes

@@ -21,7 +21,7 @@ from metaworld.policies import SawyerReachV3Policy
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
-from envs.metaworld.names import MT3, MT10, MT25, MT50, parse
+from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
 from envs.metaworld.suite import MetaWorld
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes, RandomEpisodes
@@ -415,7 +415,7 @@ def test_fifty_environments_take_at_most_60_megabytes_each() -> None:
     world = MetaWorld("mt50", CONFIG, 1)
     with make_envs(world, num_workers=2) as envs:
         envs.reset()
-        workers = [worker.process.pid for worker in envs._workers._workers]
+        workers = [worker.process.pid for worker in envs._group._workers]
         taken = sum(psutil.Process(worker).memory_info().rss for worker in workers)
     assert taken / 50 < 60e6, f"{taken / 50e6:.0f} MB for each environment"
 

@@ -321,7 +321,7 @@ from mtrl.env.episodes import RandomEpisodes
 suite = counting_suite()
 pool = WorkerPool(suite, 4, RandomEpisodes(suite, 4, 1), {factory}, num_workers=2)
 pool.reset()
-print(*[worker.process.pid for worker in pool._workers._workers], flush=True)
+print(*[worker.process.pid for worker in pool._group._workers], flush=True)
 {rest}
 """
 

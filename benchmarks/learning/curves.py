@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 if TYPE_CHECKING:
-    from benchmarks.comparison import Entry, SeedResult
+    from benchmarks.learning.comparison import Entry, SeedResult
 
 COLUMNS = 5
 """Panels side by side at most."""

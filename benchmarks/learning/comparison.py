@@ -1,6 +1,6 @@
 """One table of methods by suites, from folders that `benchmarks.learning` wrote, and a picture of their curves.
 
-python -m benchmarks.comparison [NAME=]FOLDER ... [--output table.md] [--curves curves.png] [--plugin MODULE]
+python -m benchmarks.learning.comparison [NAME=]FOLDER ... [--output table.md] [--curves curves.png] [--plugin MODULE]
 
 A folder is one method on one suite. Its method is called by what was chosen (`sac, multi-head`), or by NAME. Success
 rates are those of the final evaluations, by the suite's protocol; every figure is the median over the folder's seeds,
@@ -224,7 +224,7 @@ def main() -> int:
     if arguments.output:
         arguments.output.write_text(text)
     if arguments.curves:
-        from benchmarks.learning_curves import draw  # which needs matplotlib
+        from benchmarks.learning.curves import draw  # which needs matplotlib
 
         draw(by_suite(entries), arguments.curves)
     return 0

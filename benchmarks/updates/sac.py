@@ -24,7 +24,7 @@ import agents
 import envs
 from agents.sac import SAC
 from benchmarks.machine import prepare_process
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
 from envs.sb3 import make_sb3_env
 from mtrl.buffer.rollout_buffer import RolloutBuffer

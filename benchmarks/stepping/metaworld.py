@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.stepping_slots import PhysicsFactory, UntouchedFactory
-from envs.metaworld.costs import STEP_COSTS
+from benchmarks.stepping.slots import PhysicsFactory, UntouchedFactory
+from envs.metaworld.tasks import STEP_COSTS
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
 from envs.workers.pool import WorkerPool

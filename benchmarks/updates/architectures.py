@@ -1,10 +1,10 @@
 """Milliseconds per SAC update of every registered architecture against the floor of its own matrix products.
 
-python -m benchmarks.architectures [--only NAMES] [--repeats 5] [--threads 2] [--output FILE]
+python -m benchmarks.updates.architectures [--only NAMES] [--repeats 5] [--threads 2] [--output FILE]
 
 MT10 sizes (observation 39, action 4, 10 tasks, two critics, batch 1280), every architecture at its defaults; an update
 is one gradient step of critics, actor and temperatures and one of the target average, the drawing of the batch from a
-filled buffer included. The floor is that of `benchmarks.matmul_floor`, as in `benchmarks.throughput`. The multi-head
+filled buffer included. The floor is that of `benchmarks.updates.matmul_floor`, as in `benchmarks.throughput`. The multi-head
 update is measured against `benchmarks.fused_multi_head` too: the same written by hand, without the plug-in interface.
 Architectures come one after the other, since the operands of some floors fill a gigabyte; what belongs to one takes
 turns, so that ratios hold on a machine that is doing something else, and milliseconds do not.
@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.fused_multi_head import FusedMultiHeadSAC
 from benchmarks.machine import machine_facts, prepare_process
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
-from benchmarks.sac_update import LearningAgent, UpdateSizes, learning_agent
+from benchmarks.updates.sac import LearningAgent, UpdateSizes, learning_agent
 from mtrl.networks import architectures
 from mtrl.networks.size import num_parameters
 from mtrl.runs.metadata import program_facts
@@ -123,7 +123,7 @@ def main() -> None:
     """Prints the table and writes the results file."""
     names = architectures.names()
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.architectures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks.updates.architectures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--repeats", type=int, default=5, help="of every figure")
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process(arguments.threads)
     results: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.architectures", "--only", *arguments.only]),
+        "command": shlex.join(["python", "-m", "benchmarks.updates.architectures", "--only", *arguments.only]),
         "program": program_facts(),
         "machine": machine_facts(),
         "torch_threads": arguments.threads,

@@ -1,6 +1,6 @@
 """Microseconds per frame stack of the Nature encoder, forward and backward, and page faults per call.
 
-python -m benchmarks.encoders [--repeats 3] [--rows 768] [--threads 2]
+python -m benchmarks.updates.encoders [--repeats 3] [--rows 768] [--threads 2]
 
 With freed memory kept by the process (`mtrl.optim.allocator`, as `mtrl` does) and handed back to the system, the C library's
 own way. What is kept is a matter of the whole process, so each measurement has one of its own; they take turns.

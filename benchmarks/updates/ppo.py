@@ -20,7 +20,7 @@ from stable_baselines3 import PPO as SB3PPO
 
 import agents
 import envs
-from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
+from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
 from mtrl.training.build import build_train_state, build_world

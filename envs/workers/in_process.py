@@ -1,4 +1,4 @@
-"""The stand-in for worker processes when there are none: the same slots, played in the main process."""
+"""Slots played in the main process, where there are no worker processes."""
 
 from __future__ import annotations
 
@@ -7,36 +7,31 @@ import traceback
 from collections.abc import Sequence
 
 from envs.workers.slots import SlotArrays, SlotEnvFactory, SlotLayout, SlotRunner
-from envs.workers.worker import BEGIN
 from mtrl.errors import WorkerFailure
 
 
-class LocalWorker:
+class InProcessGroup:
     """Plays all slots in this process; what hangs here hangs the run."""
 
     def __init__(self, layout: SlotLayout, make_env: SlotEnvFactory, task_names: Sequence[str]):
         self.arrays = SlotArrays(layout, bytearray(layout.num_bytes))
         self._task_names = task_names
-        self._make_env = make_env
-        self._slots = range(layout.num_slots)
-        self._runner: SlotRunner | None = None
+        self._runner = SlotRunner(self.arrays, range(layout.num_slots), 0, make_env)
         self._closed = False
 
     def start(self, costs: Sequence[float]) -> None:
         """Nothing to start."""
 
     def command(self, command: bytes) -> None:
-        """Carries the command out. Raises WorkerFailure."""
+        """Carries the command out. Raises WorkerFailure, also where an environment calls `sys.exit`."""
         if self._closed:
             raise RuntimeError("the environments are closed")
         try:
-            if self._runner is None:
-                self._runner = SlotRunner(self.arrays, self._slots, 0, self._make_env)
-            self._runner.begin() if command == BEGIN else self._runner.step()
-        except Exception as error:
+            self._runner.run(command)
+        except (Exception, SystemExit) as error:
             raise WorkerFailure(
-                f"environment {self.arrays.activity(0, self._task_names)} (in this process, pid {os.getpid()}) raised "
-                f"{type(error).__name__}: {error}\n{traceback.format_exc().rstrip()}"
+                f"environment (in this process, pid {os.getpid()}) {self.arrays.activity(0, self._task_names)}: "
+                f"{self._runner.describe(error)}\n{traceback.format_exc().rstrip()}"
             ) from error
 
     def wait(self) -> None:
@@ -44,4 +39,5 @@ class LocalWorker:
 
     def close(self) -> None:
         """Forgets the environments."""
-        self._closed, self._runner = True, None
+        self._closed = True
+        self._runner.forget()
