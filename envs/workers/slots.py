@@ -23,6 +23,9 @@ NOBODY = -1
 """In place of a slot or task: none. As a next task it lets a slot rest once its episode has ended."""
 
 
+_NUMBERS = (float, int, np.floating, np.integer)
+
+
 class SlotStep(NamedTuple):
     """What one step of one slot gave."""
 
@@ -141,7 +144,7 @@ class SlotRunner:
         self._observations = {slot: arrays.observation[slot] for slot in slots}
         self._final_observations = {slot: arrays.final_observation[slot] for slot in slots}
         self._shape = arrays.observation.shape[1:]
-        self._checked_dtype: np.dtype | None = None
+        self._checked_dtype = arrays.observation.dtype  # one that fits
         self._begun = 0
 
     def run(self, command: bytes) -> None:
@@ -176,10 +179,9 @@ class SlotRunner:
                 raise WrongResult(f"returned {_kind(result)} from step, expected a SlotStep")
             observation, reward, terminated, truncated, success = result
             self._write(self._final_observations[slot], observation, "step")
-            try:
-                arrays.reward[slot] = reward
-            except (TypeError, ValueError):
-                raise WrongResult(f"returned {_kind(reward)} as the reward of step, expected a number") from None
+            if not isinstance(reward, _NUMBERS):
+                raise WrongResult(f"returned {_kind(reward)} as the reward of step, expected a number")
+            arrays.reward[slot] = reward
             arrays.terminated[slot] = terminated
             arrays.truncated[slot] = truncated
             arrays.success[slot] = success
