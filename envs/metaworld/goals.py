@@ -75,7 +75,8 @@ def describe_cache() -> str:
     if folder is None:
         return "none: no HOME and no MTRL_CACHE_DIR, so goals are computed in every run"
     try:
-        return f"{folder} ({len(list(folder.iterdir()))} files)"
+        number = len(list(folder.iterdir()))
+        return f"{folder} ({number} file{'s' if number != 1 else ''})"
     except FileNotFoundError:
         return f"{folder} (empty so far)"
     except OSError as error:
