@@ -1,4 +1,4 @@
-"""What a results file says about the machine: enough to compare, no names."""
+"""Facts about the machine for results files: enough to compare, no names."""
 
 from __future__ import annotations
 

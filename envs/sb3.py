@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from mtrl.agent import Agent
+from mtrl.config.validation import validated
 from mtrl.env.episodes import IDLE, RandomEpisodes
 from mtrl.env.suite import Mode, find_suite_type
-from mtrl.types import FinishedEpisode, TaskSuite
-from mtrl.config.validation import validated
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.types import FinishedEpisode, TaskSuite
 
 TaskInput = Literal["one-hot", "none"]
 Indices = None | int | Sequence[int]

@@ -20,9 +20,9 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.stepping.slots import PhysicsFactory, UntouchedFactory
-from envs.metaworld.tasks import STEP_COSTS
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
+from envs.metaworld.tasks import STEP_COSTS
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.runs.metadata import available_cores

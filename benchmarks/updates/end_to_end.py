@@ -19,13 +19,13 @@ from stable_baselines3 import SAC as SB3SAC
 
 import agents
 import envs
-from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_world
+from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import torchs_products
 from mtrl.optim.precision import Precision
+from mtrl.training.build import build_train_state, build_world
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
 

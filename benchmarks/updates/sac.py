@@ -24,14 +24,14 @@ import agents
 import envs
 from agents.sac import SAC
 from benchmarks.machine import prepare_process
-from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
 from envs.sb3 import make_sb3_env
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.training.build import build_agent, build_world
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import torchs_products
 from mtrl.seeding import stream
+from mtrl.training.build import build_agent, build_world
 from mtrl.types import Acted, EnvStep, TaskSuite
 
 THEIRS, THEIRS_OUR_PRODUCTS = "stable-baselines3", "stable-baselines3, our products"

@@ -21,10 +21,10 @@ from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import preset
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Mode, SuiteType, suite_types
-from mtrl.types import TaskSpec, TaskSuite
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
+from mtrl.types import TaskSpec, TaskSuite
 
 
 @suite_types.register("atari")
@@ -131,7 +131,9 @@ class Atari(SuiteType):
         seed_every_episode = mode == "evaluate" or self.config.exact_resume
         return AtariEnvs(self.suite, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
 
-    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
         from envs.atari.render import render_episode
 
         return render_episode(self.suite.tasks[task], self.emulation, variation, act)

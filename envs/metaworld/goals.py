@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.workers.descriptors import Descriptor, pipe
 from envs.metaworld.factory import WORKER_MODULES
 from envs.metaworld.tasks import BENCHMARKS
 from envs.workers.child_process import ChildProcess, refusals_named, warm_up
+from envs.workers.descriptors import Descriptor, pipe
 from mtrl.errors import WorkerFailure
 
 NUM_GOALS = 50

@@ -16,18 +16,17 @@ import gymnasium as gym
 import numpy as np
 
 from envs.metaworld import goals as goal_store
-from envs.metaworld.tasks import STEP_COSTS
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
-from envs.metaworld.tasks import parse
 from envs.metaworld.presets import FAMILY_PRESETS, PRESETS
+from envs.metaworld.tasks import STEP_COSTS, parse
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Mode, SuiteType, suite_types
-from mtrl.types import TaskSpec, TaskSuite
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
+from mtrl.types import TaskSpec, TaskSuite
 
 HORIZON = 500
 RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
@@ -139,7 +138,9 @@ class MetaWorld(SuiteType):
             step_costs=[STEP_COSTS[task] for task in self.suite.task_names],
         )
 
-    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
         from envs.metaworld.render import render_episode
 
         return render_episode(self._factory("evaluate"), task, variation, act)

@@ -1,4 +1,4 @@
-"""A vector environment: N slots over K worker processes that step them in parallel.
+"""Vector environment: N slots over K worker processes that step them in parallel.
 
 Actions, results and next episodes lie in shared memory. With K = 0 the slots are stepped in this process, by the same
 code; nothing about a trajectory depends on K.
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.workers.in_process import InProcessGroup
-from envs.workers.slots import BEGIN, NOBODY, STEP, SlotArrays, SlotEnvFactory, SlotLayout
 from envs.workers.process_group import ProcessGroup
+from envs.workers.slots import BEGIN, NOBODY, STEP, SlotArrays, SlotEnvFactory, SlotLayout
 from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput
 from mtrl.types import TaskSuite
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 class WorkerPool(MultiTaskVectorEnv):

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from mtrl.env.episodes import EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.registry import Registry, nearest
 from mtrl.types import TaskSuite
-from mtrl.env.vector_env import MultiTaskVectorEnv
 
 Mode = Literal["train", "evaluate"]
 
@@ -72,7 +72,9 @@ class SuiteType(ABC):
         is in seconds.
         """
 
-    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
         """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
 
         Raises BadInput where it cannot be rendered.

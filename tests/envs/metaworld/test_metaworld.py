@@ -21,14 +21,14 @@ from metaworld.policies import SawyerReachV3Policy
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
-from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
 from envs.metaworld.suite import MetaWorld
+from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput, WorkerFailure
 from mtrl.env.suite import Mode, find_suite_type
-from mtrl.types import EnvStep
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput, WorkerFailure
+from mtrl.types import EnvStep
 
 CONFIG = MetaWorld.Config()
 

@@ -32,8 +32,8 @@ from envs.workers.pool import WorkerPool
 from envs.workers.process_group import ProcessGroup
 from envs.workers.slots import BEGIN, SlotArrays, SlotLayout, SlotRunner
 from envs.workers.worker import ask_for_batch_scheduling
-from mtrl.env.faults import WrongResult
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
+from mtrl.env.faults import WrongResult
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.types import EnvStep
 from tests.runs.forked import in_child
@@ -283,9 +283,7 @@ def test_an_environment_that_breaks_its_interface_is_named_with_class_file_and_l
         (os.getcwd, "getcwd|raised AttributeError"),  # a factory of something else
     ],
 )
-def test_an_environment_that_cannot_begin_is_named(
-    make_env: Callable[[], Any], said: str, num_workers: int
-) -> None:
+def test_an_environment_that_cannot_begin_is_named(make_env: Callable[[], Any], said: str, num_workers: int) -> None:
     with make_pool(make_env, num_workers=num_workers) as pool, pytest.raises(WorkerFailure, match=said):
         pool.reset()
 
