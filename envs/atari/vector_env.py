@@ -58,7 +58,7 @@ class AtariEnvs(MultiTaskVectorEnv):
         slots = self.playing_slots
         # An emulator thread that meets an unknown action never answers.
         if slots.size and not 0 <= action[slots].min() <= action[slots].max() < NUM_ACTIONS:
-            raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, not {action[slots].tolist()}")
+            raise BadInput(f"actions must be 0 to {NUM_ACTIONS - 1}, not {action[slots].tolist()}")
         self._send_to(slots, action)
 
     def _recv(self) -> RawStep:
@@ -130,7 +130,7 @@ class AtariEnvs(MultiTaskVectorEnv):
         Raises WorkerFailure.
         """
         if self._closed:
-            raise RuntimeError("the environments are closed")
+            raise WorkerFailure("the environments are closed")
         begun = [int(slot) for slot in slots if tasks[slot] != IDLE]
 
         def begin(pool: GamePool, slot: int) -> np.ndarray:

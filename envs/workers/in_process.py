@@ -25,7 +25,7 @@ class InProcessGroup:
     def command(self, command: bytes) -> None:
         """Carries the command out. Raises WorkerFailure, also where an environment calls `sys.exit`."""
         if self._closed:
-            raise RuntimeError("the environments are closed")
+            raise WorkerFailure("the environments are closed")
         try:
             self._runner.run(command)
         except (Exception, SystemExit) as error:

@@ -131,7 +131,7 @@ class ProcessGroup:
         if self._failure is not None:
             raise self._failure
         if self._closed:
-            raise RuntimeError("the environments are closed")
+            raise WorkerFailure("the environments are closed")
 
     def _start_worker(self, index: int, slots: tuple[int, ...], pickled_factory: bytes) -> _Worker:
         with refusals_named("the pipes of a worker"):

@@ -138,7 +138,7 @@ def test_an_action_that_no_game_has_is_refused(short: AtariEnvs) -> None:
     # An emulator's thread that met it would never answer.
     short.reset()
     for action in (NUM_ACTIONS, -1):
-        with pytest.raises(ValueError, match="actions must be 0 to 17"):
+        with pytest.raises(BadInput, match="actions must be 0 to 17"):
             short.send(np.array([0, action, 0]))
         short._sent = None
 
@@ -147,7 +147,7 @@ def test_closed_environments_stay_closed(short: AtariEnvs) -> None:
     short.reset()
     short.close()
     short.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(WorkerFailure, match="closed"):
         short.reset()
 
 

@@ -446,7 +446,7 @@ def test_a_closed_pool_refuses_to_step(num_workers: int) -> None:
     pool.reset()
     pool.close()
     pool.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(WorkerFailure, match="closed"):
         pool.step(actions(1)[0])
 
 
