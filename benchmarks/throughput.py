@@ -39,7 +39,7 @@ from benchmarks.machine import machine_facts, prepare_process, processor_ticks, 
 from benchmarks.repeats import Repeats
 from benchmarks.stepping import evaluation, metaworld, start_up
 from benchmarks.updates import end_to_end, ppo, sac, schedulers
-from mtrl.env.suite import find_suite_type
+from mtrl.env.suite import find_suite
 from mtrl.runs.metadata import program_facts
 
 Section = Callable[[int], dict[str, Any]]
@@ -109,8 +109,8 @@ def _ppo(repeats: int) -> dict[str, Any]:
 
 def _memory(repeats: int) -> dict[str, Any]:
     envs.register()
-    family = find_suite_type("mt10")
-    buffer = sac.filled_buffer(family("mt10", family.Config(), seed=1).suite, capacity=10_000)
+    family = find_suite("mt10")
+    buffer = sac.filled_buffer(family("mt10", family.Config(), seed=1).spec, capacity=10_000)
     num_bytes = buffer.num_bytes / (buffer.num_rows * buffer.num_envs)
     print(f"{num_bytes:.1f} bytes per transition in a full buffer of {buffer.num_rows} vector steps")
     return {"bytes_per_transition": num_bytes}

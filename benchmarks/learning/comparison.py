@@ -37,7 +37,7 @@ def by_suite(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         for other in rows:
             if other.method == entry.method:
                 raise BadInput(f"two folders for {entry.method!r} on {entry.suite}; name them, NAME=FOLDER")
-            if other.config.suite != entry.config.suite or set(other.tasks) != set(entry.tasks):
+            if other.config.spec != entry.config.spec or set(other.tasks) != set(entry.tasks):
                 raise BadInput(f"{other.method!r} and {entry.method!r}: {entry.suite} with different settings")
         rows.append(entry)
     return suites

@@ -15,7 +15,7 @@ from mtrl.config.yaml_io import read_text
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
 from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def suite(self) -> str:
-        return self.config.suite.name
+        return self.config.spec.name
 
     @property
     def tasks(self) -> list[str]:
@@ -65,8 +65,8 @@ class Entry:
 
     @cached_property
     def num_parameters(self) -> int:
-        world = build_world(self.config.suite, self.config.settings.seed)
-        return num_parameters(build_agent(self.config, world, torch.device("cpu")))
+        suite = build_suite(self.config.spec, self.config.settings.seed)
+        return num_parameters(build_agent(self.config, suite, torch.device("cpu")))
 
     def success_rate(self, task: str) -> Repeats:
         return self.over_seeds(lambda result: result.success_rate(task))

@@ -29,7 +29,7 @@ from envs.atari.games import MT1
 from envs.atari.suite import Atari
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.types import Acted, EnvStep, TaskSuite
+from mtrl.types import Acted, EnvStep, SuiteSpec
 
 OURS, SUBPROCESSES, IN_TURN = "ours", "SB3 SubprocVecEnv", "AtariVectorEnv per game, in turn"
 
@@ -68,9 +68,9 @@ def measure_stepping(
 
 
 def _ours(num_slots: int, seed: int) -> Contestant:
-    world = Atari("atari-mt1", Atari.Config(), seed)
-    episodes = RandomEpisodes(world.suite, num_slots, seed)
-    envs = world.make_envs(num_slots, episodes, mode="train", num_workers=0, worker_timeout=60.0)
+    suite = Atari("atari-mt1", Atari.Config(), seed)
+    episodes = RandomEpisodes(suite.spec, num_slots, seed)
+    envs = suite.make_envs(num_slots, episodes, mode="train", num_workers=0, worker_timeout=60.0)
     envs.reset()
     return Contestant(envs.step, envs.close)
 
@@ -112,13 +112,13 @@ def _in_turn(slots_per_game: int, seed: int) -> Contestant:
 
 def measure_memory(rows: int = 1000, num_slots: int = 6) -> Mapping[str, float]:
     """Bytes per stored transition, of full buffers of `rows` vector steps; episodes of 500 env steps."""
-    suite = Atari("atari-mt1", Atari.Config(), 1).suite
-    bytes_by_name = {OURS: _our_buffer(suite, rows, num_slots).num_bytes / (rows * num_slots)}
+    spec = Atari("atari-mt1", Atari.Config(), 1).spec
+    bytes_by_name = {OURS: _our_buffer(spec, rows, num_slots).num_bytes / (rows * num_slots)}
     for optimized in (False, True):
         buffer = ReplayBuffer(
             rows * num_slots,
-            suite.observation_space,
-            suite.action_space,
+            spec.observation_space,
+            spec.action_space,
             n_envs=num_slots,
             optimize_memory_usage=optimized,
             handle_timeout_termination=not optimized,
@@ -129,10 +129,10 @@ def measure_memory(rows: int = 1000, num_slots: int = 6) -> Mapping[str, float]:
     return bytes_by_name
 
 
-def _our_buffer(suite: TaskSuite, rows: int, num_slots: int) -> RolloutBuffer:
-    buffer = RolloutBuffer(suite, num_slots, rows, seed=1)
-    observation = np.zeros((num_slots, *suite.observation_space.shape), np.uint8)
-    nothing, tasks = np.zeros(num_slots, bool), np.arange(num_slots) % suite.num_tasks
+def _our_buffer(spec: SuiteSpec, rows: int, num_slots: int) -> RolloutBuffer:
+    buffer = RolloutBuffer(spec, num_slots, rows, seed=1)
+    observation = np.zeros((num_slots, *spec.observation_space.shape), np.uint8)
+    nothing, tasks = np.zeros(num_slots, bool), np.arange(num_slots) % spec.num_tasks
     for row in range(rows):
         ended = np.full(num_slots, row % 500 == 499)
         step = EnvStep(tasks, observation, np.zeros(num_slots, np.float32), ended, nothing, observation, ())

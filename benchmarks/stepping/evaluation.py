@@ -24,7 +24,7 @@ from envs.metaworld.official import OfficialAgent
 from envs.metaworld.suite import MetaWorld
 from mtrl.config.schema import resolve_config
 from mtrl.runs.metadata import available_cores
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.training.evaluator import Evaluator
 
 GOALS = 50
@@ -39,12 +39,12 @@ def measure_evaluation(
     agents.register()
     envs.register()
     config = resolve_config({"suite": "mt10", "agent": "sac", "architecture": "multi-head", "seed": seed})
-    world = build_world(config.suite, seed)
-    assert isinstance(world, MetaWorld)
-    agent = build_agent(config, world, torch.device("cpu"))
+    suite = build_suite(config.suite, seed)
+    assert isinstance(suite, MetaWorld)
+    agent = build_agent(config, suite, torch.device("cpu"))
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *strategies)}
     for _ in range(repeats):
-        with Evaluator(world, seed, available_cores()) as evaluator:
+        with Evaluator(suite, seed, available_cores()) as evaluator:
             evaluator.evaluate(agent, episodes_per_task=1)  # starts the environments
             started = time.perf_counter()
             ours = evaluator.evaluate(agent, GOALS)
@@ -56,7 +56,7 @@ def measure_evaluation(
             _, _, rates, returns = evaluation(OfficialAgent(agent), official, num_episodes=GOALS)
             seconds[strategy].append(time.perf_counter() - started)
             official.close()
-            _check_same(ours.successes, ours.returns, world.suite.task_names, rates, returns)
+            _check_same(ours.successes, ours.returns, suite.spec.task_names, rates, returns)
     return {name: Repeats(tuple(values)) for name, values in seconds.items()}
 
 

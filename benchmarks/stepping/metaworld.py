@@ -58,7 +58,7 @@ class Contestant:
 class Course:
     """What all contestants of a run step."""
 
-    world: MetaWorld
+    suite: MetaWorld
     num_slots: int
     num_workers: int
     seed: int
@@ -83,10 +83,10 @@ def measure_stepping(
     """
     import metaworld  # noqa: F401  registers the vector environments, and is imported before any clock starts
 
-    world = MetaWorld(suite, MetaWorld.Config(), seed)
-    slots = num_slots or world.suite.num_tasks
-    _import_simulator_in_the_server(world)
-    course = Course(world=world, num_slots=slots, num_workers=num_workers or available_cores(), seed=seed)
+    suite = MetaWorld(suite, MetaWorld.Config(), seed)
+    slots = num_slots or suite.spec.num_tasks
+    _import_simulator_in_the_server(suite)
+    course = Course(suite=suite, num_slots=slots, num_workers=num_workers or available_cores(), seed=seed)
     contestants = [make(course) for make in makers or all_contestants()]
     actions = np.random.default_rng(seed).uniform(-1, 1, (vector_steps, slots, 4)).astype(np.float32)
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
@@ -110,10 +110,10 @@ def measure_stepping(
     ]
 
 
-def _import_simulator_in_the_server(world: MetaWorld) -> None:
+def _import_simulator_in_the_server(suite: MetaWorld) -> None:
     """The first worker of a program waits for the server's imports, which no contestant's set-up shall count."""
-    episodes = RandomEpisodes(world.suite, 1, 0)
-    with world.make_envs(1, episodes, mode="train", num_workers=1, worker_timeout=60.0) as envs:
+    episodes = RandomEpisodes(suite.spec, 1, 0)
+    with suite.make_envs(1, episodes, mode="train", num_workers=1, worker_timeout=60.0) as envs:
         envs.reset()
 
 
@@ -137,14 +137,14 @@ def physics_pool(course: Course) -> Contestant:
 
 def _pool(name: str, factory: type[MetaWorldFactory], course: Course) -> Contestant:
     started = time.perf_counter()
-    suite = course.world.suite
+    spec = course.suite.spec
     envs = WorkerPool(
-        suite,
+        spec,
         course.num_slots,
-        RandomEpisodes(suite, course.num_slots, course.seed),
-        factory(task_names=suite.task_names, goals=course.world.goals, reward_function="v2", end_at_success=False),
+        RandomEpisodes(spec, course.num_slots, course.seed),
+        factory(task_names=spec.task_names, goals=course.suite.goals, reward_function="v2", end_at_success=False),
         num_workers=course.num_workers,
-        step_costs=[STEP_COSTS[task] for task in suite.task_names],
+        step_costs=[STEP_COSTS[task] for task in spec.task_names],
     )
     envs.reset()
     return Contestant(name, time.perf_counter() - started, envs.step, envs.close)
@@ -153,10 +153,10 @@ def _pool(name: str, factory: type[MetaWorldFactory], course: Course) -> Contest
 def our_envpool(course: Course) -> Contestant:
     """Our suite on EnvPool's environments, another task distribution."""
     started = time.perf_counter()
-    world = MetaWorld(course.world.suite.name, MetaWorld.Config(env_backend="envpool"), course.seed)
-    envs = world.make_envs(
+    suite = MetaWorld(course.suite.spec.name, MetaWorld.Config(env_backend="envpool"), course.seed)
+    envs = suite.make_envs(
         course.num_slots,
-        RandomEpisodes(world.suite, course.num_slots, course.seed),
+        RandomEpisodes(suite.spec, course.num_slots, course.seed),
         mode="train",
         num_workers=course.num_workers,
         worker_timeout=60.0,
@@ -175,7 +175,7 @@ def gymnasium_sync(course: Course) -> Contestant:
 
 def _gymnasium(strategy: str, course: Course) -> Contestant:
     started = time.perf_counter()
-    envs = gym.make_vec(f"Meta-World/{course.world.suite.name.upper()}", vector_strategy=strategy, seed=course.seed)
+    envs = gym.make_vec(f"Meta-World/{course.suite.spec.name.upper()}", vector_strategy=strategy, seed=course.seed)
     envs.reset()
     name = f"gymnasium {strategy.capitalize()}VectorEnv"
     return Contestant(name, time.perf_counter() - started, envs.step, envs.close)
@@ -183,18 +183,18 @@ def _gymnasium(strategy: str, course: Course) -> Contestant:
 
 def bare_loop(course: Course) -> Contestant:
     started = time.perf_counter()
-    suite = course.world.suite
+    spec = course.suite.spec
     make_slot = MetaWorldFactory(
-        task_names=suite.task_names, goals=course.world.goals, reward_function="v2", end_at_success=False
+        task_names=spec.task_names, goals=course.suite.goals, reward_function="v2", end_at_success=False
     )
     slots = [make_slot() for _ in range(course.num_slots)]
     for index, slot in enumerate(slots):
-        slot.begin(index % suite.num_tasks, 0)
+        slot.begin(index % spec.num_tasks, 0)
 
     def step(action: np.ndarray) -> None:
         for index, slot in enumerate(slots):
             if slot.step(action[index]).truncated:
-                slot.begin(index % suite.num_tasks, 0)
+                slot.begin(index % spec.num_tasks, 0)
 
     return Contestant("bare loop, one process", time.perf_counter() - started, step, lambda: None)
 

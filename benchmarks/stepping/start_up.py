@@ -16,7 +16,7 @@ from pathlib import Path
 
 import envs
 from benchmarks.repeats import Repeats
-from mtrl.env.suite import find_suite_type
+from mtrl.env.suite import find_suite
 
 TIMEOUT_SECONDS = 120.0
 _FLAGS = ("--suite", "mt10", "--log-interval", "10", "--eval-interval", "0", "--final-eval-episodes-per-task", "0")
@@ -25,7 +25,7 @@ _FLAGS = ("--suite", "mt10", "--log-interval", "10", "--eval-interval", "0", "--
 def measure_start_up(repeats: int = 3) -> Mapping[str, Repeats]:
     """Seconds by what was started; the two take turns. Raises RuntimeError if a run makes no step."""
     envs.register()
-    family = find_suite_type("mt10")
+    family = find_suite("mt10")
     family("mt10", family.Config(), seed=1)  # caches the goals
     seconds: dict[str, list[float]] = {"mtrl train, first step": [], "imports alone": []}
     for _ in range(repeats):

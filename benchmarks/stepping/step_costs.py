@@ -18,11 +18,11 @@ def measure_step_costs(name: str = "mt50", rounds: int = 16, steps: int = 25, se
 
     The tasks take turns and each round is scaled by itself, because other load on the machine comes and goes.
     """
-    world = MetaWorld(name, MetaWorld.Config(), seed)
+    suite = MetaWorld(name, MetaWorld.Config(), seed)
     make_slot = MetaWorldFactory(
-        task_names=world.suite.task_names, goals=world.goals, reward_function="v2", end_at_success=False
+        task_names=suite.spec.task_names, goals=suite.goals, reward_function="v2", end_at_success=False
     )
-    slots = [make_slot() for _ in world.suite.tasks]
+    slots = [make_slot() for _ in suite.spec.tasks]
     rng = np.random.default_rng(seed)
     for task, slot in enumerate(slots):
         slot.begin(task, 0)
@@ -35,7 +35,7 @@ def measure_step_costs(name: str = "mt50", rounds: int = 16, steps: int = 25, se
                 slot.step(action)
             row[task] = time.perf_counter() - started
     relative = np.median(seconds / np.median(seconds, axis=1, keepdims=True), axis=0)
-    return dict(zip(world.suite.task_names, (relative / relative.mean()).tolist(), strict=True))
+    return dict(zip(suite.spec.task_names, (relative / relative.mean()).tolist(), strict=True))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import torchs_products
 from mtrl.optim.precision import Precision
-from mtrl.training.build import build_train_state, build_world
+from mtrl.training.build import build_train_state, build_suite
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
 
@@ -81,7 +81,7 @@ def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
             },
         }
     )
-    state = build_train_state(config, build_world(config.suite, config.settings.seed), torch.device("cpu"))
+    state = build_train_state(config, build_suite(config.suite, config.settings.seed), torch.device("cpu"))
     overlapped = train(state, config.settings.total_env_steps)
 
     def overlap(vector_steps: int) -> None:

@@ -26,7 +26,7 @@ from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import torchs_products
 from mtrl.optim.precision import Precision
-from mtrl.training.build import build_train_state, build_world
+from mtrl.training.build import build_train_state, build_suite
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
 
@@ -124,8 +124,8 @@ def _our_training(sizes: PPOSizes, precision: Precision) -> Iterator[Training]:
     }
     architecture = {"name": "mlp", "width": sizes.width, "depth": sizes.depth}
     config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture, "precision": precision})
-    world = build_world(config.suite, config.settings.seed)
-    state: TrainState = build_train_state(config, world, torch.device("cpu"))
+    suite = build_suite(config.suite, config.settings.seed)
+    state: TrainState = build_train_state(config, suite, torch.device("cpu"))
     try:
         turns = train(state, config.settings.total_env_steps)
         rounds = (turn for turn in turns if turn.metrics)  # one for each rollout

@@ -31,8 +31,8 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import torchs_products
 from mtrl.seeding import stream
-from mtrl.training.build import build_agent, build_world
-from mtrl.types import Acted, EnvStep, TaskSuite
+from mtrl.training.build import build_agent, build_suite
+from mtrl.types import Acted, EnvStep, SuiteSpec
 
 THEIRS, THEIRS_OUR_PRODUCTS = "stable-baselines3", "stable-baselines3, our products"
 
@@ -77,10 +77,10 @@ def learning_agent(architecture: Mapping[str, Any], sizes: UpdateSizes, **choice
             **choices,
         }
     )
-    world = build_world(config.suite, config.settings.seed)
-    agent = build_agent(config, world, torch.device("cpu"))
+    suite = build_suite(config.suite, config.settings.seed)
+    agent = build_agent(config, suite, torch.device("cpu"))
     assert isinstance(agent, SAC)
-    return LearningAgent(agent, filled_buffer(world.suite), sizes)
+    return LearningAgent(agent, filled_buffer(suite.spec), sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
     sizes = UpdateSizes()
     ours = learning_agent(MULTI_HEAD, sizes)
     floor = MatmulFloor(recorded_products(ours.update))
-    theirs = _sb3_update(ours.agent.suite, sizes)
+    theirs = _sb3_update(ours.agent.spec, sizes)
     milliseconds = interleaved_milliseconds(
         {
             "ours, mean": ours.update,
@@ -114,12 +114,12 @@ def measure_updates(repeats: int = 5, updates_per_repeat: int = 8) -> UpdateTime
     return UpdateTimes(milliseconds=milliseconds, floor_table=floor.table(), floor_gflop=floor.gflop)
 
 
-def filled_buffer(suite: TaskSuite, capacity: int = FILLED_STEPS, seed: int = 0) -> RolloutBuffer:
+def filled_buffer(spec: SuiteSpec, capacity: int = FILLED_STEPS, seed: int = 0) -> RolloutBuffer:
     """A full buffer of random transitions, one slot per task, episodes as long as the suite's."""
-    buffer = RolloutBuffer(suite, suite.num_tasks, capacity, seed)
+    buffer = RolloutBuffer(spec, spec.num_tasks, capacity, seed)
     generator = stream(seed, "benchmark buffer")
-    slots = suite.num_tasks
-    observations, actions = (slots, *suite.observation_space.shape), (slots, *(suite.action_space.shape or ()))
+    slots = spec.num_tasks
+    observations, actions = (slots, *spec.observation_space.shape), (slots, *(spec.action_space.shape or ()))
     observation = generator.standard_normal(observations, np.float32)
     for row in range(capacity):
         following = generator.standard_normal(observations, np.float32)
@@ -128,7 +128,7 @@ def filled_buffer(suite: TaskSuite, capacity: int = FILLED_STEPS, seed: int = 0)
             observation=following,
             reward=generator.standard_normal(slots, np.float32),
             terminated=np.zeros(slots, bool),
-            truncated=np.full(slots, (row + 1) % suite.max_episode_steps == 0),
+            truncated=np.full(slots, (row + 1) % spec.max_episode_steps == 0),
             final_observation=following,
             episodes=(),
         )
@@ -138,8 +138,8 @@ def filled_buffer(suite: TaskSuite, capacity: int = FILLED_STEPS, seed: int = 0)
     return buffer
 
 
-def _sb3_update(suite: TaskSuite, sizes: UpdateSizes) -> Callable[[], object]:
-    num_tasks, num_features = suite.num_tasks, suite.observation_space.shape[0]
+def _sb3_update(spec: SuiteSpec, sizes: UpdateSizes) -> Callable[[], object]:
+    num_tasks, num_features = spec.num_tasks, spec.observation_space.shape[0]
     environments = make_sb3_env(sizes.suite)  # gives the spaces; never stepped, so no simulator starts
     model = SB3SAC(
         "MlpPolicy",
@@ -168,7 +168,7 @@ def _sb3_update(suite: TaskSuite, sizes: UpdateSizes) -> Callable[[], object]:
         model.replay_buffer.add(
             observation,
             following,
-            generator.uniform(-1, 1, (num_tasks, *(suite.action_space.shape or ()))).astype(np.float32),
+            generator.uniform(-1, 1, (num_tasks, *(spec.action_space.shape or ()))).astype(np.float32),
             generator.standard_normal(num_tasks, np.float32),
             np.zeros(num_tasks, bool),
             nothing,

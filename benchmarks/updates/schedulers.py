@@ -54,10 +54,10 @@ _KINDS = ("mean", "slowest", "reading")
 
 def _warmed_up(name: str) -> TaskScheduler:
     """A scheduler that has left its uniform phase."""
-    suite = suite_with_targets(NUM_TASKS)
+    spec = suite_with_targets(NUM_TASKS)
     cls = schedulers.get(name)
     config = Fixed.Config(weights=NUM_TASKS * (1.0,)) if cls is Fixed else cls.Config()
-    scheduler = cls(suite, config, 1)
+    scheduler = cls(spec, config, 1)
     every_task = [FinishedEpisode(task, task, 0, 5.0, 100, False) for task in range(NUM_TASKS)]
     for _ in range(20):
         scheduler.observe(every_task)

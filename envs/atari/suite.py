@@ -21,14 +21,14 @@ from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import preset
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, SuiteType, suite_types
+from mtrl.env.suite import Mode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.types import TaskSpec, SuiteSpec
 
 
-@suite_types.register("atari")
-class Atari(SuiteType):
+@suites.register("atari")
+class Atari(Suite):
     """Sets of Atari games by the protocol of Machado et al., 2018 (arXiv:1709.06009), or the classic one of DQN.
 
     `machado`: the emulator repeats the last action with probability 0.25 (sticky actions). `classic`: it does not, and
@@ -70,7 +70,7 @@ class Atari(SuiteType):
         )
         named = parse(name)
         targets, kind = _targets(named, config.targets)
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name=named.name,
             tasks=tuple(
                 TaskSpec(
@@ -129,14 +129,14 @@ class Atari(SuiteType):
         from envs.atari.vector_env import AtariEnvs
 
         seed_every_episode = mode == "evaluate" or self.config.exact_resume
-        return AtariEnvs(self.suite, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
+        return AtariEnvs(self.spec, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
 
     def render_episode(
         self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[list[np.ndarray], bool]:
         from envs.atari.render import render_episode
 
-        return render_episode(self.suite.tasks[task], self.emulation, variation, act)
+        return render_episode(self.spec.tasks[task], self.emulation, variation, act)
 
 
 def _action_mask(games: tuple[str, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.runs.metadata import available_cores
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 
 class AtariEnvs(MultiTaskVectorEnv):
@@ -25,7 +25,7 @@ class AtariEnvs(MultiTaskVectorEnv):
 
     def __init__(
         self,
-        suite: TaskSuite,
+        spec: SuiteSpec,
         num_envs: int,
         episodes: EpisodeSource,
         emulation: Emulation,
@@ -36,12 +36,12 @@ class AtariEnvs(MultiTaskVectorEnv):
 
         Without, that is true of the first episode of a pool alone, and the others follow from what it played before.
         """
-        super().__init__(suite, num_envs, episodes)
+        super().__init__(spec, num_envs, episodes)
         self.replays_exactly = seed_every_episode
-        self._stock = PoolStock(suite.task_names, emulation)
+        self._stock = PoolStock(spec.task_names, emulation)
         self._pools: list[GamePool | None] = [None] * num_envs
-        self._targets = np.array([np.inf if task.target_return is None else task.target_return for task in suite.tasks])
-        space = suite.observation_space
+        self._targets = np.array([np.inf if task.target_return is None else task.target_return for task in spec.tasks])
+        space = spec.observation_space
         self._observation = np.zeros((num_envs, *space.shape), space.dtype)
         self._final_observation = np.zeros_like(self._observation)
         self._reward = np.zeros(num_envs, np.float32)
@@ -90,7 +90,7 @@ class AtariEnvs(MultiTaskVectorEnv):
             ended = slots[(self._terminated | self._truncated)[slots]]
             if ended.size:
                 raise BadInput(
-                    f"task {self.suite.tasks[tasks[ended[0]]].name}: a stored episode ends after {step + 1} env steps "
+                    f"task {self.spec.tasks[tasks[ended[0]]].name}: a stored episode ends after {step + 1} env steps "
                     "when it is replayed, so it was recorded in another environment"
                 )
             self._observation[slots] = self._final_observation[slots]
@@ -147,12 +147,12 @@ class AtariEnvs(MultiTaskVectorEnv):
                     for slot, observation in zip(begun, threads.map(begin, pools, begun), strict=True):
                         self._observation[slot] = observation
         except RuntimeError as error:  # what the emulator raised, or no further thread
-            games = ", ".join(dict.fromkeys(self.suite.tasks[tasks[slot]].name for slot in begun))
+            games = ", ".join(dict.fromkeys(self.spec.tasks[tasks[slot]].name for slot in begun))
             raise WorkerFailure(f"an episode of {games} cannot begin: {error}") from error
 
     def _pool_of(self, slot: int, task: int) -> GamePool:
         pool = self._pools[slot]
-        if pool is None or pool.game != self.suite.tasks[task].name:
+        if pool is None or pool.game != self.spec.tasks[task].name:
             if pool is not None:
                 self._stock.give_back(pool)
             pool = self._pools[slot] = self._stock.take(task)

@@ -23,18 +23,18 @@ from envs.metaworld.tasks import STEP_COSTS, parse
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, SuiteType, suite_types
+from mtrl.env.suite import Mode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.types import TaskSpec, SuiteSpec
 
 HORIZON = 500
 RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
 """MuJoCo's backends by the library that each needs."""
 
 
-@suite_types.register("metaworld")
-class MetaWorld(SuiteType):
+@suites.register("metaworld")
+class MetaWorld(Suite):
     """Official environments, the goal visible in the observation (39,), 500 env steps, 50 goals per task.
 
     Variation v of a task is goal v of the official benchmark object of the same seed. Those take seeds below 2**32; the
@@ -76,7 +76,7 @@ class MetaWorld(SuiteType):
             task: of_benchmark[benchmark][task] for task, benchmark in zip(named.tasks, named.benchmarks, strict=True)
         }
         self.goals = tuple(goals.values())  # of each task (50, G)
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name=named.name if config.env_backend == "official" else f"{named.name}-{config.env_backend}",
             tasks=tuple(
                 TaskSpec(name=task, index=index, max_episode_steps=HORIZON, num_variations=goal_store.NUM_GOALS)
@@ -124,18 +124,18 @@ class MetaWorld(SuiteType):
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
         if mode == "train" and self.config.env_backend == "envpool":
-            return EnvPoolEnvs(self.suite, num_envs, episodes, self._seed)
+            return EnvPoolEnvs(self.spec, num_envs, episodes, self._seed)
         factory = self._factory(mode)
         if num_workers:
             self.warm_up()
         return WorkerPool(
-            self.suite,
+            self.spec,
             num_envs,
             episodes,
             factory,
             num_workers=num_workers,
             worker_timeout=worker_timeout,
-            step_costs=[STEP_COSTS[task] for task in self.suite.task_names],
+            step_costs=[STEP_COSTS[task] for task in self.spec.task_names],
         )
 
     def render_episode(
@@ -147,7 +147,7 @@ class MetaWorld(SuiteType):
 
     def _factory(self, mode: Mode) -> MetaWorldFactory:
         return MetaWorldFactory(
-            task_names=self.suite.task_names,
+            task_names=self.spec.task_names,
             goals=self.goals,
             reward_function=self.config.reward_function,
             end_at_success=mode == "evaluate",

@@ -16,15 +16,15 @@ from envs.workers.slots import BEGIN, NOBODY, STEP, SlotArrays, SlotEnvFactory, 
 from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 
 class WorkerPool(MultiTaskVectorEnv):
-    """Slots of one world, played in `num_workers` processes (0: in this one)."""
+    """Slots of one suite, played in `num_workers` processes (0: in this one)."""
 
     def __init__(
         self,
-        suite: TaskSuite,
+        spec: SuiteSpec,
         num_envs: int,
         episodes: EpisodeSource,
         make_env: SlotEnvFactory,
@@ -39,22 +39,22 @@ class WorkerPool(MultiTaskVectorEnv):
         `worker_timeout` seconds hangs. `step_costs` (M,), how long a step of each task takes in any unit, balances the
         workers by the tasks that their slots begin with; it changes no result.
         """
-        super().__init__(suite, num_envs, episodes)
+        super().__init__(spec, num_envs, episodes)
         self.num_workers = min(num_workers, num_envs)
         layout = SlotLayout(
             num_slots=num_envs,
             num_workers=max(1, self.num_workers),
-            observation_shape=suite.observation_space.shape,
-            observation_dtype=str(suite.observation_space.dtype),
+            observation_shape=spec.observation_space.shape,
+            observation_dtype=str(spec.observation_space.dtype),
             action_shape=self._actions.shape[2:],
             action_dtype=str(self._actions.dtype),
         )
-        self._step_costs = np.asarray(step_costs if step_costs is not None else [1.0] * suite.num_tasks)
+        self._step_costs = np.asarray(step_costs if step_costs is not None else [1.0] * spec.num_tasks)
         self._group: ProcessGroup | InProcessGroup
         if self.num_workers:
-            self._group = ProcessGroup(layout, make_env, suite.task_names, worker_timeout)
+            self._group = ProcessGroup(layout, make_env, spec.task_names, worker_timeout)
         else:
-            self._group = InProcessGroup(layout, make_env, suite.task_names)
+            self._group = InProcessGroup(layout, make_env, spec.task_names)
 
     @property
     def _arrays(self) -> SlotArrays:
@@ -103,7 +103,7 @@ class WorkerPool(MultiTaskVectorEnv):
             ended = np.flatnonzero((arrays.terminated | arrays.truncated) & arrays.playing)
             if ended.size:
                 raise BadInput(
-                    f"task {self.suite.tasks[tasks[ended[0]]].name}: a stored episode ends after {step + 1} env steps "
+                    f"task {self.spec.tasks[tasks[ended[0]]].name}: a stored episode ends after {step + 1} env steps "
                     "when it is replayed, so it was recorded in another environment"
                 )
         return observation

@@ -37,7 +37,7 @@ class SlotStep(NamedTuple):
 
 
 class SlotEnv(Protocol):
-    """What a world implements to be played by a worker pool: one episode at a time, of any task."""
+    """What a suite implements to be played by a worker pool: one episode at a time, of any task."""
 
     def begin(self, task: int, variation: int) -> np.ndarray:
         """Starts an episode; it must depend on nothing but (task, variation) and the actions to come.

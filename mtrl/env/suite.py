@@ -1,4 +1,4 @@
-"""A family of task suites: what a world registers.
+"""A family of task suites: what a suite registers.
 
 The class is cheap to import: its simulator is imported inside `make_envs`.
 """
@@ -16,13 +16,13 @@ from mtrl.env.episodes import EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.registry import Registry, nearest
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
 
 
-class SuiteType(ABC):
-    """One suite of a family, built from its name: `suite_types.get("metaworld")("mt10", config, seed)`."""
+class Suite(ABC):
+    """One suite of a family, built from its name: `suites.get("metaworld")("mt10", config, seed)`."""
 
     suite_names: ClassVar[Mapping[str, str]] = {}
     """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
@@ -34,7 +34,7 @@ class SuiteType(ABC):
     class Config:
         """Settings of the family."""
 
-    suite: TaskSuite
+    spec: SuiteSpec
     """The tasks; set by the constructor, which raises BadInput for a name it cannot make."""
 
     @abstractmethod
@@ -79,20 +79,20 @@ class SuiteType(ABC):
 
         Raises BadInput where it cannot be rendered.
         """
-        raise BadInput(f"suite {self.suite.name!r} has no pictures")
+        raise BadInput(f"suite {self.spec.name!r} has no pictures")
 
 
-suite_types: Registry[SuiteType] = Registry("suite")
+suites: Registry[Suite] = Registry("suite")
 
 
-def find_suite_type(name: str) -> type[SuiteType]:
+def find_suite(name: str) -> type[Suite]:
     """The family that makes the suite `name`. Raises BadInput with the known names."""
-    families = suite_types.classes()
+    families = suites.classes()
     for family in families:
         if family.accepts(name):
             return family
     module_name, colon, class_name = name.partition(":")
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
-        return suite_types.get(name)
+        return suites.get(name)
     known = [known for family in families for known in family.suite_names]
     raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")

@@ -22,7 +22,7 @@ import numpy as np
 from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.env.faults import WrongResult, describe_fault
 from mtrl.errors import Diverged, MtrlError, WorkerFailure
-from mtrl.types import EnvStep, FinishedEpisode, State, TaskSuite
+from mtrl.types import EnvStep, FinishedEpisode, State, SuiteSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,8 +48,8 @@ class MultiTaskVectorEnv(ABC):
     Where it is not, `load_state` leaves them and every slot begins its next one.
     """
 
-    def __init__(self, suite: TaskSuite, num_envs: int, episodes: EpisodeSource):
-        self.suite = suite
+    def __init__(self, spec: SuiteSpec, num_envs: int, episodes: EpisodeSource):
+        self.spec = spec
         self.num_envs = num_envs
         self.episodes = episodes
         self.task_ids = np.full(num_envs, IDLE, np.int64)  # (N,) the task each slot plays now
@@ -57,15 +57,15 @@ class MultiTaskVectorEnv(ABC):
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._successes = np.zeros(num_envs, bool)
-        space = suite.action_space
+        space = spec.action_space
         action_shape = () if isinstance(space, gym.spaces.Discrete) else space.shape
         self._action_dtype = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
         # Actions since each slot's reset, for the replay.
-        self._actions = np.zeros((num_envs, suite.max_episode_steps, *action_shape), self._action_dtype)
-        self._limits = np.array([task.max_episode_steps for task in suite.tasks])
+        self._actions = np.zeros((num_envs, spec.max_episode_steps, *action_shape), self._action_dtype)
+        self._limits = np.array([task.max_episode_steps for task in spec.tasks])
         self.playing_slots = np.zeros(0, np.int64)  # (n,) the slots that play, in order
         self._sent: np.ndarray | None = None
-        self._observations = (num_envs, *suite.observation_space.shape), suite.observation_space.dtype
+        self._observations = (num_envs, *spec.observation_space.shape), spec.observation_space.dtype
 
     # What a backend implements.
 
@@ -241,7 +241,7 @@ class MultiTaskVectorEnv(ABC):
         endless = playing[self._lengths[playing] >= self._limits[self.task_ids[playing]]]
         if endless.size:
             slot = int(endless[0])
-            task = self.suite.tasks[self.task_ids[slot]]
+            task = self.spec.tasks[self.task_ids[slot]]
             raise WorkerFailure(
                 f"an episode did not end: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
                 f"after {self._lengths[slot]} steps, its max_episode_steps"
@@ -253,7 +253,7 @@ class MultiTaskVectorEnv(ABC):
             return
         finite = np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
         slot = int(playing[~finite[playing]][0])
-        task = self.suite.tasks[self.task_ids[slot]]
+        task = self.spec.tasks[self.task_ids[slot]]
         raise Diverged(
             f"{what} is not finite: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
             f"step {self._lengths[slot] + 1} of its episode"

@@ -20,15 +20,15 @@ from mtrl.env.vector_env import RawStep
 from mtrl.errors import Diverged, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
-from mtrl.testing.counting_world import CountingEnvs
+from mtrl.testing.counting_suite import CountingEnvs
 from mtrl.types import EnvStep
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 
 
 def envs(num_envs: int = 4, seed: int = 1) -> CountingEnvs:
-    return CountingEnvs(WORLD, num_envs, RandomEpisodes(WORLD.suite, num_envs, seed))
+    return CountingEnvs(SUITE, num_envs, RandomEpisodes(SUITE.spec, num_envs, seed))
 
 
 def zeros(num_envs: int = 4) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_finished_episodes_are_counted_from_reset_to_end() -> None:
         step = played.step(zeros())
         returns += step.reward
         for episode in step.episodes:
-            length = WORLD.lengths(np.array(episode.task), np.array(episode.variation))
+            length = SUITE.lengths(np.array(episode.task), np.array(episode.variation))
             assert episode.length == length
             assert episode.return_ == returns[episode.slot] == sum(range(1, length + 1))
             # The success was at the first step, and still counts at the end.
@@ -147,7 +147,7 @@ class BrokenEnvs(CountingEnvs):
 
 @pytest.mark.parametrize("broken", ["reward", "final_observation"])
 def test_a_value_that_is_not_finite_is_named_with_its_task_and_slot(broken: str) -> None:
-    played = BrokenEnvs(WORLD, 4, ListedEpisodes([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]]))
+    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]]))
     played.broken = broken
     played.reset()
     what = broken.removeprefix("final_")
@@ -167,7 +167,7 @@ def test_an_action_that_is_not_finite_is_not_sent() -> None:
 
 
 def test_a_resting_slot_is_not_looked_at() -> None:
-    played = BrokenEnvs(WORLD, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
+    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
     played.reset()
     for _ in range(6):
         step = played.step(zeros())
@@ -185,7 +185,7 @@ class EndlessEnvs(CountingEnvs):
 
 
 def test_an_episode_that_does_not_end_is_named() -> None:
-    played = EndlessEnvs(WORLD, 2, ListedEpisodes([[(1, 6)], [(1, 12)]]))
+    played = EndlessEnvs(SUITE, 2, ListedEpisodes([[(1, 6)], [(1, 12)]]))
     played.reset()
     for _ in range(7):
         played.step(zeros(2))
@@ -198,7 +198,7 @@ class FaultyEnvs(CountingEnvs):
     """Counts, until `fault` replaces a step."""
 
     def __init__(self, fault: Callable[[RawStep], Any]):
-        super().__init__(WORLD, 4, RandomEpisodes(WORLD.suite, 4, 1))
+        super().__init__(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1))
         self.fault = fault
 
     def _recv(self) -> RawStep:
@@ -252,4 +252,4 @@ def test_a_first_observation_that_is_missing_is_named() -> None:
             super()._start(tasks, variations)
 
     with pytest.raises(WorkerFailure, match=r"NoObservation \(\S*:\d+\) returned NoneType as observation of _start"):
-        NoObservation(WORLD, 4, RandomEpisodes(WORLD.suite, 4, 1)).reset()
+        NoObservation(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1)).reset()

@@ -6,12 +6,12 @@ import gymnasium as gym
 import numpy as np
 from faulty_slots import LENGTHS
 
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.types import TaskSpec, SuiteSpec
 
 
-def counting_suite(*, discrete: bool = False) -> TaskSuite:
+def counting_suite(*, discrete: bool = False) -> SuiteSpec:
     """Three tasks, `count-3`, `count-5` and `count-7`, that differ in how long an episode is."""
-    return TaskSuite(
+    return SuiteSpec(
         name="counting",
         tasks=tuple(
             TaskSpec(name=f"count-{length}", index=index, max_episode_steps=length, num_variations=4)

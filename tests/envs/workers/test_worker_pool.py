@@ -527,7 +527,7 @@ def test_a_script_that_forgets_to_close_ends_and_leaves_nothing(tmp_path: Path) 
 
 
 def test_a_world_of_the_main_script_is_played_too(tmp_path: Path) -> None:
-    path = tmp_path / "main_world.py"
+    path = tmp_path / "main_suite.py"
     here = Path(__file__)
     path.write_text(
         f"import sys\nsys.path[:0] = [{str(here.parent)!r}, {str(here.parents[3])!r}]\n"
