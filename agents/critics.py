@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -40,6 +39,6 @@ def make_critics(
 
 
 @torch.no_grad()
-def polyak_update(target: Sequence[Tensor], online: Sequence[Tensor], rate: float) -> None:
+def polyak_update(target: list[nn.Parameter], online: list[nn.Parameter], rate: float) -> None:
     """target <- (1 - rate) target + rate online, in place."""
     torch._foreach_lerp_(target, online, rate)
