@@ -39,6 +39,6 @@ def make_critics(
 
 
 @torch.no_grad()
-def polyak_update(target: list[nn.Parameter], online: list[nn.Parameter], rate: float) -> None:
+def polyak_update(target: list[Tensor], online: list[Tensor], rate: float) -> None:
     """target <- (1 - rate) target + rate online, in place."""
     torch._foreach_lerp_(target, online, rate)

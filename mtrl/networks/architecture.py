@@ -1,6 +1,8 @@
 """Policy architectures: how a network shares its parameters between tasks. The plug-in point of the suite.
 
-Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks, K copies.
+Actor, critics, value and Q functions are the same class with another `out_features`.
+
+Shapes: B batch, M tasks, K copies.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def uniform_noise(generator: torch.Generator, *shape: int) -> Tensor | None:
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel noise from uniform numbers, any shape: the arg-max of logits plus noise is a sample of their softmax."""
+    """Standard Gumbel noise from uniform numbers: the arg-max of logits plus noise is a sample of their softmax."""
     return -torch.log(-torch.log(uniform.clamp(1e-6, 1 - 1e-6)))
 
 
