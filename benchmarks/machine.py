@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mtrl.optim.cpu import keep_freed_memory
 
+from mtrl.optim.cpu import keep_freed_memory
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.runs.metadata import available_cores
 

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from mtrl.optim.cpu import keep_freed_memory
 
 from benchmarks.repeats import Repeats
 from mtrl.encoders import Nature
+from mtrl.optim.cpu import keep_freed_memory
 
 KEPT, HANDED_BACK = "kept", "handed back"
 CALLS = 7

@@ -15,7 +15,6 @@ from itertools import islice
 
 import gymnasium as gym
 import torch
-from mtrl.training.run import training_loop
 from stable_baselines3 import SAC as SB3SAC
 
 import agents
@@ -27,6 +26,7 @@ from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
 from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
 
 OURS, IN_TURN, THEIRS = "ours", "ours, step then learn", "stable-baselines3 on AsyncVectorEnv"

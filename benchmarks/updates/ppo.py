@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
-from mtrl.training.run import training_loop
 from stable_baselines3 import PPO as SB3PPO
 
 import agents
@@ -28,6 +27,7 @@ from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
 from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
 
 OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
