@@ -48,7 +48,7 @@ class TaskAffine(ValueOutput):
 
 @normalizers.register("popart")
 class PopArt(ReturnNormalizer):
-    """Returns to mean 0 and standard deviation 1 per task; predictions in reward units do not change with the statistics."""
+    """Returns to mean 0 and standard deviation 1 per task, with predictions in reward units preserved."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

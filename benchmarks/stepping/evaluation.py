@@ -22,10 +22,10 @@ from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
 from envs.metaworld.official import OfficialAgent
 from envs.metaworld.suite import MetaWorld
-from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config
-from mtrl.training.evaluator import Evaluator
 from mtrl.runs.metadata import available_cores
+from mtrl.training.build import build_agent, build_suite
+from mtrl.training.evaluator import Evaluator
 
 GOALS = 50
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.workers.balance import balanced_slots
-from envs.metaworld.costs import STEP_COSTS
-from envs.metaworld.names import MT10, MT50
+from envs.metaworld.tasks import MT10, MT50, STEP_COSTS
+from envs.workers.load_balancing import balanced_slots
 
 
 def test_equal_slots_are_dealt_out_in_turn() -> None:

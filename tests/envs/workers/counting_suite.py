@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from faulty_slots import LENGTHS
 
-from mtrl.types import TaskSpec, SuiteSpec
+from mtrl.types import SuiteSpec, TaskSpec
 
 
 def counting_suite(*, discrete: bool = False) -> SuiteSpec:

@@ -1,6 +1,6 @@
-"""How long an env step of each Meta-World task takes, relative to the others: the source of `envs/metaworld/costs.py`.
+"""Cost of an env step of each Meta-World task, relative to the others: the source of `envs/metaworld/tasks.py`.
 
-Random actions on one core, without a pool. `python -m benchmarks.step_costs` prints the table.
+Random actions on one core, without a pool. `python -m benchmarks.stepping.step_costs` prints the table.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
-"""The benchmark of architectures: its floor is of the products that are made, its hand-written update is SAC's."""
+"""The benchmark of architectures: its floor consists of the matrix products that an update makes."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.architectures import measure, table
-from benchmarks.fused_multi_head import FusedMultiHeadSAC
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
-from benchmarks.sac_update import UpdateSizes, learning_agent
+from benchmarks.updates.architectures import measure, table
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.updates.sac import UpdateSizes
 from mtrl.networks import architectures
 
 SMALL = UpdateSizes(suite="point-mass", batch_size=24)
@@ -37,30 +35,10 @@ def test_the_floor_replays_what_was_recorded() -> None:
     assert "2, 5, 4, 3" in floor.table(passes=1)
 
 
-def test_the_update_by_hand_ends_in_the_metrics_and_parameters_of_ours() -> None:
-    ours = learning_agent({"name": "multi-head", "width": 16, "depth": 2}, SMALL)
-    by_hand = FusedMultiHeadSAC(ours.agent)
-    shares = np.full(by_hand.num_tasks, 1 / by_hand.num_tasks)
-    for _ in range(3):
-        batch = ours.buffer.sample(SMALL.batch_size, shares)
-        said = by_hand.update(batch)
-        torch.testing.assert_close(said, ours.agent.learn_from(batch))
-    agent = ours.agent
-    pairs = [
-        (by_hand.actor, agent.policy),
-        *zip(by_hand.critics, agent.critics.ensemble.members, strict=True),
-        *zip(by_hand.targets, agent.target_critics.ensemble.members, strict=True),
-    ]
-    for network, module in pairs:
-        torch.testing.assert_close(network, list(module.parameters()))
-    torch.testing.assert_close(by_hand.log_alpha, agent.temperatures.log_alpha.detach())
-
-
 @pytest.mark.parametrize("name", architectures.names())
 def test_every_registered_architecture_is_measured(name: str) -> None:
     row = measure(name, repeats=1, updates_per_repeat=1, sizes=SMALL)
     assert row.gflop > 0
     assert row.num_parameters > 0
-    assert (row.by_hand is not None) == (name == "multi-head")
     assert name in table([row])
     assert row.json()["ratio_to_floor"]["median"] > 0

@@ -1,9 +1,10 @@
 """Microseconds per frame stack of the Nature encoder, forward and backward, and page faults per call.
 
-python -m benchmarks.encoders [--repeats 3] [--rows 768] [--threads 2]
+python -m benchmarks.updates.encoders [--repeats 3] [--rows 768] [--threads 2]
 
-With freed memory kept by the process (`mtrl.optim.allocator`, as `mtrl` does) and handed back to the system, the C library's
-own way. What is kept is a matter of the whole process, so each measurement has one of its own; they take turns.
+With freed memory kept by the process (`mtrl.optim.cpu`, as `mtrl` does) and handed back to the system, the C
+library's own way. What is kept is a matter of the whole process, so each measurement has one of its own. They take
+turns.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 
 from benchmarks.repeats import Repeats
-from mtrl.optim.allocator import keep_freed_memory
 from mtrl.encoders import Nature
+from mtrl.optim.cpu import keep_freed_memory
 
 KEPT, HANDED_BACK = "kept", "handed back"
 CALLS = 7

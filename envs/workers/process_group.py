@@ -1,4 +1,4 @@
-"""The main process's side of the workers: starts, wakes, waits for and ends them, and names the one that failed.
+"""Worker processes seen from the main process: starts, wakes, awaits and ends them, and names the one that failed.
 
 One byte through a pipe wakes a worker, one byte answers; a worker that dies closes its end, so a death is seen at once.
 """
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.workers.balance import balanced_slots
+from envs.workers.child_process import ChildProcess, refusals_named, warm_up
 from envs.workers.descriptors import Descriptor, anonymous_file, mapped, pipe
-from envs.workers.processes import ChildProcess, warm_up
+from envs.workers.load_balancing import balanced_slots
 from envs.workers.slots import SlotArrays, SlotEnvFactory, SlotLayout
-from envs.workers.worker import WorkerSeat, run_worker
+from envs.workers.worker import RAISED, WorkerSeat, run_worker
 from mtrl.errors import WorkerFailure
 
 _POLL_SECONDS = 0.25
@@ -45,13 +45,15 @@ class _Worker:
             descriptor.close()
 
 
-class Workers:
+class ProcessGroup:
     """K processes that share the slots out."""
 
     def __init__(self, layout: SlotLayout, make_env: SlotEnvFactory, task_names: Sequence[str], timeout: float):
+        """Raises WorkerFailure if the system has no memory or descriptor to spare."""
         self._layout = layout
-        self._memory = anonymous_file(layout.num_bytes)
-        self.arrays = SlotArrays(layout, mapped(self._memory, layout.num_bytes))
+        with refusals_named("shared memory for workers"):
+            self._memory = anonymous_file(layout.num_bytes)
+            self.arrays = SlotArrays(layout, mapped(self._memory, layout.num_bytes))
         self._make_env = make_env
         self._task_names = task_names
         self._timeout = timeout
@@ -63,17 +65,25 @@ class Workers:
         self._closed = False
 
     def start(self, costs: Sequence[float]) -> None:
-        """Starts the processes, unless they run; `costs` (N,) are how long a step of each slot takes, in any unit."""
+        """Starts the processes, unless they run; `costs` (N,) are how long a step of each slot takes, in any unit.
+
+        Raises WorkerFailure where the system refuses.
+        """
         self._check_usable()
         if self._workers:
             return
         warm_up(["envs.workers.worker"])  # unless a suite has done it with its simulator
         pickled_factory = pickle.dumps(self._make_env)
-        for index, slots in enumerate(balanced_slots(costs, self._layout.num_workers)):
-            worker = self._start_worker(index, slots, pickled_factory)
-            self._workers.append(worker)
-            self._index_of[worker.finished.fd] = index
-            self._poll.register(worker.finished.fd, select.POLLIN)
+        try:
+            for index, slots in enumerate(balanced_slots(costs, self._layout.num_workers)):
+                worker = self._start_worker(index, slots, pickled_factory)
+                self._workers.append(worker)
+                self._index_of[worker.finished.fd] = index
+                self._poll.register(worker.finished.fd, select.POLLIN)
+        except WorkerFailure as failure:
+            self._failure = failure
+            self._end(0)
+            raise
 
     def command(self, command: bytes) -> None:
         """Wakes every worker. Raises WorkerFailure if one has failed before."""
@@ -94,8 +104,11 @@ class Workers:
             answers = self._poll.poll(1000 * _POLL_SECONDS)
             for fd, _ in answers:
                 index = self._index_of[fd]
-                if not os.read(fd, 1):
-                    raise self._fail(index, self._describe_death(index))
+                answer = os.read(fd, 1)
+                if not answer:
+                    raise self._fail(index, f" {self._describe_death(index)}")
+                if answer == RAISED:
+                    raise self._fail(index, ": ")
                 self._awaited.discard(index)
             if answers:
                 continue
@@ -106,7 +119,7 @@ class Workers:
                 stalled, progress = 0.0, self.arrays.progress.copy()
             if stalled >= self._timeout:
                 index = min(self._awaited)
-                raise self._fail(index, self._describe_hang(index))
+                raise self._fail(index, f" {self._describe_hang(index)}")
 
     def close(self) -> None:
         """Ends every process; a worker that does not end by itself is killed. Safe to call twice."""
@@ -118,11 +131,13 @@ class Workers:
         if self._failure is not None:
             raise self._failure
         if self._closed:
-            raise RuntimeError("the environments are closed")
+            raise WorkerFailure("the environments are closed")
 
     def _start_worker(self, index: int, slots: tuple[int, ...], pickled_factory: bytes) -> _Worker:
-        wake_read, wake_write = pipe()
-        finished_read, finished_write = pipe()
+        with refusals_named("the pipes of a worker"):
+            wake_read, wake_write = pipe()
+            finished_read, finished_write = pipe()
+            report = anonymous_file(0)
         seat = WorkerSeat(
             index=index,
             slots=slots,
@@ -130,7 +145,7 @@ class Workers:
             memory=self._memory,
             wake=wake_read,
             finished=finished_write,
-            report=anonymous_file(0),
+            report=report,
         )
         try:
             process = ChildProcess(run_worker, seat, pickled_factory)
@@ -143,13 +158,14 @@ class Workers:
         return _Worker(process=process, wake=wake_write, finished=finished_read, report=seat.report)
 
     def _fail(self, index: int, what: str) -> WorkerFailure:
+        """`what` it did; after a colon its report goes on."""
         worker = self._workers[index]
         report = os.pread(worker.report.fd, _REPORT_BYTES, 0).decode(errors="replace").rstrip()
-        if report.startswith("Traceback"):
-            what = f"raised {report.splitlines()[-1]}"
         activity = self.arrays.activity(index, self._task_names)
-        line = f"environment worker {index} (pid {worker.process.pid}) {activity} {what}"
-        self._failure = WorkerFailure(f"{line}\n{report}" if report else line)
+        separator = "" if what.endswith(": ") or not report else "\n"
+        self._failure = WorkerFailure(
+            f"environment worker {index} (pid {worker.process.pid}) {activity}{what}{separator}{report}"
+        )
         self._end(0)
         return self._failure
 

@@ -10,8 +10,9 @@ import pytest
 
 import agents
 import envs
-from benchmarks import comparison
-from benchmarks.learning_curves import draw
+from benchmarks.learning import comparison
+from benchmarks.learning.curves import draw
+from benchmarks.learning.results import read_entry
 from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.runs.logs import EvaluationRow
@@ -55,7 +56,7 @@ def cells(text: str, method: str) -> list[list[str]]:
 
 
 def test_medians_over_seeds_stand_with_spread_steps_time_and_size(tmp_path: Path) -> None:
-    entry = comparison.read_entry(write(tmp_path / "a", {1: (0.0, 0.2), 2: (1.0, 1.0), 10: (0.5, 0.5)}))
+    entry = read_entry(write(tmp_path / "a", {1: (0.0, 0.2), 2: (1.0, 1.0), 10: (0.5, 0.5)}))
     assert entry.method == "sac, multi-head"
     overview, detail = cells(comparison.table([entry]), "sac")
     assert overview == ["sac, multi-head", "0.500 (0.100 to 1.000)"]
@@ -67,8 +68,8 @@ def test_medians_over_seeds_stand_with_spread_steps_time_and_size(tmp_path: Path
 
 def test_methods_are_rows_and_unequal_steps_seeds_and_episodes_are_marked(tmp_path: Path) -> None:
     small = {"name": "mlp", "width": 8}
-    full = comparison.read_entry(write(tmp_path / "a", {1: (1, 1), 2: (1, 1)}, architecture=small))
-    less = comparison.read_entry(
+    full = read_entry(write(tmp_path / "a", {1: (1, 1), 2: (1, 1)}, architecture=small))
+    less = read_entry(
         write(tmp_path / "b", {1: (1, 0)}, env_steps=900, episodes=5, architecture=small, aggregator="pcgrad")
     )
     text = comparison.table([full, less])
@@ -78,15 +79,15 @@ def test_methods_are_rows_and_unequal_steps_seeds_and_episodes_are_marked(tmp_pa
     ]
     assert "0.500 (0.500 to 0.500)\\*†‡" in text
     assert "Not measured alike: \\* fewer env steps" in text
-    nearly = comparison.read_entry(write(tmp_path / "c", {1: (1, 1), 2: (1, 1)}, env_steps=995), "nearly")
+    nearly = read_entry(write(tmp_path / "c", {1: (1, 1), 2: (1, 1)}, env_steps=995), "nearly")
     assert comparison.marks(nearly, [full, nearly]) == ""
 
 
 def test_what_cannot_stand_in_one_table_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = comparison.read_entry(write(tmp_path / "a", {1: (1, 1)}))
-    two = comparison.read_entry(write(tmp_path / "b", {1: (0, 0)}))
+    one = read_entry(write(tmp_path / "a", {1: (1, 1)}))
+    two = read_entry(write(tmp_path / "b", {1: (0, 0)}))
     with pytest.raises(BadInput, match="NAME=FOLDER"):
         comparison.table([one, two])
     mixed = write(tmp_path / "c", {1: (1, 1)})
@@ -94,13 +95,13 @@ def test_what_cannot_stand_in_one_table_is_refused_in_one_line(
     for path in other.iterdir():
         path.rename(mixed / path.name)
     with pytest.raises(BadInput, match="seeds 1 and 2 have different settings"):
-        comparison.read_entry(mixed)
+        read_entry(mixed)
     monkeypatch.setattr("sys.argv", ["comparison", str(tmp_path)])
     assert comparison.main() == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_picture_has_a_line_per_method(tmp_path: Path) -> None:
-    entry = comparison.read_entry(write(tmp_path / "a", {1: (0, 0.2), 2: (1, 1)}))
+    entry = read_entry(write(tmp_path / "a", {1: (0, 0.2), 2: (1, 1)}))
     draw({"point-mass": [entry]}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -1,17 +1,15 @@
-"""A picture of success rates in training, one panel per task of every suite, one line per method."""
+"""Picture of success rates in training, one panel per task of every suite, one line per method."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-if TYPE_CHECKING:
-    from benchmarks.comparison import Entry, SeedResult
+from benchmarks.learning.results import Entry, SeedResult
 
 COLUMNS = 5
 """Panels side by side at most."""

@@ -19,15 +19,15 @@ from stable_baselines3 import SAC as SB3SAC
 
 import agents
 import envs
-from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_suite
+from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
+from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train
 
 OURS, IN_TURN, THEIRS = "ours", "ours, step then learn", "stable-baselines3 on AsyncVectorEnv"
 BFLOAT16 = "ours, bfloat16"
@@ -76,13 +76,13 @@ def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
             "agent": {
                 "name": "sac",
                 "batch_size": BATCH_SIZE,
-                "random_steps": WARM_UP_STEPS,
-                "buffer_steps": BUFFER_STEPS,
+                "learning_starts": NUM_SLOTS * WARM_UP_STEPS,
+                "buffer_size": NUM_SLOTS * BUFFER_STEPS,
             },
         }
     )
     state = build_train_state(config, build_suite(config.suite, config.settings.seed), torch.device("cpu"))
-    overlapped = train(state, config.settings.total_env_steps)
+    overlapped = training_loop(state, config.settings.total_env_steps)
 
     def overlap(vector_steps: int) -> None:
         for _ in islice(overlapped, vector_steps):

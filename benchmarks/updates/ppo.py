@@ -20,15 +20,15 @@ from stable_baselines3 import PPO as SB3PPO
 
 import agents
 import envs
-from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from mtrl.training.build import build_train_state, build_suite
+from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import Precision
+from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train
 
 OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
 """`ours, bfloat16` rounds what networks multiply to bfloat16; the others have single precision."""
@@ -127,7 +127,7 @@ def _our_training(sizes: PPOSizes, precision: Precision) -> Iterator[Training]:
     suite = build_suite(config.suite, config.settings.seed)
     state: TrainState = build_train_state(config, suite, torch.device("cpu"))
     try:
-        turns = train(state, config.settings.total_env_steps)
+        turns = training_loop(state, config.settings.total_env_steps)
         rounds = (turn for turn in turns if turn.metrics)  # one for each rollout
         yield Training(lambda: next(rounds), state.agent, "update")
     finally:

@@ -29,7 +29,7 @@ from envs.atari.games import MT1
 from envs.atari.suite import Atari
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.types import Acted, EnvStep, SuiteSpec
+from mtrl.types import ActionStep, EnvStep, SuiteSpec
 
 OURS, SUBPROCESSES, IN_TURN = "ours", "SB3 SubprocVecEnv", "AtariVectorEnv per game, in turn"
 
@@ -136,7 +136,7 @@ def _our_buffer(spec: SuiteSpec, rows: int, num_slots: int) -> RolloutBuffer:
     for row in range(rows):
         ended = np.full(num_slots, row % 500 == 499)
         step = EnvStep(tasks, observation, np.zeros(num_slots, np.float32), ended, nothing, observation, ())
-        buffer.add(observation, Acted(np.zeros(num_slots, np.int64)), step)
+        buffer.add(observation, ActionStep(np.zeros(num_slots, np.int64)), step)
     return buffer
 
 

@@ -1,4 +1,4 @@
-"""What the stepping benchmark plays in the worker pool beside our environments; imported in the workers."""
+"""Slots that the stepping benchmark plays beside our environments: official classes, and physics alone."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """Milliseconds per SAC update of every registered architecture against the floor of its own matrix products.
 
-python -m benchmarks.architectures [--only NAMES] [--repeats 5] [--threads 2] [--output FILE]
+python -m benchmarks.updates.architectures [--only NAMES] [--repeats 5] [--threads 2] [--output FILE]
 
 MT10 sizes (observation 39, action 4, 10 tasks, two critics, batch 1280), every architecture at its defaults; an update
 is one gradient step of critics, actor and temperatures and one of the target average, the drawing of the batch from a
-filled buffer included. The floor is that of `benchmarks.matmul_floor`, as in `benchmarks.throughput`. The multi-head
-update is measured against `benchmarks.fused_multi_head` too: the same written by hand, without the plug-in interface.
+filled buffer included. The floor is that of `benchmarks.updates.matmul_floor`, as in `benchmarks.throughput`.
 Architectures come one after the other, since the operands of some floors fill a gigabyte; what belongs to one takes
 turns, so that ratios hold on a machine that is doing something else, and milliseconds do not.
 """
@@ -16,25 +15,20 @@ import argparse
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.fused_multi_head import FusedMultiHeadSAC
 from benchmarks.machine import machine_facts, prepare_process
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
-from benchmarks.sac_update import LearningAgent, UpdateSizes, learning_agent
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
+from benchmarks.updates.sac import UpdateSizes, learning_agent
 from mtrl.networks import architectures
 from mtrl.networks.size import num_parameters
 from mtrl.runs.metadata import program_facts
-
-BY_HAND = "multi-head"
-"""The architecture that is measured against one written by hand."""
 
 TARGETS = {"soft-modules": 1.5}
 """Most that an update may take, in floors of its own."""
@@ -52,14 +46,13 @@ class Row:
     gflop: float  # of the floor
     update: Repeats  # milliseconds
     floor: Repeats
-    by_hand: Repeats | None  # the update without the plug-in interface
 
     @property
     def target(self) -> float:
         return TARGETS.get(self.name, TARGET)
 
     def json(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
+        return {
             "parameters": self.num_parameters,
             "products_of_floor": self.num_products,
             "gflop_of_floor": self.gflop,
@@ -67,10 +60,6 @@ class Row:
             "ratio_to_floor": self.update.ratio_to(self.floor).json(),
             "target_of_ratio": self.target,
         }
-        if self.by_hand is not None:
-            facts["milliseconds"]["by hand"] = self.by_hand.json()
-            facts["ratio_to_by_hand"] = self.update.ratio_to(self.by_hand).json()
-        return facts
 
 
 def measure(
@@ -78,11 +67,8 @@ def measure(
 ) -> Row:
     """Update and floor of the architecture of that name; `settings` are its own, its defaults if left out."""
     ours = learning_agent({"name": name, **settings}, sizes or UpdateSizes())
-    contestants: dict[str, Callable[[], object]] = {}
-    if name == BY_HAND:
-        contestants["by hand"] = _fused_update(ours)  # made before ours has learnt
     floor = MatmulFloor(recorded_products(ours.update))
-    contestants |= {"update": ours.update, "floor": floor.replay}
+    contestants = {"update": ours.update, "floor": floor.replay}
     milliseconds = interleaved_milliseconds(contestants, repeats, updates_per_repeat)
     return Row(
         name=name,
@@ -91,14 +77,7 @@ def measure(
         gflop=floor.gflop,
         update=milliseconds["update"],
         floor=milliseconds["floor"],
-        by_hand=milliseconds.get("by hand"),
     )
-
-
-def _fused_update(ours: LearningAgent) -> Callable[[], object]:
-    by_hand = FusedMultiHeadSAC(ours.agent)
-    shares = np.full(by_hand.num_tasks, 1 / by_hand.num_tasks)
-    return lambda: by_hand.update(ours.buffer.sample(ours.sizes.batch_size, shares))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -111,11 +90,6 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.name:20} {row.num_parameters:10,} {row.gflop:6.2f} {row.update.shown(1):>22} "
             f"{row.floor.shown(1):>22}   {ratio.shown(2)}  {verdict}"
         )
-    lines += [
-        f"{row.name}, ours / written by hand: {row.update.ratio_to(row.by_hand).shown(3)}"
-        for row in rows
-        if row.by_hand is not None
-    ]
     return "\n".join(lines)
 
 
@@ -123,7 +97,9 @@ def main() -> None:
     """Prints the table and writes the results file."""
     names = architectures.names()
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.architectures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks.updates.architectures",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--repeats", type=int, default=5, help="of every figure")
@@ -133,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process(arguments.threads)
     results: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.architectures", "--only", *arguments.only]),
+        "command": shlex.join(["python", "-m", "benchmarks.updates.architectures", "--only", *arguments.only]),
         "program": program_facts(),
         "machine": machine_facts(),
         "torch_threads": arguments.threads,

@@ -24,15 +24,15 @@ import agents
 import envs
 from agents.sac import SAC
 from benchmarks.machine import prepare_process
-from benchmarks.matmul_floor import MatmulFloor, recorded_products
 from benchmarks.repeats import Repeats, interleaved_milliseconds
+from benchmarks.updates.matmul_floor import MatmulFloor, recorded_products
 from envs.sb3 import make_sb3_env
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.seeding import stream
-from mtrl.types import Acted, EnvStep, SuiteSpec
+from mtrl.training.build import build_agent, build_suite
+from mtrl.types import ActionStep, EnvStep, SuiteSpec
 
 THEIRS, THEIRS_OUR_PRODUCTS = "stable-baselines3", "stable-baselines3, our products"
 
@@ -62,7 +62,7 @@ class LearningAgent:
     def update(self) -> None:
         """Draws a batch and makes one update."""
         shares = np.full(self.agent.num_tasks, 1 / self.agent.num_tasks)
-        self.agent.learn_from(self.buffer.sample(self.sizes.batch_size, shares))
+        self.agent.learn(self.buffer.sample(self.sizes.batch_size, shares))
 
 
 def learning_agent(architecture: Mapping[str, Any], sizes: UpdateSizes, **choices: Any) -> LearningAgent:
@@ -133,7 +133,7 @@ def filled_buffer(spec: SuiteSpec, capacity: int = FILLED_STEPS, seed: int = 0) 
             episodes=(),
         )
         action = generator.uniform(-1, 1, actions).astype(np.float32)
-        buffer.add(observation, Acted(action), step)
+        buffer.add(observation, ActionStep(action), step)
         observation = following
     return buffer
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.stepping_slots import PhysicsFactory, UntouchedFactory
-from envs.metaworld.costs import STEP_COSTS
+from benchmarks.stepping.slots import PhysicsFactory, UntouchedFactory
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import HORIZON, MetaWorld
+from envs.metaworld.tasks import STEP_COSTS
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.runs.metadata import available_cores
@@ -83,10 +83,10 @@ def measure_stepping(
     """
     import metaworld  # noqa: F401  registers the vector environments, and is imported before any clock starts
 
-    suite = MetaWorld(suite, MetaWorld.Config(), seed)
-    slots = num_slots or suite.spec.num_tasks
-    _import_simulator_in_the_server(suite)
-    course = Course(suite=suite, num_slots=slots, num_workers=num_workers or available_cores(), seed=seed)
+    played = MetaWorld(suite, MetaWorld.Config(), seed)
+    slots = num_slots or played.spec.num_tasks
+    _import_simulator_in_the_server(played)
+    course = Course(suite=played, num_slots=slots, num_workers=num_workers or available_cores(), seed=seed)
     contestants = [make(course) for make in makers or all_contestants()]
     actions = np.random.default_rng(seed).uniform(-1, 1, (vector_steps, slots, 4)).astype(np.float32)
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}

@@ -1,4 +1,4 @@
-"""Learning of a suite at its preset, for several seeds, one after the other: what `mtrl train` does.
+"""Trainings of a suite at its preset with `mtrl train`, for several seeds, one after the other.
 
 python -m benchmarks.learning --suite mt3 --seeds 1 2 3 --output benchmarks/results/mt3 [flags of mtrl train]
 
@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtrl.runs.run_directory import RunDirectory
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.metadata import program_facts
+from mtrl.runs.run_directory import RunDirectory
 
 
 def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float | None:

@@ -1,4 +1,4 @@
-"""Sharing slots out to workers so that they take about as long: a step of all slots waits for the slowest worker."""
+"""Load balancing: slots are shared out so that the workers take about as long, since a step waits for the slowest."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ import fcntl
 import multiprocessing
 import multiprocessing.util
 import os
+import resource
 import select
 import signal
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from envs.workers.descriptors import Descriptor, pipe
+from mtrl.errors import WorkerFailure
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_LONGEST_TEMPORARY_FOLDER = 70
+"""Bytes: macOS allows addresses of 103, of which 32 are names inside the folder."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -45,11 +51,41 @@ os.register_at_fork(after_in_child=_forget_the_parents_server)
 def warm_up(modules: Sequence[str] = ()) -> None:
     """Starts the server that forks children, if it does not run yet, and returns at once.
 
-    `modules` are imported there, in the background; one that cannot be imported is left out.
+    `modules` are imported there, in the background; one that cannot be imported is left out. Nothing happens where the
+    system refuses: the first child says so.
     """
+    with contextlib.suppress(OSError):
+        _start_server(modules)
+
+
+@contextmanager
+def refusals_named(what: str) -> Iterator[None]:
+    """Raises WorkerFailure, in one line, where the system has no descriptor, process or memory for `what`."""
+    try:
+        yield
+    except (OSError, EOFError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, (EOFError, ConnectionError)):  # the server could not do it, and ended
+            reason = "the process that forks workers has ended"
+        limits = ", ".join(f"{name} {limit}" for name, limit in _limits())
+        raise WorkerFailure(f"the system refuses {what}: {reason} (limits here: {limits})") from error
+
+
+def _limits() -> Iterator[tuple[str, str]]:
+    """What `ulimit` sets, of what processes need."""
+    for name, kind in (
+        ("open files", resource.RLIMIT_NOFILE),
+        ("processes", resource.RLIMIT_NPROC),
+        ("bytes of address space", resource.RLIMIT_AS),
+    ):
+        soft, _ = resource.getrlimit(kind)
+        yield name, "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+
+
+def _start_server(modules: Sequence[str]) -> None:
     # Also without modules: the default is to run the main script there.
-    _context.set_forkserver_preload(list(modules))
-    with _signals_blocked(), _one_thread_each(), _no_main_module():
+    _context.set_forkserver_preload(["envs.workers.server", *modules])
+    with _signals_blocked(), _one_thread_each(), _no_main_module(), _short_temporary_folder():
         forkserver.ensure_running()
 
 
@@ -61,14 +97,16 @@ class ChildProcess:
     """
 
     def __init__(self, target: Callable[..., None], *args: Any):
-        warm_up()
-        lifeline, lifeline_here = pipe()
+        """Raises WorkerFailure if the system refuses a process."""
+        with refusals_named("a process"):
+            _start_server(())
+            lifeline, lifeline_here = pipe()
         process = _context.Process(target=_run, args=(lifeline, target, args), daemon=True)
         # What is defined in the main script needs that script; anything else is spared running it again.
         pickled = bytes(ForkingPickler.dumps(target)) + b"".join(arg for arg in args if isinstance(arg, bytes))
         without_main = contextlib.nullcontext() if b"__main__" in pickled else _no_main_module()
         try:
-            with without_main:
+            with without_main, refusals_named("a process"):
                 process.start()
         except BaseException:
             lifeline_here.close()
@@ -137,6 +175,19 @@ def _one_thread_each() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """The address of the server's socket is a path in the temporary folder, and may have about a hundred bytes."""
+    previous = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TEMPORARY_FOLDER:
+        short = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK | os.X_OK)]
+        tempfile.tempdir = next(iter(short), previous)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = previous
 
 
 @contextmanager
