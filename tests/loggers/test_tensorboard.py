@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.loggers.tensorboard import TensorBoardSink
+from mtrl.loggers.tensorboard import TensorBoardLogger
 
 
 def test_tensorboard_curves_can_be_read_back(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    sink = TensorBoardSink(tmp_path / "tb")
+    curves = TensorBoardLogger(tmp_path / "tb")
     for env_steps in (10, 20):
-        sink.add_scalars(env_steps, {"train/return/reach-v3": env_steps / 2})
-    sink.close()
-    curves = EventAccumulator(str(tmp_path / "tb")).Reload()
-    assert [(point.step, point.value) for point in curves.Scalars("train/return/reach-v3")] == [(10, 5.0), (20, 10.0)]
+        curves.on_metrics({"env_steps": env_steps, "train_return": {"reach-v3": env_steps / 2}})
+    curves.close()
+    points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("train_return/reach-v3")
+    assert [(point.step, point.value) for point in points] == [(10, 5.0), (20, 10.0)]
 
 
 def test_a_broken_tensorboard_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tb").write_text("in the way")
-    sink = TensorBoardSink(tmp_path / "tb")
+    curves = TensorBoardLogger(tmp_path / "tb")
     with caplog.at_level(logging.WARNING):
         for env_steps in range(3):
-            sink.add_scalars(env_steps, {"x": 1.0})
-    sink.close()
+            curves.on_metrics({"env_steps": env_steps, "loss": 1.0})
+    curves.close()
     assert len(caplog.records) == 1
     assert "no TensorBoard curves" in caplog.text
