@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from mtrl.training.build import build_agent, build_world
-from mtrl.config.schema import PARTS, Choice, RunConfig, config_class
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig, config_class
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
 from mtrl.env.suite import SuiteType
@@ -26,7 +26,7 @@ def with_parameters_of(config: RunConfig, target: str) -> RunConfig:
             f"match_params: architecture {config.architecture.name!r} has no common measure of size; "
             f"it is {MATCHED!r} that can be widened, with --architecture {MATCHED}"
         )
-    part = next(part for part in PARTS if part.name == "architecture")
+    part = next(part for part in CONFIG_GROUPS if part.name == "architecture")
     chosen = Choice(target, config_class(part, target)())
     world = build_world(config.suite, config.settings.seed)
     wanted = _size(dataclasses.replace(config, architecture=chosen), world)

@@ -10,7 +10,7 @@ import torch
 from mtrl.agent import Agent, Parts, seeded_construction
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.config.schema import PARTS, Choice, RunConfig
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.errors import BadInput
@@ -21,17 +21,17 @@ from mtrl.seeding import torch_stream
 from mtrl.env.suite import SuiteType
 from mtrl.training.train_state import TrainState
 
-_PARTS = {part.name: part for part in PARTS}
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 def build_world(suite: Choice, seed: int) -> SuiteType:
     """The suite that a configuration names. Raises BadInput."""
-    return _PARTS["suite"].find(suite.name)(suite.name, suite.config, seed)
+    return _GROUPS["suite"].find(suite.name)(suite.name, suite.config, seed)
 
 
 def build_encoder(config: RunConfig, world: SuiteType) -> Encoder:
     """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    encoder: Encoder = _PARTS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
+    encoder: Encoder = _GROUPS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
     encoder.precision = config.settings.precision
     return encoder
 
@@ -41,7 +41,7 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
     suite, seed = world.suite, config.settings.seed
 
     def cls(part: str) -> Any:
-        return _PARTS[part].find(getattr(config, part).name)
+        return _GROUPS[part].find(getattr(config, part).name)
 
     def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
         num_tasks = num_tasks or suite.num_tasks
@@ -81,7 +81,7 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
 
 def build_scheduler(config: RunConfig, world: SuiteType) -> TaskScheduler:
     """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
-    cls: Any = _PARTS["scheduler"].find(config.scheduler.name)
+    cls: Any = _GROUPS["scheduler"].find(config.scheduler.name)
     return cls(world.suite, config.scheduler.config, config.settings.seed)
 
 

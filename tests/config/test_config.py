@@ -18,7 +18,7 @@ import envs
 from mtrl import registry
 from mtrl.agent import agent_types
 from mtrl.config.schema import (
-    PARTS,
+    CONFIG_GROUPS,
     RunConfig,
     RunSettings,
     changed,
@@ -136,7 +136,7 @@ def test_another_class_drops_the_settings_that_lower_layers_had_for_the_part() -
     # The preset is that of the agent in effect, so nothing of the learner's is left.
     assert (config.architecture.name, config.settings.total_env_steps) == ("multi-head", 1_000_000)
     config = resolve_config({"suite": "large", "agent": "learner"}, {"architecture": "multi-head"})
-    assert config.architecture.config == config_class(PARTS[2], "multi-head")()
+    assert config.architecture.config == config_class(CONFIG_GROUPS[2], "multi-head")()
 
 
 def test_another_suite_of_the_same_family_keeps_the_settings_of_the_suite() -> None:
@@ -144,7 +144,7 @@ def test_another_suite_of_the_same_family_keeps_the_settings_of_the_suite() -> N
     assert resolve_config(file, {"suite": {"name": "large"}}).suite.config.reward_function == "v1"
     config = with_suite(resolve_config(file), "large")
     assert (config.suite.name, config.suite.config.reward_function) == ("large", "v1")
-    assert with_suite(config, "point-mass").suite.config == config_class(PARTS[0], "point-mass")()
+    assert with_suite(config, "point-mass").suite.config == config_class(CONFIG_GROUPS[0], "point-mass")()
 
 
 def test_the_suite_is_found_before_any_class_is_known() -> None:
@@ -352,7 +352,7 @@ def test_only_small_regular_text_files_are_read(tmp_path: Any) -> None:
 # Fuzz: whatever a file holds, it is a valid configuration or one line of refusal.
 
 WORDS = [
-    *(part.name for part in PARTS),
+    *(part.name for part in CONFIG_GROUPS),
     *("seed", "total_env_steps", "num_envs", "device", "max_hours", "plugins", "name", "batch_size", "widths", "label"),
     *(
         "learner",
