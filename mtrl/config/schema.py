@@ -31,12 +31,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_values
+from mtrl.config.yaml_io import dump_mapping, load_mapping
+from mtrl.env.suite import find_suite_type
 from mtrl.errors import BadInput
 from mtrl.optim.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
-from mtrl.env.suite import find_suite_type
-from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_values
-from mtrl.config.yaml_io import dump_mapping, load_mapping
 
 
 class ConfigGroup(NamedTuple):

@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from mtrl.errors import BadInput
-from mtrl.registry import nearest
+from mtrl.registry import listed, nearest
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def refuse_unknown(values: Iterable[str], known: Iterable[str], path: str) -> No
     for key in values:
         if key not in known:
             hint = nearest(SYNONYMS.get(key, key), known)
-            raise BadInput(f"unknown key {shown(path + key)}{hint}; known: {', '.join(known) or 'none'}")
+            raise BadInput(f"unknown key {shown(path + key)}{hint}; {listed(known)}")
 
 
 def plain(instance: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def scalar(word: str) -> Any:
 
 
 def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 120
     yaml.sort_base_mapping_type_on_output = False

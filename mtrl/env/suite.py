@@ -6,7 +6,7 @@ The class is cheap to import: its simulator is imported inside `make_envs`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from mtrl.env.episodes import EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, nearest
+from mtrl.registry import Registry, listed, nearest
 from mtrl.types import TaskSuite
 from mtrl.env.vector_env import MultiTaskVectorEnv
 
@@ -26,6 +26,9 @@ class SuiteType(ABC):
 
     suite_names: ClassVar[Mapping[str, str]] = {}
     """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distribution names of the packages it depends on."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -53,6 +56,11 @@ class SuiteType(ABC):
 
         The command line calls it before it imports torch, so that the two run side by side.
         """
+
+    @classmethod
+    def diagnose(cls) -> Iterable[tuple[str, str]]:
+        """Lines for `mtrl doctor`, (what, found): rendering, a cache, a licence note."""
+        return ()
 
     @abstractmethod
     def make_envs(
@@ -85,4 +93,4 @@ def find_suite_type(name: str) -> type[SuiteType]:
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suite_types.get(name)
     known = [known for family in families for known in family.suite_names]
-    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")
+    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")
