@@ -75,6 +75,8 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r} is code that this command line does not name; add --plugin {module_name}"
                 )
             cls = getattr(_trusted_modules[module_name], class_name, None)
+            if not class_name:
+                raise BadInput(f"{self.kind} {name!r} names no class; write {name}Class")
             if not isinstance(cls, type):
                 raise BadInput(f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}")
             return cls
@@ -111,10 +113,9 @@ def trust_module(module_name: str) -> None:
     Raises BadInput if it cannot be imported, or its `register` fails.
     """
     _refuse_file(module_name, "--plugin MODULE or MODULE:Class")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     try:
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, folder)
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script without a guard may exit when it is imported
         raise BadInput(f"plug-in module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error

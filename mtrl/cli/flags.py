@@ -26,7 +26,7 @@ MAX_LISTED = 10
 class FlagParser(argparse.ArgumentParser):
     """An argument parser that raises BadInput, and reads `--batch_size` as `--batch-size`."""
 
-    def __init__(self, command: str, description: str = "", *, unknown: str = "unknown flag", **options: Any):
+    def __init__(self, command: str, description: str = "", *, unknown: str = "unknown flag {flag}", **options: Any):
         """command: what follows `mtrl`. unknown: what an error says of a flag that is not among those of the parser."""
         super().__init__(
             prog=f"mtrl {command}",
@@ -98,6 +98,9 @@ class FlagParser(argparse.ArgumentParser):
             target[last] = value
         return document
 
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse's own ignores that a disk is full
+
     def format_help(self) -> str:
         for setting in self._settings.values():
             setting.action.help = setting.help()
@@ -115,7 +118,7 @@ class FlagParser(argparse.ArgumentParser):
         owner = f" of {self._titles[prefix]}" if prefix in self._titles else ""
         few = len(self._flags) <= MAX_LISTED
         known = f"known: {', '.join(self._flags)}" if few else f"mtrl {self._command} --help lists all"
-        return f"{self._unknown} {shown(flag)}{owner}{hint}; {known}"
+        return f"{self._unknown.format(flag=shown(flag))}{owner}{hint}; {known}"
 
 
 def hyphenated(arguments: Sequence[str]) -> list[str]:
@@ -176,7 +179,8 @@ def _value(given: Any, annotation: Any, key: str) -> Any:
         return None
     if isinstance(given, str):
         return given if kinds & {str, Literal} else scalar(given)
-    values = [scalar(word) for word in given]
+    texts = kinds <= {list, tuple} and str in _kinds(typing.get_args(annotation)[0])
+    values = list(given) if texts else [scalar(word) for word in given]
     if dict not in kinds or (kinds & {list, tuple} and not any(isinstance(value, str) for value in values)):
         return values
     if len(values) % 2:

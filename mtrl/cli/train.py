@@ -65,7 +65,7 @@ def train(arguments: Sequence[str]) -> int:
 
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
     """The rest of a run, from its last checkpoint."""
-    parser = FlagParser("train --resume", "Continue a run.", unknown="with --resume, a run keeps its settings: no flag")
+    parser = FlagParser("train --resume", "Continue a run.", unknown="{flag} cannot be combined with --resume")
     parser.add_flag("--resume", "the run to continue", metavar="RUN_DIR")
     parser.add_settings(RunSettings, RunSettings(), only=RESUME_SETTINGS)
     parser.add_plugin_flag()

@@ -72,7 +72,6 @@ def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Ag
         aggregator=make_aggregator,
         seed=seed,
         device=device,
-        record_losses=config.settings.record_losses and device.type == "cpu",
         cuda_graphs=config.settings.cuda_graphs and device.type == "cuda",
     )
     with seeded_construction(seed, "initial weights"):
