@@ -1,7 +1,7 @@
 """YAML 1.2 settings: text, numbers, booleans, null, lists and mappings with text keys.
 
 Tags, anchors, aliases, directives, merge keys, duplicate keys, several documents and deep nesting are refused. Dates
-are text. A whole number with an exponent and no point, such as `1e6`, is an integer.
+are text. A whole number with an exponent, such as `2.5e6`, is an integer.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _refuse_features(text: str) -> None:
 class _Constructor(SafeConstructor):
     def construct_number(self, node: ScalarNode) -> int | float:
         value: float = self.construct_yaml_float(node)
-        return int(value) if "." not in node.value and value.is_integer() else value
+        return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         for key, _ in node.value:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from commands import assert_refused, call
 from pydantic import PositiveInt
 
 from mtrl.cli.flags import FlagParser
 from mtrl.errors import BadInput
+from tests.cli.commands import assert_refused, call
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Settings(Base):
     widths: tuple[int, ...] = (400, 400)  # units
     names: tuple[str, ...] = ()  # of tasks
     weights: tuple[float, ...] | dict[str, float] | None = None  # by task
-    inner: Inner = Inner()  # noqa: RUF009 - it is frozen
+    inner: Inner = Inner()
 
 
 def parse(line: str) -> dict[str, Any]:

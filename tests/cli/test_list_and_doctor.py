@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import call
 
 from envs.point_mass import PointMass
 from mtrl.agent import agent_types
 from mtrl.networks import PolicyArchitecture, architectures
 from mtrl.networks.hard_sharing.mlp import MLP
+from tests.cli.commands import call
 
 LISTED = """
 from dataclasses import dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import assert_refused, call, command
 
 import mtrl.training.run
 from mtrl.errors import BadInput, Diverged, StorageFailure, WorkerFailure
+from tests.cli.commands import assert_refused, call, command
 
 HEAVY = (
     *("torch", "gymnasium", "pydantic", "numpy", "argparse", "rich", "ruamel.yaml"),

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from commands import assert_refused, call, command
 
 from mtrl import registry
 from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
 from mtrl.env.suite import suite_types
 from mtrl.networks.size import num_parameters
 from mtrl.training.build import build_agent, build_world
+from tests.cli.commands import assert_refused, call, command
 
 TINY = """
 from dataclasses import dataclass
@@ -121,7 +121,8 @@ def test_a_suite_is_warmed_up_for_a_run_and_not_for_a_question(
 
 
 def test_match_params_widens_the_mlp_to_the_size_of_another_architecture() -> None:
-    finished = call(*"train --suite point-mass --architecture mlp --match-params soft-modules --print-config".split())
+    flags = ["--suite", "point-mass", "--architecture", "mlp", "--match-params", "soft-modules"]
+    finished = call("train", *flags, "--print-config")
     assert finished.code == 0
     width = parse_yaml(finished.out).architecture.config.width
 
@@ -187,12 +188,18 @@ def test_a_broken_plugin_is_named(source: str, fragment: str, tmp_path: Path) ->
 
 # Fuzz: any flags give a valid configuration or one line.
 
-FLAGS = """--suite --agent --architecture --policy --scheduler --config --plugin --run-dir --seed --total-env-steps
---num-envs --device --max-hours --agent.batch-size --agent.discount --agent.temperature-task-weights --scheduler.weights
---agent.no-temperature-task-weights --architecture.width --worker-timeout --overwrite --agent. -- -x --= --seed=
---agent.batch_size ---seed""".split()
-WORDS = """sac ppo popart fixed mt10 mt3 point-mass mlp multi-head cpu 1 0 -1 2.5 1e9 .nan .inf None True [] é\u202e\x1b[0m
-\udc80 x:Y : a:b:c .. / %s {} ' \\ *a &a !!int ~ <<""".split() + ["", "9" * 400, "a" * 400]
+FLAGS = [
+    *("--suite", "--agent", "--architecture", "--policy", "--scheduler", "--config", "--plugin", "--run-dir", "--seed"),
+    *("--total-env-steps", "--num-envs", "--device", "--max-hours", "--agent.batch-size", "--agent.discount"),
+    *("--agent.temperature-task-weights", "--agent.no-temperature-task-weights", "--architecture.width"),
+    *("--scheduler.weights", "--worker-timeout", "--overwrite", "--agent.", "--", "-x", "--=", "--agent.batch_size"),
+    *("---seed", "--seed="),
+]
+WORDS = [
+    *("sac", "ppo", "popart", "fixed", "mt10", "mt3", "point-mass", "mlp", "multi-head", "cpu", "1", "0", "-1", "2.5"),
+    *("1e9", ".nan", ".inf", "None", "", "True", "[]", "9" * 400, "a" * 400, "é\u202e\x1b[0m", "\udc80", "x:Y", ":"),
+    *("a:b:c", "..", "/", "%s", "{}", "'", "\\", "*a", "&a", "!!int 3", "~", "<<"),
+]
 
 
 def random_flags(generator: random.Random) -> list[str]:
