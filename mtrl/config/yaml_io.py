@@ -121,3 +121,8 @@ class _Representer(SafeRepresenter):
 _Constructor.add_constructor(f"{_TAG}float", _Constructor.construct_number)
 _Constructor.add_constructor(f"{_TAG}timestamp", SafeConstructor.construct_yaml_str)
 _Representer.add_representer(list, lambda self, items: self.represent_sequence(f"{_TAG}seq", items, flow_style=True))
+_Representer.add_representer(
+    # The writer's own choice of quotes loses line breaks other than a newline, and `?` in a list.
+    str,
+    lambda self, text: self.represent_scalar(f"{_TAG}str", text, style=None if _PLAIN_WORD.fullmatch(text) else '"'),
+)

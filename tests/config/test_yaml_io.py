@@ -87,12 +87,16 @@ def test_what_settings_do_not_need_is_refused(text: str, fragment: str) -> None:
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.text(), st.recursive(_LEAVES, lambda inner: st.lists(inner), max_leaves=5)))
-def test_a_written_mapping_is_read_back_equal(document: dict[str, Any]) -> None:
-    text = dump_mapping({"group": document})
-    assert load_mapping(text, "file") == {"group": document}
-    assert [*load_mapping(text, "file")["group"]] == [*document]
+@pytest.mark.parametrize("count", [50, pytest.param(3000, marks=pytest.mark.full)])
+def test_a_written_mapping_is_read_back_equal(count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.dictionaries(st.text(), st.recursive(_LEAVES, lambda inner: st.lists(inner), max_leaves=5)))
+    def check(document: dict[str, Any]) -> None:
+        read = load_mapping(dump_mapping({"group": document}), "file")["group"]
+        assert read == document
+        assert [*read] == [*document]
+
+    check()
 
 
 def test_lists_are_written_on_one_line() -> None:
