@@ -7,7 +7,8 @@ forms differ in the action head alone. Shapes: B batch, D observation, F feature
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -16,34 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.temperatures import FixedTemperature, LearnedTemperatures, Temperatures
-from mtrl.agent import Agent, Parts, actor_diagnostics, agent_types
-from mtrl.aggregation import LossFunction, Parameters, TaskLosses, mean_per_task, means_per_task
+from agents.critics import Critics, make_critics, polyak_update
+from mtrl.agent import Agent, Components, agent_types
+from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.encoders import Encoder
-from mtrl.flat_parameters import FlatParameters, polyak_update
-from mtrl.networks import Ensemble, Output
-from mtrl.normalization import ValueOutput
-from mtrl.optim.parameter_group import OptimizedGroup
+from mtrl.errors import Diverged
+from mtrl.networks.layers import uniform_noise
+from mtrl.optim.parameter_group import ParameterGroup
+from mtrl.per_task import mean_per_task, means_per_task
 from mtrl.policies import make_soft_head
-from mtrl.recorded import recorded
-from mtrl.types import Acted, Batch, EnvStep, Metrics
-
-
-class Critics(nn.Module):
-    """An encoder and an ensemble of Q networks on its features, with the normaliser's output behind them."""
-
-    def __init__(self, encoder: Encoder, ensemble: Ensemble, output: ValueOutput):
-        super().__init__()
-        self.encoder = encoder
-        self.ensemble = ensemble
-        self.output = output
-
-    def forward(self, critic_input: Tensor, task_ids: Tensor, draws: Tensor | None = None) -> Output:
-        """Critic input (B, F or F + A) -> values (K, B, 1 or A) in the normaliser's units."""
-        output = self.ensemble(critic_input, task_ids, draws)
-        values = self.output(output.values, task_ids)
-        return output if values is output.values else replace(output, values=values)
+from mtrl.types import ActionStep, Batch, EnvStep, Metrics
 
 
 @agent_types.register("sac")
@@ -53,209 +36,221 @@ class SAC(Agent):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         batch_size: Annotated[int, Field(ge=1)] | None = None  # transitions per update; default 128 per task
-        buffer_steps: Annotated[int, Field(ge=1)] = 100_000  # vector steps kept: transitions per slot
-        random_steps: Annotated[int, Field(ge=1)] = 4_000  # vector steps of random actions before learning
-        steps_per_update: Annotated[int, Field(ge=1)] = 1  # vector steps between two rounds of updates
-        updates_per_round: Annotated[int, Field(ge=1)] = 1  # gradient steps in a round
+        buffer_size: Annotated[int, Field(ge=1)] = 1_000_000  # transitions kept, of all tasks together
+        learning_starts: Annotated[int, Field(ge=1)] = 5_000  # env steps of random actions before learning
+        update_interval: Annotated[int, Field(ge=1)] | None = None  # env steps between updates; default one vector step
+        gradient_steps: Annotated[int, Field(ge=1)] = 1  # per update
         discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
         target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target critics
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
         alpha_learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, temperatures
         initial_alpha: Annotated[float, Field(gt=0)] = 1.0  # temperature at the start, every task
         target_entropy_scale: Annotated[float, Field(gt=0)] | None = None  # default 1 (of -dim A) or 0.89 (of log A)
-        max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # global norm per group
+        max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # global norm per parameter group
         num_critics: Annotated[int, Field(ge=1)] = 2  # the smallest value counts
-        temperature_task_weights: bool = False  # weigh losses by M softmax(-log alpha)
+        temperature_task_weights: bool = False  # weight losses by M softmax(-log alpha)
 
-    def __init__(self, parts: Parts, config: Config):
-        super().__init__(parts, config)
+    def __init__(self, components: Components, config: Config):
+        super().__init__(components, config)
         self.config = config
-        self.rollout_steps = config.steps_per_update
-        self.buffer_steps = config.buffer_steps
+        self.rollout_steps = -(-(config.update_interval or 1) // self.num_envs)  # vector steps, rounded up
+        self.buffer_size = config.buffer_size
         self.batch_size = config.batch_size or 128 * self.num_tasks
-        self.head = make_soft_head(parts.suite)
-        encoder = parts.encoder()
-        features = encoder.out_features
-        self.policy = parts.policy(features, self.head)
-        critic_inputs = features + self.head.critic_action_inputs
-        members = [parts.value_network(critic_inputs, self.head.critic_outputs) for _ in range(config.num_critics)]
-        self.normalizer = parts.normalizer()
-        self.critics = Critics(encoder, Ensemble(members), self.normalizer.make_output(config.num_critics))
+        self.head = make_soft_head(components.spec)
+        encoder = components.encoder()
+        self.policy = components.policy(encoder.out_features, self.head)
+        self.normalizer = components.normalizer()
+        self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.critic_draw_size = members[0].draw_size
-        self.steps_acted = 0  # vector steps explored
+        self.critic_noise_size = self.critics.ensemble.noise_size
+        # A policy may fix the temperature: Distral's entropy coefficient, which is 0 with KL only.
+        self.learns_temperatures = self.policy.temperature is None
+        alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
+        self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
+        self.target_entropy: Tensor  # (M,)
+        self.register_buffer("target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False)
+        self.env_steps = 0  # explored
         self.to(self.device)
-        self.critic_group = OptimizedGroup(
-            "critic", self.critics, parts.aggregator("critic"), config.learning_rate, config.max_grad_norm
+        rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
+        self.critic_parameters: list[Tensor] = list(self.critics.parameters())
+        self.target_parameters: list[Tensor] = list(self.target_critics.parameters())
+        self.critic_group = components.parameter_group("critic", self.critics, **rates)
+        self.actor_group = components.parameter_group("actor", self.policy, **rates)
+        self.alpha_optimizer = torch.optim.Adam(
+            [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda
         )
-        self.actor_group = OptimizedGroup(
-            "actor", self.policy, parts.aggregator("actor"), config.learning_rate, config.max_grad_norm
-        )
-        self.flat_targets = FlatParameters(
-            {name: self.target_critics.get_parameter(name) for name in self.critic_group.parameters}
-        )
-        self.temperatures = self._make_temperatures()
-        self.explore_stream = parts.stream("explore")
-        self.update_stream = parts.stream("update")
-        self.replayed = self.recording(self.learn_from, self.update_stream)
-        self.losses: dict[str, LossFunction] = {"critic": self.critic_losses, "actor": self.actor_losses}
-        self.find_target: Callable[[Batch], Tensor] = self.bellman_target
-        if parts.record_losses:
-            self.losses = {name: self.groups()[name].recorded(loss_of) for name, loss_of in self.losses.items()}
-            self.find_target = recorded(self.bellman_target, (), "SAC.bellman_target")
-
-    def _make_temperatures(self) -> Temperatures:
-        if self.policy.temperature is not None:
-            return FixedTemperature(self.num_tasks, self.policy.temperature, self.device)
-        target = self.head.target_entropy(self.config.target_entropy_scale).to(self.device)
-        return LearnedTemperatures(target, self.config.initial_alpha, self.config.alpha_learning_rate)
+        self.explore_stream = components.stream("explore")
+        self.update_stream = components.stream("update")
 
     # Acting.
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         tasks = self.to_device(task_ids)
         if explore:
-            self.steps_acted += 1
-            if self.steps_acted <= self.config.random_steps:
-                return Acted(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
-            return Acted(self.sample(observation, task_ids, self.explore_stream))
-        # A routed architecture takes its most likely route.
-        distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
-        return Acted(distribution.mode().cpu().numpy())
+            self.env_steps += len(tasks)
+            if self.env_steps <= self.config.learning_starts:
+                return ActionStep(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
+            return ActionStep(self.sample(observation, task_ids, self.explore_stream))
+        with self.autocast:
+            distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
+        return ActionStep(distribution.mode().cpu().numpy())
 
     @torch.no_grad()
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         tasks = self.to_device(task_ids)
-        draw = None
-        if self.policy.draw_size:
-            draw = torch.rand(len(tasks), self.policy.draw_size, generator=generator, device=self.device)
-        distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, draw).distribution
-        return distribution.sample(self.head.draw_noise(len(tasks), generator)).cpu().numpy()
+        noise = uniform_noise(generator, len(tasks), self.policy.noise_size)
+        with self.autocast:
+            distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, noise).distribution
+        return distribution.sample(self.head.sample_noise(len(tasks), generator)).cpu().numpy()
 
     # Learning.
 
-    def observe(self, step: EnvStep) -> None:
-        self.normalizer.observe(step)
+    def on_env_step(self, step: EnvStep) -> None:
+        self.normalizer.on_env_step(step)
 
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         metrics: Metrics = {}
-        if self.steps_acted > self.config.random_steps:
-            for _ in range(self.config.updates_per_round):
-                metrics = (self.replayed or self.learn_from)(buffer.sample(self.batch_size, task_weights))
+        if self.env_steps > self.config.learning_starts:
+            for _ in range(self.config.gradient_steps):
+                metrics = self.learn(buffer.sample(self.batch_size, task_weights))
         return metrics
 
-    def learn_from(self, batch: Batch) -> Metrics:
+    def learn(self, batch: Batch) -> Metrics:
         """One gradient step of critics, actor and temperatures on a batch."""
-        batch = self.with_target(batch.with_draws(self._draws(len(batch.reward))))
-        # All critics, online and target, live in one normalised space: its statistics move before anyone learns in it.
-        self.normalizer.update(
-            batch.extras["target"], batch.task_ids, [self.critics.output, self.target_critics.output]
-        )
-        critic = self.critic_group.step(self.losses["critic"], batch)
-        actor = self.actor_group.step(self.losses["actor"], batch)
-        temperatures = self.temperatures.step(actor.rows["log_prob"], batch.task_ids)
-        polyak_update(self.flat_targets, self.critic_group.flat, self.config.target_rate)
-        means = means_per_task({**critic.rows, **actor.rows}, batch.task_ids, self.num_tasks)
+        batch = replace(batch, noise=self._sample_noise(len(batch.reward)))
+        target = self.bellman_target(batch)
+        batch = replace(batch, extras={**batch.extras, "target": target})
+        # All critics, online and target, predict in the same units: the statistics change before anyone learns.
+        self.normalizer.update_statistics(target, batch.task_ids, [self.critics.output, self.target_critics.output])
+        critic = self.critic_group.step(self.critic_losses, batch)
+        actor = self.actor_group.step(self.actor_losses, batch)
+        alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
+        polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
+        means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        return {**losses, **temperatures, "entropy": -means.pop("log_prob"), **means}
-
-    def with_target(self, batch: Batch) -> Batch:
-        """The batch with the Bellman `target`, in reward units."""
-        return batch.with_extras({"target": self.find_target(batch)})
-
-    def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        """Squared Bellman error, mean over the critics and within each task (M,), in the normaliser's units."""
-        critics = self.critic_group.bind(self.critics, parameters)
-        encoder = self.critic_group.bind(self.critics.encoder, parameters, "encoder.")
-        features = encoder((batch.observation,))
-        output = critics((self.head.critic_input(features, batch.action), batch.task_ids, batch.draws.get("critic")))
-        q = self.head.chosen_values(output.values, batch.action)
-        error = q - self.normalizer.normalize(batch.extras["target"], batch.task_ids)
-        losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
-        q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
-        return TaskLosses(self._weighted(losses, output), {"q_value": q_value})
+        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
         """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,).
 
-        Here and in the actor's loss a policy with a regulariser is charged by that instead of alpha log pi.
+        With a regularized policy (`PolicyOutput.regularization`) its regularization replaces alpha log pi, here and in
+        the actor's loss. alpha is in reward units whatever the normalizer, unless that divides the rewards themselves.
         """
-        # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
-        actor_features = self.critics.encoder(batch.next_observation)
-        features = self.target_critics.encoder(batch.next_observation)
-        policy = self.policy(actor_features, batch.task_ids, batch.draws.get("next_route"))
-        expected = policy.distribution.expect(
-            lambda action: self._values(self.target_critics, features, action, batch, "target"),
-            batch.draws["next_action"],
-        )
-        next_value = self.normalizer.denormalize(expected.value, batch.task_ids)
-        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
+        tasks = batch.task_ids
+        with self.autocast:
+            # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
+            policy = self.policy(self.critics.encoder(batch.next_observation), tasks, batch.noise.get("next_route"))
+            features = self.target_critics.encoder(batch.next_observation)
+            next_q = policy.distribution.expect(
+                lambda action: self.min_q(self.target_critics, features, action, batch, "target"),
+                batch.noise["next_action"],
+            )
+        regularization = policy.expected_regularization(next_q.log_prob, self.alpha(tasks))
+        next_value = self.normalizer.denormalize(next_q.value, tasks)
+        next_value = next_value - self.normalizer.regularization_scale(tasks) * regularization
         # A truncated step still bootstraps: only `terminated` ends the return.
-        reward = self.normalizer.reward(batch.reward, batch.task_ids)
-        next_value = next_value - self.normalizer.scale(batch.task_ids) * charge
-        return reward + self.config.discount * ~batch.terminated * next_value
+        return self.normalizer.reward(batch.reward, tasks) + self.config.discount * ~batch.terminated * next_value
+
+    def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        """Squared Bellman error, mean over the critics and within each task (M,), in the normalizer's units."""
+        critics = self.critic_group.bind(self.critics, parameters)
+        features = self.critic_group.bind(self.critics.encoder, parameters, "encoder.")(batch.observation)
+        output = critics(self.head.critic_input(features, batch.action), batch.task_ids, batch.noise.get("critic"))
+        q = self.head.chosen_values(output.values, batch.action)  # (K, B)
+        # (Q_k(s, a) - y)^2
+        error = q - self.normalizer.normalize(batch.extras["target"], batch.task_ids)
+        losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
+        q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
+        return TaskLosses(self._weighted(losses), {"q_value": q_value}, features, (output,))
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        """Temperature times log-probability minus value, mean within each task (M,), in the normaliser's units."""
+        """E[alpha log pi(a|s) - min_k Q_k(s, a)], mean within each task (M,), in the normalizer's units."""
+        tasks = batch.task_ids
         features = self.critics.encoder(batch.observation).detach()
-        policy = self.actor_group.bind(self.policy, parameters)((features, batch.task_ids, batch.draws.get("route")))
-        expected = policy.distribution.expect(
-            lambda action: self._values(self.critics, features, action, batch, "actor_critic"), batch.draws["action"]
+        policy = self.actor_group.bind(self.policy, parameters)(features, tasks, batch.noise.get("route"))
+        q = policy.distribution.expect(
+            lambda action: self.min_q(self.critics, features, action, batch, "actor_critic"), batch.noise["action"]
         )
-        charge = policy.expected_charge(expected.log_prob, self.temperatures(batch.task_ids))
-        cost = charge - expected.value
-        losses = mean_per_task(cost, batch.task_ids, self.num_tasks)
-        if policy.network.route_log_prob is not None:  # a route was drawn that learns by reinforcement
-            advantage = (losses[batch.task_ids] - cost).detach()
-            reinforced = policy.network.route_log_prob * advantage
-            losses = losses - mean_per_task(reinforced, batch.task_ids, self.num_tasks)
-        rows = {"log_prob": expected.log_prob.detach(), **actor_diagnostics(policy.network)}
-        return TaskLosses(self._weighted(losses, policy.network), rows)
+        # Both terms divided by the normalizer's scale: alpha log pi / sigma - Q in its units.
+        scale = self.normalizer.regularization_scale(tasks) / self.normalizer.scale(tasks)
+        cost = scale * policy.expected_regularization(q.log_prob, self.alpha(tasks)) - q.value
+        losses = mean_per_task(cost, tasks, self.num_tasks)
+        if policy.network.route_log_prob is not None:
+            # REINFORCE for a sampled route: log pi(route) (mean cost - cost)
+            advantage = (losses[tasks] - cost).detach()
+            losses = losses - mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
+        diagnostics = {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
+        metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
+        return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
 
-    def _values(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, draw: str) -> Tensor:
-        """Values of every critic (K, B, 1 or A)."""
-        return critics(self.head.critic_input(features, action), batch.task_ids, batch.draws.get(draw)).values
+    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
+        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
 
-    def _weighted(self, losses: Tensor, network: Output) -> Tensor:
-        """Adds the architecture's auxiliary losses and weighs the tasks by their temperatures if asked to."""
-        for auxiliary in network.losses.values():
-            losses = losses + auxiliary
-        if self.config.temperature_task_weights:
-            losses = losses * self.temperatures.task_weights()
-        return losses
+        Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
+        then either, which its group reports.
+        """
+        if not self.learns_temperatures:
+            return {}
+        # d/d log alpha_i = -mean_i(log pi + target entropy_i)
+        gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
+        losses = self.log_alpha.detach() * gradient
+        self.log_alpha.grad = gradient
+        finite = torch.isfinite(gradient).all()
+        if gradient.is_cuda:
+            self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        elif not finite:
+            raise Diverged(f"gradient of log alpha is not finite: {gradient.tolist()}")
+        self.alpha_optimizer.step()
+        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
-    def _draws(self, num_rows: int) -> Mapping[str, Tensor]:
-        """All randomness of one update: action noise, and what routed architectures want."""
-        draws = {
-            "next_action": self.head.draw_noise(num_rows, self.update_stream),
-            "action": self.head.draw_noise(num_rows, self.update_stream),
+    def alpha(self, task_ids: Tensor) -> Tensor:
+        """The temperature of each sample's task (B,), outside the graph."""
+        return self.log_alpha.detach().exp()[task_ids]
+
+    def min_q(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, noise: str) -> Tensor:
+        """min_k Q_k (B, 1 or A) in the normalizer's units."""
+        output = critics(self.head.critic_input(features, action), batch.task_ids, batch.noise.get(noise))
+        return output.values.amin(0)
+
+    def _weighted(self, losses: Tensor) -> Tensor:
+        """Losses (M,) weighted by M softmax(-log alpha), if the configuration says so.
+
+        That is the released code of soft modularization; the paper writes softmax(-alpha).
+        """
+        if not self.config.temperature_task_weights:
+            return losses
+        return losses * self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
+
+    def _sample_noise(self, num_samples: int) -> Mapping[str, Tensor]:
+        """All randomness of one update: action noise, and the noise of routed networks."""
+        stream, critic_noise = self.update_stream, (self.config.num_critics, self.critic_noise_size)
+        noise = {
+            "next_action": self.head.sample_noise(num_samples, stream),
+            "action": self.head.sample_noise(num_samples, stream),
+            "next_route": uniform_noise(stream, num_samples, self.policy.noise_size),
+            "route": uniform_noise(stream, num_samples, self.policy.noise_size),
+            "critic": uniform_noise(stream, num_samples, *critic_noise),
+            "target": uniform_noise(stream, num_samples, *critic_noise),
+            "actor_critic": uniform_noise(stream, num_samples, *critic_noise),
         }
-        if self.policy.draw_size:
-            for name in ("next_route", "route"):
-                draws[name] = self._uniform(num_rows, self.policy.draw_size)
-        if self.critic_draw_size:
-            for name in ("critic", "target", "actor_critic"):
-                draws[name] = self._uniform(num_rows, self.config.num_critics, self.critic_draw_size)
-        return draws
-
-    def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.update_stream, device=self.device)
+        return {name: values for name, values in noise.items() if values is not None}
 
     # Saving.
 
-    def groups(self) -> Mapping[str, OptimizedGroup]:
+    def groups(self) -> Mapping[str, ParameterGroup]:
         return {"critic": self.critic_group, "actor": self.actor_group}
 
     def streams(self) -> Mapping[str, torch.Generator]:
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"temperatures": self.temperatures.state(), "steps_acted": self.steps_acted}
+        moments = dict(self.alpha_optimizer.state.get(self.log_alpha, {}))
+        return super().state() | {"alpha_optimizer": moments, "env_steps": self.env_steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.replayed = self.recording(self.learn_from, self.update_stream)
-        self.steps_acted = int(state["steps_acted"])
-        self.temperatures.load_state(state["temperatures"])
+        self.env_steps = int(state["env_steps"])
+        moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
+        self.alpha_optimizer.state[self.log_alpha] = moments

@@ -1,4 +1,4 @@
-"""What a results file says about the machine: enough to compare, no names."""
+"""Facts about the machine for results files: enough to compare, no names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from mtrl.optim.allocator import keep_freed_memory
-from mtrl.optim.matmul_backend import choose_product_library
+from mtrl.optim.cpu import keep_freed_memory
+from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.runs.metadata import available_cores
 
 
@@ -18,7 +18,7 @@ def prepare_process(torch_threads: int) -> None:
     """What `mtrl` does before it learns."""
     torch.set_num_threads(torch_threads)
     keep_freed_memory()
-    choose_product_library()
+    choose_matmul_backend()
 
 
 def machine_facts() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def machine_facts() -> dict[str, Any]:
         "processor": _processor(),
         "cores": available_cores(),
         "memory_gib": round(memory / 2**30, 1),
-        "matrix_products": choose_product_library(),
+        "matrix_products": choose_matmul_backend(),
     }
 
 

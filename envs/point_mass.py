@@ -1,4 +1,4 @@
-"""Small worlds of known optimum: a point that moves in a square to the goal of its task.
+"""Small suites of known optimum: a point that moves in a square to the goal of its task.
 
 Each step the point moves by at most 0.2 along each axis (continuous) or 0.2 along one axis (discrete), and the reward
 is 1 minus the L1 distance to the goal. Going straight there is optimal, so the best return has a closed form. Episodes
@@ -18,10 +18,10 @@ import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
-from mtrl.errors import BadInput
-from mtrl.env.suite import Mode, SuiteType, suite_types
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.env.suite import Mode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 EPISODE_STEPS = 20
 STEP_LENGTH = 0.2
@@ -54,8 +54,8 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
 }
 
 
-@suite_types.register("point-mass")
-class PointMass(SuiteType):
+@suites.register("point-mass")
+class PointMass(Suite):
     """A point in a square, with a known best return: quick tests of learning."""
 
     suite_names: ClassVar[Mapping[str, str]] = {
@@ -83,7 +83,7 @@ class PointMass(SuiteType):
         )
         legal = np.ones((len(tasks), len(MOVES)), bool)
         legal[1::2, -1] = False
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name=name,
             tasks=tasks,
             observation_space=gym.spaces.Box(-1, 1, (4 if self.goal_visible else 2,), np.float32),
@@ -113,13 +113,13 @@ class PointMass(SuiteType):
 class PointMassEnvs(MultiTaskVectorEnv):
     """All slots in this process, as arrays."""
 
-    def __init__(self, world: PointMass, num_envs: int, episodes: EpisodeSource):
-        super().__init__(world.suite, num_envs, episodes)
-        self.world = world
-        self._goals = np.array([goal.position for goal in world.goals], np.float32)  # (M, 2)
-        self._scale = np.array([goal.reward_scale for goal in world.goals], np.float32)
-        self._dense = np.array([goal.radius is None for goal in world.goals])
-        self._radius = np.array([goal.radius or 0.0 for goal in world.goals], np.float32)
+    def __init__(self, suite: PointMass, num_envs: int, episodes: EpisodeSource):
+        super().__init__(suite.spec, num_envs, episodes)
+        self.suite = suite
+        self._goals = np.array([goal.position for goal in suite.goals], np.float32)  # (M, 2)
+        self._scale = np.array([goal.reward_scale for goal in suite.goals], np.float32)
+        self._dense = np.array([goal.radius is None for goal in suite.goals])
+        self._radius = np.array([goal.radius or 0.0 for goal in suite.goals], np.float32)
         self._position = np.zeros((num_envs, 2), np.float32)
         self._playing = np.full(num_envs, IDLE)  # (N,) task
         self._step = np.zeros(num_envs, np.int64)
@@ -135,7 +135,7 @@ class PointMassEnvs(MultiTaskVectorEnv):
 
     def _recv(self) -> RawStep:
         action, next_tasks, next_variations = self._pending
-        move = MOVES[action] if self.world.discrete else np.clip(action, -1, 1)
+        move = MOVES[action] if self.suite.discrete else np.clip(action, -1, 1)
         self._position[:] = np.clip(self._position + np.float32(STEP_LENGTH) * move, -1, 1)
         self._step += 1
         distance = np.abs(self._position - self._goals[self._playing]).sum(1)
@@ -160,14 +160,14 @@ class PointMassEnvs(MultiTaskVectorEnv):
         for slot, played in enumerate(actions):
             position = STARTS[variations[slot]]
             for action in played:
-                move = MOVES[action] if self.world.discrete else np.clip(action, -1, 1)
+                move = MOVES[action] if self.suite.discrete else np.clip(action, -1, 1)
                 position = np.clip(position + np.float32(STEP_LENGTH) * move, -1, 1)
             self._position[slot] = position
             self._step[slot] = len(played)
         return self._observe()
 
     def _observe(self) -> np.ndarray:
-        if self.world.goal_visible:
+        if self.suite.goal_visible:
             return np.concatenate([self._position, self._goals[self._playing]], axis=1)
         return self._position.copy()
 

@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from mtrl.agent import Agent
-from mtrl.env.episodes import IDLE, RandomEpisodes
-from mtrl.env.suite import Mode, find_suite_type
-from mtrl.types import FinishedEpisode, TaskSuite
 from mtrl.config.validation import validated
+from mtrl.env.episodes import IDLE, RandomEpisodes
+from mtrl.env.suite import Mode, find_suite
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.types import FinishedEpisode, SuiteSpec
 
 TaskInput = Literal["one-hot", "none"]
 Indices = None | int | Sequence[int]
@@ -40,16 +40,16 @@ def make_sb3_env(
 ) -> SB3VecEnv:
     """`num_envs` slots (default: one per task) of a suite by name, ready for `SAC("MlpPolicy", ...)`.
 
-    `config` are settings of the suite's family, for instance `{"reward_function": "v1"}`. Raises BadInput for a suite
+    `config` are settings of the suite's class, for instance `{"reward_function": "v1"}`. Raises BadInput for a suite
     or setting that is not known.
     """
     envs.register()
-    family = find_suite_type(suite)
-    world = family(suite, validated(family.Config, config or {}, "suite."), seed)
-    slots = num_envs or world.suite.num_tasks
-    episodes = RandomEpisodes(world.suite, slots, seed)
+    cls = find_suite(suite)
+    played = cls(suite, validated(cls.Config, config or {}, "suite."), seed)
+    slots = num_envs or played.spec.num_tasks
+    episodes = RandomEpisodes(played.spec, slots, seed)
     return SB3VecEnv(
-        world.make_envs(slots, episodes, mode=mode, num_workers=num_workers, worker_timeout=worker_timeout), task_input
+        played.make_envs(slots, episodes, mode=mode, num_workers=num_workers, worker_timeout=worker_timeout), task_input
     )
 
 
@@ -63,24 +63,24 @@ class SB3VecEnv(VecEnv):
 
     def __init__(self, environments: MultiTaskVectorEnv, task_input: TaskInput = "one-hot"):
         """Raises ValueError for a one-hot task on observations that are not vectors."""
-        suite = environments.suite
-        if task_input == "one-hot" and len(suite.observation_space.shape) != 1:
+        spec = environments.spec
+        if task_input == "one-hot" and len(spec.observation_space.shape) != 1:
             raise ValueError(
-                f"suite {suite.name!r} has observations of shape {suite.observation_space.shape}; "
+                f"suite {spec.name!r} has observations of shape {spec.observation_space.shape}; "
                 "the one-hot task can only be appended to vectors: use task_input='none'"
             )
         self.environments = environments
         self.task_input = task_input
-        self._task_rows = np.eye(suite.num_tasks, dtype=np.float32)
+        self._task_rows = np.eye(spec.num_tasks, dtype=np.float32)
         self._started = time.monotonic()
-        super().__init__(environments.num_envs, _observation_space(suite, task_input), suite.action_space)
+        super().__init__(environments.num_envs, _observation_space(spec, task_input), spec.action_space)
 
     def reset(self) -> np.ndarray:
         """First observations (N, D + M), of new episodes drawn from the seed given to `seed`, if any."""
         if any(self._options):
-            raise ValueError(f"environments of suite {self.environments.suite.name!r} take no reset options")
+            raise ValueError(f"environments of suite {self.environments.spec.name!r} take no reset options")
         if self._seeds[0] is not None:
-            self.environments.episodes = RandomEpisodes(self.environments.suite, self.num_envs, self._seeds[0])
+            self.environments.episodes = RandomEpisodes(self.environments.spec, self.num_envs, self._seeds[0])
         self._reset_seeds()
         observation = self._with_task(self.environments.reset(), self.environments.task_ids)
         self.reset_infos = [self._task_info(int(task)) for task in self.environments.task_ids]
@@ -152,7 +152,7 @@ class SB3VecEnv(VecEnv):
         return np.concatenate([observation, self._task_rows[task_ids]], axis=1, dtype=np.float32)
 
     def _task_info(self, task: int) -> dict[str, Any]:
-        return {"task": self.environments.suite.tasks[task].name, "task_id": task}
+        return {"task": self.environments.spec.tasks[task].name, "task_id": task}
 
     def _end_info(self, episode: FinishedEpisode, final: np.ndarray) -> dict[str, Any]:
         seconds = round(time.monotonic() - self._started, 6)
@@ -163,15 +163,15 @@ class SB3VecEnv(VecEnv):
         }
 
 
-def _observation_space(suite: TaskSuite, task_input: TaskInput) -> gym.spaces.Box:
+def _observation_space(spec: SuiteSpec, task_input: TaskInput) -> gym.spaces.Box:
     """Vectors are float32, which stable-baselines3's buffers keep; images stay what they are."""
-    space = suite.observation_space
+    space = spec.observation_space
     if len(space.shape) != 1:
         return space
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     if task_input == "one-hot":
-        low = np.concatenate([low, np.zeros(suite.num_tasks, np.float32)])
-        high = np.concatenate([high, np.ones(suite.num_tasks, np.float32)])
+        low = np.concatenate([low, np.zeros(spec.num_tasks, np.float32)])
+        high = np.concatenate([high, np.ones(spec.num_tasks, np.float32)])
     return gym.spaces.Box(low, high, dtype=np.float32)
 
 
@@ -193,7 +193,7 @@ class SB3Policy:
         Without `deterministic` the agent explores, which moves its exploration stream and warm-up count on. Raises
         ValueError where the last M entries are no one-hot task (a suite of one task may leave it out).
         """
-        single = observation.ndim == len(self.agent.suite.observation_space.shape)
+        single = observation.ndim == len(self.agent.spec.observation_space.shape)
         features, task_ids = self._split(observation[None] if single else observation)
         training = self.agent.training
         self.agent.eval()
@@ -205,18 +205,18 @@ class SB3Policy:
 
     def _split(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The suite's own observations, and which task each belongs to (N,)."""
-        suite = self.agent.suite
-        own = suite.observation_space
-        if suite.num_tasks == 1 and observation.shape[1:] == own.shape:
+        spec = self.agent.spec
+        own = spec.observation_space
+        if spec.num_tasks == 1 and observation.shape[1:] == own.shape:
             return observation, np.zeros(len(observation), np.int64)
-        if len(own.shape) != 1 or observation.shape[1:] != (own.shape[0] + suite.num_tasks,):
+        if len(own.shape) != 1 or observation.shape[1:] != (own.shape[0] + spec.num_tasks,):
             raise ValueError(
-                f"observations have shape {observation.shape}; suite {suite.name!r} has {own.shape} and "
-                f"{suite.num_tasks} tasks, whose one-hot vector must follow"
+                f"observations have shape {observation.shape}; suite {spec.name!r} has {own.shape} and "
+                f"{spec.num_tasks} tasks, whose one-hot vector must follow"
             )
         features, task = np.split(observation, own.shape, axis=1)
         if not (np.isin(task, (0, 1)).all() and (task.sum(axis=1) == 1).all()):
-            raise ValueError(f"the last {suite.num_tasks} entries of an observation must be a one-hot task")
+            raise ValueError(f"the last {spec.num_tasks} entries of an observation must be a one-hot task")
         return np.ascontiguousarray(features, own.dtype), task.argmax(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Multi-task reinforcement learning: the kernel that agents, worlds and plug-ins are written against."""
+"""Multi-task reinforcement learning: the kernel that agents, suites and plug-ins are written against."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtrl.training.load import TrainedAgent
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def load(run_dir: str, checkpoint: str = "latest", plugins: tuple[str, ...] = ()) -> TrainedAgent:

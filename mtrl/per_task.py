@@ -18,12 +18,14 @@ def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
 
 
 def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """`mean_per_task` of several values (B, ...) by name, in one pass."""
+    """Means of several values (B, ...) by name in one pass, for logs: NaN for a task without samples."""
     if not columns:
         return {}
     flat = [values.reshape(len(values), -1) for values in columns.values()]
-    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks).split([part.shape[1] for part in flat], dim=1)
+    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks)
+    seen = torch.zeros(num_tasks, 1, dtype=torch.bool, device=means.device).index_fill(0, task_ids, True)
+    parts = torch.where(seen, means, torch.nan).split([part.shape[1] for part in flat], dim=1)
     return {
         name: part.reshape(num_tasks, *values.shape[1:])
-        for (name, values), part in zip(columns.items(), means, strict=True)
+        for (name, values), part in zip(columns.items(), parts, strict=True)
     }

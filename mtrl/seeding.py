@@ -7,6 +7,8 @@ unchanged. No global generator (`random`, `numpy.random`, torch's default) is ev
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,3 +81,14 @@ def load_torch_stream_state(generator: torch.Generator, state: torch.Tensor) -> 
         generator.set_state(state)
     else:
         generator.manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7], "little"))
+
+
+@contextmanager
+def seeded_construction(seed: int, purpose: str) -> Iterator[None]:
+    """Initial weights come from a named stream: `torch.nn` draws from the global generator, which is put back."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds every GPU's generator too.
+        torch.default_generator.manual_seed(torch_stream(seed, purpose).initial_seed())
+        yield

@@ -1,4 +1,4 @@
-"""What the parts of the suite hand to each other.
+"""Data types that the components of the suite exchange.
 
 Shapes: M tasks, N environment slots, T rows of time, B batch, D observation, A action.
 """
@@ -42,7 +42,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSuite:
+class SuiteSpec:
     """M tasks with one observation and one action space."""
 
     name: str
@@ -142,8 +142,8 @@ class EnvStep:
 
 
 @dataclass(frozen=True)
-class Acted:
-    """What an agent did with N observations."""
+class ActionStep:
+    """The actions of an agent for N observations."""
 
     action: np.ndarray  # (N, A) float32 or (N,) int64
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # stored unread by the buffer, each (N, ...)
@@ -160,40 +160,32 @@ class Batch:
     terminated: Tensor  # bool
     truncated: Tensor  # bool
     next_observation: Tensor  # the true successor, also where an episode ended
-    shares: Tensor  # (M,) float32, each task's share of the rows
-    counts: tuple[int, ...]  # rows per task; rows of `sample` are sorted by task
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # what the agent stored when it acted
-    draws: Mapping[str, Tensor] = field(default_factory=dict)  # noise of this update, leading dimension B
+    shares: Tensor  # (M,) float32, each task's share of the batch
+    counts: tuple[int, ...]  # transitions per task; those of `sample` are sorted by task
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # stored when the agent acted, or added by the agent
+    noise: Mapping[str, Tensor] = field(default_factory=dict)  # of this update by purpose, leading dimension B
 
-    def with_draws(self, draws: Mapping[str, Tensor]) -> Batch:
-        """The same rows with the noise that a loss will use."""
-        return replace(self, draws=draws)
-
-    def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
-        """The same rows with further columns, leading dimensions as the rest."""
-        return replace(self, extras={**self.extras, **extras})
-
-    def row_tensors(self) -> dict[str, Tensor]:
-        """Every row-wise tensor by name; extras and draws as `extras.NAME` and `draws.NAME`."""
-        plain = {name: getattr(self, name) for name in _ROW_FIELDS}
+    def columns(self) -> dict[str, Tensor]:
+        """Every tensor with a leading batch dimension; extras and noise as `extras.NAME` and `noise.NAME`."""
+        plain = {name: getattr(self, name) for name in _COLUMNS}
         extras = {f"extras.{name}": value for name, value in self.extras.items()}
-        return plain | extras | {f"draws.{name}": value for name, value in self.draws.items()}
+        return plain | extras | {f"noise.{name}": value for name, value in self.noise.items()}
 
-    def with_row_tensors(self, tensors: Mapping[str, Tensor]) -> Batch:
-        """The batch with other row-wise tensors, named as in `row_tensors`; shares and counts stay."""
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
+        """The batch with other columns, named as in `columns`; shares and counts stay."""
         return replace(
             self,
-            **{name: tensors[name] for name in _ROW_FIELDS},  # type: ignore[arg-type]
-            extras={name: tensors[f"extras.{name}"] for name in self.extras},
-            draws={name: tensors[f"draws.{name}"] for name in self.draws},
+            **{name: columns[name] for name in _COLUMNS},  # type: ignore[arg-type]
+            extras={name: columns[f"extras.{name}"] for name in self.extras},
+            noise={name: columns[f"noise.{name}"] for name in self.noise},
         )
 
-    def map_rows(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Applies `function` to every row-wise tensor."""
-        return self.with_row_tensors({name: function(value) for name, value in self.row_tensors().items()})
+    def map_columns(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Applies `function` to every column."""
+        return self.with_columns({name: function(value) for name, value in self.columns().items()})
 
 
-_ROW_FIELDS = ("task_ids", "observation", "action", "reward", "terminated", "truncated", "next_observation")
+_COLUMNS = ("task_ids", "observation", "action", "reward", "terminated", "truncated", "next_observation")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtrl.optim.matmul_backend import choose_product_library
+from mtrl.optim.matmul_backend import choose_matmul_backend
 
 # Two threads for matrices this small cost more than they bring, and tests may run side by side.
 torch.set_num_threads(1)
 # Before the first test, or what one computes would depend on which others this process has run.
-choose_product_library()
+choose_matmul_backend()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,7 +20,7 @@ from mtrl.seeding import (
 )
 from mtrl.testing.attributes import leaves
 from mtrl.testing.generators import global_generators_untouched
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
 SEEDS = (0, 1, 2**31, 2**63)
 PURPOSES = ("episodes", "evaluation", "buffer", "explore", "update", "aggregator actor", "aggregator critic")
@@ -91,8 +91,8 @@ def test_initial_weights_come_from_a_name_and_leave_the_global_generator_alone()
 
 
 def test_training_and_evaluation_play_different_unlimited_variations() -> None:
-    suite = counting_world(num_variations=None).suite
-    episodes, training = RandomEpisodes(suite, 3, 1), set()
+    spec = counting_suite(num_variations=None).spec
+    episodes, training = RandomEpisodes(spec, 3, 1), set()
     for _ in range(1000):
         training |= set(episodes.peek()[1].tolist())
         episodes.advance(np.arange(3))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput
 from mtrl.seeding import stream
-from mtrl.types import State, TaskSuite
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.types import State, SuiteSpec
 
 
 def check_installed() -> None:
@@ -42,12 +42,12 @@ class EnvPoolEnvs(MultiTaskVectorEnv):
 
     replays_exactly = False
 
-    def __init__(self, suite: TaskSuite, num_envs: int, episodes: EpisodeSource, seed: int):
-        super().__init__(suite, num_envs, episodes)
+    def __init__(self, spec: SuiteSpec, num_envs: int, episodes: EpisodeSource, seed: int):
+        super().__init__(spec, num_envs, episodes)
         self._seed = seed
         self._generation = 0  # counts restarts: the goals after one are not those before it
         self._pools: dict[tuple[int, int], Any] = {}  # by slot and task, kept for when the slot plays it again
-        shape = (num_envs, *suite.observation_space.shape)
+        shape = (num_envs, *spec.observation_space.shape)
         self._observation = np.zeros(shape, np.float32)
         self._final_observation = np.zeros(shape, np.float32)
         self._reward = np.zeros(num_envs, np.float32)
@@ -98,7 +98,7 @@ class EnvPoolEnvs(MultiTaskVectorEnv):
     def _make_pool(self, slot: int, task: int) -> Any:
         import envpool
 
-        name = self.suite.tasks[task].name
+        name = self.spec.tasks[task].name
         return envpool.make_gymnasium(
             _envpool_name(name),
             num_envs=1,

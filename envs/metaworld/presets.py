@@ -24,8 +24,9 @@ _MT3_SAC = {
     "agent": {
         "name": "sac",
         "batch_size": 192,
-        "random_steps": 300,
-        "updates_per_round": 2,
+        "learning_starts": 3_600,
+        "buffer_size": 1_200_000,
+        "gradient_steps": 2,
         "learning_rate": 1e-3,
         "alpha_learning_rate": 1e-3,
         "initial_alpha": 0.2,
@@ -70,6 +71,11 @@ _MT3_PPO = {
 }
 
 
+def sac(num_tasks: int) -> Mapping[str, Any]:
+    """Random actions for 4 000 steps of every task, and the last 100 000 transitions of every task."""
+    return {"name": "sac", "learning_starts": 4_000 * num_tasks, "buffer_size": 100_000 * num_tasks}
+
+
 def _published(num_tasks: int) -> Mapping[str, Any]:
     return {
         "total_env_steps": 2_000_000 * num_tasks,
@@ -83,7 +89,7 @@ def _published(num_tasks: int) -> Mapping[str, Any]:
 PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("mt3", "sac"): _MT3_SAC,
     ("mt3", "ppo"): _MT3_PPO,
-    **{(f"mt{num_tasks}", "sac"): _published(num_tasks) for num_tasks in (10, 25, 50)},
+    **{(f"mt{num_tasks}", "sac"): {**_published(num_tasks), "agent": sac(num_tasks)} for num_tasks in (10, 25, 50)},
     **{
         (f"mt{num_tasks}", "ppo"): {**_published(num_tasks), "agent": _PPO, "normalizer": _POPART}
         for num_tasks in (10, 25, 50)
@@ -91,5 +97,11 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 """By suite and agent."""
 
-FAMILY_PRESETS: Mapping[str, Mapping[str, Any]] = {"ppo": {"agent": _PPO, "normalizer": _POPART}}
-"""By agent, for the suites that `PRESETS` does not name: single tasks and lists."""
+
+def preset(name: str, num_tasks: int, agent: str) -> Mapping[str, Any]:
+    """Settings of a suite for an agent; single tasks and lists of tasks have those that `PRESETS` does not name."""
+    others: Mapping[str, Mapping[str, Any]] = {
+        "sac": {"agent": sac(num_tasks)},
+        "ppo": {"agent": _PPO, "normalizer": _POPART},
+    }
+    return PRESETS.get((name, agent), others.get(agent, {}))

@@ -5,8 +5,10 @@ Importing this module, and making a suite whose goals are cached, imports no sim
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,24 +16,25 @@ import gymnasium as gym
 import numpy as np
 
 from envs.metaworld import goals as goal_store
-from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
-from envs.metaworld.names import parse
-from envs.metaworld.presets import FAMILY_PRESETS, PRESETS
-from envs.workers.processes import warm_up
+from envs.metaworld.presets import preset
+from envs.metaworld.tasks import STEP_COSTS, parse
+from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
-from mtrl.env.suite import Mode, SuiteType, suite_types
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.env.suite import Mode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 HORIZON = 500
+RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
+"""MuJoCo's backends by the library that each needs."""
 
 
-@suite_types.register("metaworld")
-class MetaWorld(SuiteType):
+@suites.register("metaworld")
+class MetaWorld(Suite):
     """Official environments, the goal visible in the observation (39,), 500 env steps, 50 goals per task.
 
     Variation v of a task is goal v of the official benchmark object of the same seed. Those take seeds below 2**32; the
@@ -46,6 +49,8 @@ class MetaWorld(SuiteType):
         "mt1-TASK": "one task with the goals of Meta-World MT1, e.g. mt1-reach",
         "metaworld:TASK,TASK": "any tasks, each with the goals of Meta-World MT1, e.g. metaworld:reach,push",
     }
+
+    packages = ("metaworld", "mujoco")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -71,7 +76,7 @@ class MetaWorld(SuiteType):
             task: of_benchmark[benchmark][task] for task, benchmark in zip(named.tasks, named.benchmarks, strict=True)
         }
         self.goals = tuple(goals.values())  # of each task (50, G)
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name=named.name if config.env_backend == "official" else f"{named.name}-{config.env_backend}",
             tasks=tuple(
                 TaskSpec(name=task, index=index, max_episode_steps=HORIZON, num_variations=goal_store.NUM_GOALS)
@@ -82,8 +87,7 @@ class MetaWorld(SuiteType):
             score="success",
             protocol="metaworld-plus",
             settings={
-                "metaworld": importlib.metadata.version("metaworld"),
-                "mujoco": importlib.metadata.version("mujoco"),
+                **{package: importlib.metadata.version(package) for package in self.packages},
                 "reward_function": config.reward_function,
                 "horizon": HORIZON,
                 "num_goals": goal_store.NUM_GOALS,
@@ -101,38 +105,49 @@ class MetaWorld(SuiteType):
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return PRESETS.get((name, agent), FAMILY_PRESETS.get(agent, {}))
+        return preset(name, len(parse(name).tasks), agent)
 
     @classmethod
     def warm_up(cls) -> None:
         warm_up(WORKER_MODULES)
 
+    @classmethod
+    def diagnose(cls) -> Iterable[tuple[str, str]]:
+        """What renders, and where goals are kept. No simulator is imported."""
+        # Looked for by name: importing MuJoCo's renderers has side effects, and training needs none.
+        found = [backend for library, backend in RENDERERS.items() if ctypes.util.find_library(library)]
+        chosen = os.environ.get("MUJOCO_GL", "not set")
+        yield "rendering", f"{', '.join(found) or 'no backend (videos need one)'}; MUJOCO_GL {chosen}"
+        yield "goals cache", goal_store.describe_cache()
+
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
         if mode == "train" and self.config.env_backend == "envpool":
-            return EnvPoolEnvs(self.suite, num_envs, episodes, self._seed)
+            return EnvPoolEnvs(self.spec, num_envs, episodes, self._seed)
         factory = self._factory(mode)
         if num_workers:
             self.warm_up()
         return WorkerPool(
-            self.suite,
+            self.spec,
             num_envs,
             episodes,
             factory,
             num_workers=num_workers,
             worker_timeout=worker_timeout,
-            step_costs=[STEP_COSTS[task] for task in self.suite.task_names],
+            step_costs=[STEP_COSTS[task] for task in self.spec.task_names],
         )
 
-    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
-        from envs.metaworld.render import film
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
+        from envs.metaworld.render import render_episode
 
-        return film(self._factory("evaluate"), task, variation, act)
+        return render_episode(self._factory("evaluate"), task, variation, act)
 
     def _factory(self, mode: Mode) -> MetaWorldFactory:
         return MetaWorldFactory(
-            task_names=self.suite.task_names,
+            task_names=self.spec.task_names,
             goals=self.goals,
             reward_function=self.config.reward_function,
             end_at_success=mode == "evaluate",

@@ -9,8 +9,6 @@ from mtrl.aggregation.aggregator import (
     Parameters,
     TaskLosses,
     aggregators,
-    mean_per_task,
-    means_per_task,
     task_gradients,
 )
 
@@ -22,8 +20,6 @@ __all__ = [
     "Parameters",
     "TaskLosses",
     "aggregators",
-    "mean_per_task",
-    "means_per_task",
     "pcgrad",
     "task_gradients",
 ]

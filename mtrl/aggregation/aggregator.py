@@ -1,6 +1,6 @@
 """From per-task losses to one gradient: the interface of every loss weighting and gradient method.
 
-A loss has one path: `loss_of(parameters, batch)`, a pure function whose noise travels in the batch. Methods that need
+A loss has one path: `loss_fn(parameters, batch)`, a pure function whose noise is in the batch. Methods that need
 one gradient per task get them from a single pass over the task-sorted batch (`vmap(grad)` over equal shares), never
 from M passes over all of it.
 
@@ -10,7 +10,7 @@ Shapes: M tasks, B batch, P parameters.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from mtrl.equal_shares import in_equal_shares
+from mtrl.networks import Output
 from mtrl.registry import Registry
 from mtrl.types import Batch, State
 
@@ -26,40 +26,20 @@ Parameters = Mapping[str, Tensor]
 
 
 class TaskLosses(NamedTuple):
-    """What a loss function returns."""
+    """The result of a loss function."""
 
-    losses: Tensor  # (M,) means within each task; 0 for a task without rows
-    rows: Mapping[str, Tensor] = {}  # detached by-products, leading dimension B
+    losses: Tensor  # (M,) means within each task; 0 for a task without samples
+    metrics: Mapping[str, Tensor] = {}  # detached, leading dimension B
+    features: Tensor | None = None  # (B, F) of the encoder, for auxiliary losses
+    outputs: Sequence[Output] = ()  # of the networks, whose own auxiliary losses are added
 
 
 LossFunction = Callable[[Parameters, Batch], TaskLosses]
-
-
-def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
-    """Mean of values (B, ...) within each task (M, ...); 0 for a task without rows."""
-    if in_equal_shares(task_ids, num_tasks):
-        by_task = values.reshape(num_tasks, -1, *values.shape[1:])
-        return by_task.sum(1) / by_task.shape[1]
-    # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
-    zeros = values.new_zeros(num_tasks, *values.shape[1:])
-    counts = zeros.index_add(0, task_ids, torch.ones_like(values))
-    return zeros.index_add(0, task_ids, values) / counts.clamp(min=1)
-
-
-def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """`mean_per_task` of several values (B, ...) in one pass: of small batches, the calls are what costs."""
-    if not columns:
-        return {}
-    flat = [values.reshape(len(values), -1) for values in columns.values()]
-    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks).split([part.shape[1] for part in flat], dim=1)
-    return {
-        name: part.reshape(num_tasks, *values.shape[1:])
-        for (name, values), part in zip(columns.items(), means, strict=True)
-    }
+"""Pure: its randomness is in the batch (`Batch.noise`)."""
 
 
 class GradientAggregator(ABC):
-    """Combines the tasks' losses or gradients. One instance per optimised group."""
+    """Combines the tasks' losses or gradients. One instance per parameter group."""
 
     vectorized: bool = True
     """Whether per-task gradients may be taken in one `vmap` pass; set by the group from its modules."""
@@ -74,7 +54,7 @@ class GradientAggregator(ABC):
         self.generator = generator
 
     @abstractmethod
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         """Writes `.grad` of every tensor in `parameters`, and of no other; returns the detached losses."""
 
     def state(self) -> State:
@@ -93,13 +73,16 @@ aggregators: Registry[GradientAggregator] = Registry("aggregator")
 class Mean(GradientAggregator):
     """The tasks' losses weighted by their shares of the batch: one backward pass."""
 
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = loss_of(parameters, batch)
-        total = (result.losses * batch.shares).sum()
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
-        return TaskLosses(result.losses.detach(), result.rows)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = loss_fn(parameters, batch)
+        for parameter in parameters.values():
+            parameter.grad = None
+        # sum_i s_i L_i. `backward` lays gradients out in memory as their parameters are, which fused Adam relies on.
+        (result.losses * batch.shares).sum().backward(inputs=list(parameters.values()))
+        for parameter in parameters.values():
+            if parameter.grad is None:  # the loss does not depend on it
+                parameter.grad = torch.zeros_like(parameter)
+        return TaskLosses(result.losses.detach(), result.metrics)
 
 
 class JacobianAggregator(GradientAggregator):
@@ -115,74 +98,76 @@ class JacobianAggregator(GradientAggregator):
     # `torch.func.grad` differentiates all the same. Without it, the gradients would themselves be differentiable by
     # what else the loss reads (the actor's by the critics), and every update's graph would stay in memory.
     @torch.no_grad()
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        jacobian, result = task_gradients(loss_of, batch, parameters, self.num_tasks, self.vectorized)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        jacobian, result = task_gradients(loss_fn, batch, parameters, self.num_tasks, self.vectorized)
         scale = self.num_tasks * batch.shares
         rows = [gradient.flatten(1) for gradient in jacobian.values()]  # each (M, P_k)
         gramian = torch.outer(scale, scale) * sum(row @ row.T for row in rows)
         weights = self.weights(gramian) * scale
         for name, row in zip(jacobian, rows, strict=True):
-            parameters[name].grad = (weights @ row).view_as(parameters[name])
+            # In the memory layout of the parameter, which fused Adam relies on.
+            gradient = torch.empty_like(parameters[name])
+            parameters[name].grad = gradient.copy_((weights @ row).view_as(gradient))
         return result
 
 
 def task_gradients(
-    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int, vectorized: bool = True
+    loss_fn: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int, vectorized: bool = True
 ) -> tuple[dict[str, Tensor], TaskLosses]:
     """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
 
-    `batch` must be sorted by task. Tasks without rows have loss and gradient 0. `vectorized` False: never use `vmap`.
+    `batch` must be sorted by task. Tasks without samples have loss and gradient 0. `vectorized` False: without `vmap`.
     """
     detached: Parameters = {name: parameter.detach() for name, parameter in parameters.items()}
     if vectorized and len(set(batch.counts)) == 1:
-        return _gradients_of_equal_shares(loss_of, batch, detached, num_tasks)
+        return _gradients_of_equal_shares(loss_fn, batch, detached, num_tasks)
     gradients = {name: value.new_zeros(num_tasks, *value.shape) for name, value in detached.items()}
     losses = torch.zeros(num_tasks, device=batch.reward.device)
-    rows: list[Mapping[str, Tensor]] = []
+    metrics: list[Mapping[str, Tensor]] = []
     start = 0
     tasks = torch.eye(num_tasks, device=batch.reward.device)
     for task, count in enumerate(batch.counts):
         if count:
-            piece = _piece(batch, start, start + count)
-            of_task, (of_piece, kept) = grad(_own_loss(loss_of, piece, tasks[task]), has_aux=True)(detached)
-            for name, value in of_task.items():
+            own = _slice(batch, start, start + count)
+            task_gradient, (task_losses, task_metrics) = grad(_own_loss(loss_fn, own, tasks[task]), has_aux=True)(
+                detached
+            )
+            for name, value in task_gradient.items():
                 gradients[name][task] = value
-            losses += of_piece
-            rows.append(kept)
+            losses += task_losses
+            metrics.append(task_metrics)
         start += count
-    names = rows[0].keys()
-    return gradients, TaskLosses(losses, {name: torch.cat([kept[name] for kept in rows]) for name in names})
+    return gradients, TaskLosses(losses, {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]})
 
 
-def _piece(batch: Batch, start: int, stop: int) -> Batch:
-    return batch.map_rows(lambda value: value[start:stop])
+def _slice(batch: Batch, start: int, stop: int) -> Batch:
+    return batch.map_columns(lambda value: value[start:stop])
 
 
 def _own_loss(
-    loss_of: LossFunction, batch: Batch, own: Tensor
+    loss_fn: LossFunction, batch: Batch, own: Tensor
 ) -> Callable[[Parameters], tuple[Tensor, tuple[Tensor, Any]]]:
-    """The loss of the task that `own` (M,) picks, with (M,) losses and by-products beside it.
+    """The loss of the task that `own` (M,) picks, with the losses (M,) and metrics beside it.
 
-    Picked, because an architecture's auxiliary losses may be there for every task, whichever rows it sees.
+    Picked, because an architecture's auxiliary losses may be there for every task, whichever samples it sees.
     """
 
     def loss(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Any]]:
-        result = loss_of(parameters, batch)
-        return (result.losses * own).sum(), (result.losses.detach() * own, dict(result.rows))
+        result = loss_fn(parameters, batch)
+        return (result.losses * own).sum(), (result.losses.detach() * own, dict(result.metrics))
 
     return loss
 
 
 def _gradients_of_equal_shares(
-    loss_of: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
+    loss_fn: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
 ) -> tuple[dict[str, Tensor], TaskLosses]:
-    """One vectorised pass: rows (B, ...) become (M, B/M, ...)."""
-    sliced = batch.map_rows(lambda value: value.unflatten(0, (num_tasks, -1)))
+    """One vectorised pass: columns (B, ...) become (M, B/M, ...)."""
+    sliced = batch.map_columns(lambda value: value.unflatten(0, (num_tasks, -1)))
 
-    def of_one_task(rows: dict[str, Tensor], own: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Any]]:
-        return grad(_own_loss(loss_of, batch.with_row_tensors(rows), own), has_aux=True)(parameters)
+    def task_gradient(columns: dict[str, Tensor], own: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Any]]:
+        return grad(_own_loss(loss_fn, batch.with_columns(columns), own), has_aux=True)(parameters)
 
     tasks = torch.eye(num_tasks, device=batch.reward.device)
-    gradients, (losses, kept) = vmap(of_one_task)(sliced.row_tensors(), tasks)
-    rows = {name: value.flatten(0, 1) for name, value in kept.items()}
-    return gradients, TaskLosses(losses.sum(0), rows)
+    gradients, (losses, metrics) = vmap(task_gradient)(sliced.columns(), tasks)
+    return gradients, TaskLosses(losses.sum(0), {name: value.flatten(0, 1) for name, value in metrics.items()})

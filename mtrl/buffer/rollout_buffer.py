@@ -18,11 +18,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from mtrl.checkpoints.store import Chunk
-from mtrl.equal_shares import equal_shares
-from mtrl.seeding import load_stream_state, stream, stream_state
 from mtrl.buffer.task_index import TaskIndex
-from mtrl.types import Acted, Batch, EnvStep, State, TaskSuite
+from mtrl.checkpoints.store import Chunk
+from mtrl.seeding import load_stream_state, stream, stream_state
+from mtrl.types import ActionStep, Batch, EnvStep, State, SuiteSpec
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""
@@ -36,7 +35,7 @@ class RolloutBuffer:
 
     def __init__(
         self,
-        suite: TaskSuite,
+        spec: SuiteSpec,
         num_envs: int,
         capacity: int,
         seed: int,
@@ -44,20 +43,20 @@ class RolloutBuffer:
         device: torch.device | str = "cpu",
     ):
         """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts."""
-        self.num_tasks = suite.num_tasks
+        self.num_tasks = spec.num_tasks
         self.num_envs = num_envs
         self.capacity = capacity
         self.device = torch.device(device)
-        self._frames = suite.frame_stack
+        self._frames = spec.frame_stack
         # One row more for what follows the newest, the others for frames that the oldest observation reaches back to.
         self._ring_rows = capacity + self._frames
         ring = (self._ring_rows, num_envs)
         if capacity * num_envs >= 2**31 - num_envs:
             raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
-        space = suite.action_space
+        space = spec.action_space
         action_shape = tuple(space.shape or ())
         self._columns: dict[str, np.ndarray] = {
-            "observation": np.zeros((*ring, *suite.frame_shape), suite.observation_space.dtype),
+            "observation": np.zeros((*ring, *spec.frame_shape), spec.observation_space.dtype),
             "action": np.zeros(
                 (*ring, *action_shape), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
             ),
@@ -91,7 +90,7 @@ class RolloutBuffer:
         finals = sum(final.nbytes for final in self._finals.values())
         return sum(column.nbytes for column in self._columns.values()) + finals + self._index.num_bytes
 
-    def add(self, observation: np.ndarray, acted: Acted, step: EnvStep) -> None:
+    def add(self, observation: np.ndarray, action_step: ActionStep, step: EnvStep) -> None:
         """Appends one vector step: observation (N, *observation) acted on, and what came of it."""
         row, following = self._ring(self.rows_added), self._ring(self.rows_added + 1)
         if self.num_rows == self.capacity:
@@ -102,13 +101,13 @@ class RolloutBuffer:
             columns["observation"][self._preceding()] = self._split(observation)[:-1]
         columns["observation"][row] = self._newest_frame(observation)
         columns["observation"][following] = self._newest_frame(step.observation)
-        columns["action"][row] = acted.action
+        columns["action"][row] = action_step.action
         columns["reward"][row] = step.reward
         columns["terminated"][row] = step.terminated
         columns["truncated"][row] = step.truncated
         columns["task_ids"][row] = step.task_ids
         for name in self._extras:
-            columns[f"extras.{name}"][row] = acted.extras[name]
+            columns[f"extras.{name}"][row] = action_step.extras[name]
         first = row * self.num_envs
         final_frames = self._newest_frame(step.final_observation)
         for slot in np.flatnonzero(step.terminated | step.truncated):
@@ -141,16 +140,14 @@ class RolloutBuffer:
     def sample(self, batch_size: int, weights: np.ndarray | None = None) -> Batch:
         """B transitions sorted by task, uniform with replacement within each task.
 
-        Task i gets the share weights[i] (M,) of the rows by largest remainder (equal shares by default); a task
-        without stored rows gives its share to the others, which share equally where none of them has any. Raises
-        ValueError while nothing is stored.
+        Task i gets the share weights[i] (M,) of the batch (equal shares by default), in expectation where that is no
+        whole number of transitions. A task without stored transitions gives its share to the others, which share
+        equally where none of them has any. Raises ValueError while nothing is stored.
         """
         stored = (self._index.sizes > 0).astype(np.float64)
         shares = stored if weights is None else stored * weights
-        counts = largest_remainder(shares if shares.any() else stored, batch_size)
+        counts = share_out(shares if shares.any() else stored, batch_size, self._stream)
         ids = self._index.draw(counts, self._stream)
-        if (counts == counts[0]).all():
-            return self._batch(ids, equal_shares(batch_size, self.num_tasks), counts)
         return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
 
     def rollout(self) -> Batch:
@@ -160,7 +157,7 @@ class RolloutBuffer:
         task_ids = self._flat("task_ids")[ids].astype(np.int64)
         counts = np.bincount(task_ids, minlength=self.num_tasks)
         batch = self._batch(ids, torch.from_numpy(task_ids), counts)
-        return batch.map_rows(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
+        return batch.map_columns(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
 
     def clear(self) -> None:
         """Forgets all rows (on-policy agents, after learning from them)."""
@@ -293,14 +290,16 @@ class RolloutBuffer:
         }
 
 
-def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers (M,) that add up to `total`, as near to the proportions as possible."""
+def share_out(shares: np.ndarray, total: int, generator: np.random.Generator) -> np.ndarray:
+    """Whole numbers (M,) that add up to `total`, each within one of its exact proportion, which is its expectation.
+
+    Systematic sampling: one random offset decides all roundings, and none is drawn if there is nothing to round.
+    """
     if not shares.sum() > 0:
         raise ValueError("there is nothing to share out")
-    exact = shares / shares.sum() * total
-    counts = np.floor(exact + 1e-9).astype(np.int64)
-    short = total - counts.sum()
-    if short:
-        # A stable sort: ties go to the lower task index.
-        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
-    return counts
+    upper = np.cumsum(shares) / shares.sum() * total
+    upper[-1] = total
+    whole = np.rint(upper)
+    upper = np.where(np.abs(upper - whole) < 1e-6, whole, upper)  # not a rounding error of the proportions
+    offset = 0.0 if (upper == whole).all() else generator.random()
+    return np.diff(np.floor(upper + offset), prepend=0.0).astype(np.int64)

@@ -12,20 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mtrl.checkpoints import state_tree
-from mtrl.checkpoints import tensor_file
-from mtrl.errors import BadInput
-from mtrl.checkpoints.manifest import (
-    MANIFEST,
-    STATE,
-    TENSORS,
-    ChunkEntry,
-    Kind,
-    Manifest,
-    UnknownFormat,
-    check_chunk_name,
-    folder_name,
-)
+from mtrl.checkpoints import state_tree, tensor_file
 from mtrl.checkpoints.files import (
     Written,
     delete,
@@ -38,7 +25,19 @@ from mtrl.checkpoints.files import (
     sync_folder,
     write_new_file,
 )
+from mtrl.checkpoints.manifest import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    ChunkEntry,
+    Kind,
+    Manifest,
+    UnknownFormat,
+    check_chunk_name,
+    folder_name,
+)
 from mtrl.checkpoints.strict_json import MAX_BYTES, InvalidJson, dump, parse
+from mtrl.errors import BadInput
 from mtrl.types import State
 
 

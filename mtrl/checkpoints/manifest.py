@@ -14,9 +14,9 @@ from importlib import metadata
 from typing import Any, Literal, get_args
 
 import mtrl
-from mtrl.errors import BadInput
 from mtrl.checkpoints.files import Written, printable
 from mtrl.checkpoints.strict_json import InvalidJson, dump, parse
+from mtrl.errors import BadInput
 
 FORMAT = 1
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"

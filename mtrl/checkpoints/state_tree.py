@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from mtrl.checkpoints import tensor_file
-from mtrl.errors import BadInput
 from mtrl.checkpoints.files import printable
 from mtrl.checkpoints.strict_json import MAX_DEPTH
+from mtrl.errors import BadInput
 from mtrl.types import State
 
 Json = Any

@@ -27,9 +27,9 @@ from mtrl.checkpoints.checkpoint import (
     standing_chunks,
     write_checkpoint,
 )
-from mtrl.errors import BadInput
-from mtrl.checkpoints.manifest import Kind, UnknownFormat, dependency_versions, folder_name
 from mtrl.checkpoints.files import TEMPORARY, delete, printable, reason, storage_faults, temporary_name
+from mtrl.checkpoints.manifest import Kind, UnknownFormat, dependency_versions, folder_name
+from mtrl.errors import BadInput
 from mtrl.types import State
 
 __all__ = ["Checkpoint", "CheckpointStore", "Chunk"]

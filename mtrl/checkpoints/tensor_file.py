@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtrl.errors import BadInput
 from mtrl.checkpoints.files import SLICE_BYTES, Written, printable
 from mtrl.checkpoints.strict_json import InvalidJson, dump, parse
+from mtrl.errors import BadInput
 
 _TORCH_DTYPES = {
     "F64": torch.float64,

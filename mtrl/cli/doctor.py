@@ -15,11 +15,11 @@ from rich.text import Text
 
 from mtrl.cli.flags import FlagParser
 from mtrl.cli.listing import titled_table
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.errors import MtrlError
 from mtrl.loggers.console import make_console
+from mtrl.optim.cpu import available_cores
 from mtrl.registry import PLUGIN_GROUP, trust_module
-from mtrl.runs.metadata import available_cores
 
 _GIBIBYTE = 2**30
 _DISTRIBUTION = "mtrl-suite"
@@ -52,7 +52,7 @@ def _print(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 def _machine() -> Iterator[tuple[str, str]]:
     import torch
 
-    from mtrl.optim.matmul_backend import choose_product_library
+    from mtrl.optim.matmul_backend import choose_matmul_backend
 
     answers: dict[str, Callable[[], str]] = {
         "python": lambda: f"{platform.python_version()} ({sys.executable})",
@@ -61,7 +61,7 @@ def _machine() -> Iterator[tuple[str, str]]:
         "memory": _memory,
         "torch threads": lambda: str(torch.get_num_threads()),
         "cuda": lambda: torch.cuda.get_device_name() if torch.cuda.is_available() else "none; networks run on the CPU",
-        "matrix products": lambda: f"{choose_product_library()} (of float32, on the processor)",
+        "matmul backend": lambda: f"{choose_matmul_backend()} (of float32, on the processor)",
         "bfloat16": lambda: _bfloat16(
             torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         ),
@@ -91,7 +91,7 @@ def _memory() -> str:
 
 def _suites() -> Iterator[tuple[str, str, str]]:
     """What the suites say of themselves."""
-    for name, cls in suite_types.items():
+    for name, cls in suites.items():
         try:
             yield from ((name, what, found) for what, found in cls.diagnose())
         except Exception as error:
@@ -110,7 +110,7 @@ def _dependencies() -> Iterator[tuple[str, str, str, str]]:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
         notes[match[0] if match else requirement] = f"optional: {extra[1]}" if extra else ""
-    for suite, cls in suite_types.items():
+    for suite, cls in suites.items():
         for package in cls.packages:
             notes[package] = "; ".join(filter(None, [notes.get(package, ""), f"for suite {suite}"]))
     for package, note in notes.items():

@@ -15,7 +15,7 @@ from mtrl.cli.plugins import import_plugins
 from mtrl.config.schema import chosen_suite, resolve_config
 from mtrl.config.validation import shown, validated
 from mtrl.config.yaml_io import load_mapping
-from mtrl.env.suite import find_suite_type
+from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
 from mtrl.registry import nearest
 from mtrl.runs.run_directory import RunDirectory
@@ -52,9 +52,18 @@ def evaluate(arguments: Sequence[str]) -> int:
     plugins = import_plugins(modules, names, warm_up=chosen_suite(document, names))
     resolve_config(document, plugins=plugins)
     if settings.suite:
-        find_suite_type(settings.suite)
+        find_suite(settings.suite)
 
-    from mtrl.training import run
+    from mtrl.training import evaluate as evaluation
 
     with reported_in(run_dir):
-        return run.evaluate(run_dir, **vars(settings), plugins=plugins)
+        return evaluation.evaluate(
+            run_dir,
+            checkpoint=settings.checkpoint,
+            episodes_per_task=settings.episodes_per_task,
+            suite=settings.suite,
+            workers=settings.num_workers,
+            seed=settings.seed,
+            video=settings.video,
+            plugins=plugins,
+        )

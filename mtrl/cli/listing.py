@@ -14,7 +14,7 @@ from mtrl.cli.flags import FlagParser
 from mtrl.cli.plugins import import_plugins
 from mtrl.config.schema import CONFIG_GROUPS, ConfigGroup, config_class
 from mtrl.config.validation import plain, shown
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.errors import BadInput
 from mtrl.loggers.console import make_console
 from mtrl.registry import nearest
@@ -56,7 +56,7 @@ def titled_table(title: str) -> Table:
 def _tasks(suite: str) -> Table:
     """The tasks of a suite with its default settings. Raises BadInput."""
     group = CONFIG_GROUPS[0]
-    spec = group.find(suite)(suite, config_class(group, suite)(), 1).suite
+    spec = group.find(suite)(suite, config_class(group, suite)(), 1).spec
     table = titled_table(f"tasks of {suite}")
     for column in ("index", "task", "steps per episode", "variations"):
         table.add_column(column, style="cyan" if column == "task" else "")
@@ -79,7 +79,7 @@ def _classes(title: str, asked: str | None) -> Table:
     if sizes is not None:
         table.add_column("parameters", justify="right")
         table.add_column("MFLOP", justify="right")
-        table.caption = f"Sizes of the actor on {_SIZED_ON}; million operations of matrix products per observation."
+        table.caption = f"Sizes of the actor on {_SIZED_ON}; million operations of matmuls per observation."
         table.caption_justify = "left"
     for row in _suites() if group.name == "suite" else _rows(group):
         table.add_row(*(Text(cell) for cell in (*row, *(sizes or {}).get(row[0], ()))))
@@ -109,7 +109,7 @@ def _rows(group: ConfigGroup) -> Iterator[tuple[str, str, str]]:
 
 def _suites() -> Iterator[tuple[str, str, str]]:
     """Every suite by name; the settings stand at the first of a class, which they are common to."""
-    for cls in suite_types.classes():
+    for cls in suites.classes():
         settings = _settings(cls)
         for name, text in cls.suite_names.items():
             yield name, text, settings

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from mtrl import __version__
 from mtrl.errors import BadInput, MtrlError, StorageFailure
-from mtrl.optim.allocator import keep_freed_memory
+from mtrl.optim.cpu import keep_freed_memory
 from mtrl.registry import nearest
 
 HELP = f"""\

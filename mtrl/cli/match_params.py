@@ -7,10 +7,10 @@ import dataclasses
 import torch
 
 from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig, config_class
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 
 MATCHED = "mlp"
 MAX_WIDTH = 2**16
@@ -28,18 +28,18 @@ def with_parameters_of(config: RunConfig, target: str) -> RunConfig:
         )
     group = next(group for group in CONFIG_GROUPS if group.name == "architecture")
     chosen = Choice(target, config_class(group, target)())
-    world = build_world(config.suite, config.settings.seed)
-    wanted = _size(dataclasses.replace(config, architecture=chosen), world)
+    suite = build_suite(config.suite, config.settings.seed)
+    wanted = _size(dataclasses.replace(config, architecture=chosen), suite)
     high = 1
-    while _size(_of_width(config, high), world) < wanted:
+    while _size(_of_width(config, high), suite) < wanted:
         high *= 2
         if high > MAX_WIDTH:
             raise BadInput(f"match_params: an {MATCHED} as large as {target!r} would be wider than {MAX_WIDTH}")
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _size(_of_width(config, middle), world) < wanted else (low, middle)
-    nearest = min((max(low, 1), high), key=lambda width: abs(_size(_of_width(config, width), world) - wanted))
+        low, high = (middle, high) if _size(_of_width(config, middle), suite) < wanted else (low, middle)
+    nearest = min((max(low, 1), high), key=lambda width: abs(_size(_of_width(config, width), suite) - wanted))
     return _of_width(config, nearest)
 
 
@@ -48,5 +48,5 @@ def _of_width(config: RunConfig, width: int) -> RunConfig:
     return dataclasses.replace(config, architecture=Choice(MATCHED, settings))
 
 
-def _size(config: RunConfig, world: SuiteType) -> int:
-    return num_parameters(build_agent(config, world, torch.device("cpu")))
+def _size(config: RunConfig, suite: Suite) -> int:
+    return num_parameters(build_agent(config, suite, torch.device("cpu")))

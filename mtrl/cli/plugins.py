@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mtrl.config.schema import CONFIG_GROUPS
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.registry import plugins_one_by_one, trust_module
 
 
@@ -32,7 +32,7 @@ def import_plugins(
 
 
 def _warm_up(suite: str | None) -> None:
-    for cls in suite_types.classes():
+    for cls in suites.classes():
         if suite is not None and cls.accepts(suite):
             cls.warm_up()
 
@@ -40,5 +40,5 @@ def _warm_up(suite: str | None) -> None:
 def _is_registered(group: str, name: str) -> bool:
     """Whether a name with a colon is a registered one, such as the suite `metaworld:reach-v3`."""
     if group == "suite":
-        return name.partition(":")[0] in suite_types or any(cls.accepts(name) for cls in suite_types.classes())
+        return name.partition(":")[0] in suites or any(cls.accepts(name) for cls in suites.classes())
     return any(name in known.registry for known in CONFIG_GROUPS if known.name == group)

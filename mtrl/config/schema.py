@@ -33,7 +33,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_values
 from mtrl.config.yaml_io import dump_mapping, load_mapping
-from mtrl.env.suite import find_suite_type
+from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
 from mtrl.optim.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
@@ -53,11 +53,11 @@ class ConfigGroup(NamedTuple):
 
     def find(self, name: str) -> type:
         """The class called `name`. Raises BadInput with the known names."""
-        return find_suite_type(name) if self.name == "suite" else self.registry.get(name)
+        return find_suite(name) if self.name == "suite" else self.registry.get(name)
 
 
 CONFIG_GROUPS = (
-    ConfigGroup("suite", "mtrl.env.suite", "suite_types", "mt10"),
+    ConfigGroup("suite", "mtrl.env.suite", "suites", "mt10"),
     ConfigGroup("agent", "mtrl.agent", "agent_types", "sac"),
     ConfigGroup("architecture", "mtrl.networks", "architectures", "multi-head"),
     ConfigGroup("policy", "mtrl.policies", "policies", "single"),
@@ -129,7 +129,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     trusted = set(trusted_modules()) | set(plugins or ())
     needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
     suite_name, agent_name = (_merged(group, documents).name for group in CONFIG_GROUPS[:2])
-    preset = _checked(find_suite_type(suite_name).preset(suite_name, agent_name))
+    preset = _checked(find_suite(suite_name).preset(suite_name, agent_name))
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
     for group, name in ("suite", suite_name), ("agent", agent_name):
         preset[group] = {**preset.get(group, {}), "name": name}
@@ -176,7 +176,7 @@ def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 def with_suite(config: RunConfig, name: str) -> RunConfig:
     """`config` on another suite, whose settings are kept if it is of the same family. Raises BadInput."""
     group = CONFIG_GROUPS[0]
-    if find_suite_type(name) is find_suite_type(config.suite.name):
+    if find_suite(name) is find_suite(config.suite.name):
         return dataclasses.replace(config, suite=Choice(name, config.suite.config))
     return dataclasses.replace(config, suite=Choice(name, config_class(group, name)()))
 

@@ -1,4 +1,4 @@
-"""Encoders: what turns an observation into features, before any policy architecture."""
+"""Encoders: from observations to features, before any policy architecture."""
 
 from mtrl.encoders.encoder import Encoder, encoders
 from mtrl.encoders.identity import Identity

@@ -1,20 +1,20 @@
-"""What turns an observation into features, before any policy architecture. Shapes: B batch, D features."""
+"""Encoders: from observations to features, before any policy architecture. Shapes: B batch, D features."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from torch import Tensor
+from torch import Tensor, nn
 
-from mtrl.optim.precision import MixedPrecision
 from mtrl.registry import Registry
 
 
-class Encoder(MixedPrecision, ABC):
-    """observation (B, *shape) -> features (B, out_features) float32, shared over tasks.
+class Encoder(nn.Module, ABC):
+    """observation (B, *shape) -> features (B, out_features), shared over tasks.
 
     The constructor raises BadInput for a shape that it cannot take. Observations arrive in the suite's own dtype:
     uint8 pixels are scaled here, on the device.
@@ -30,8 +30,8 @@ class Encoder(MixedPrecision, ABC):
     def __init__(self, observation_space: gym.spaces.Box, config: Any):
         super().__init__()
 
-    @abstractmethod
-    def forward(self, observation: Tensor) -> Tensor: ...
+    forward: Callable[[Tensor], Tensor]
+    """observation (B, *shape) -> features (B, out_features)."""
 
 
 encoders: Registry[Encoder] = Registry("encoder")

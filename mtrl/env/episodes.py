@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtrl.seeding import load_stream_state, stream, stream_state
-from mtrl.types import State, TaskSuite
+from mtrl.types import State, SuiteSpec
 
 IDLE = -1
 """Task id of a slot that has no further episode to play."""
@@ -48,14 +48,14 @@ class RandomEpisodes(EpisodeSource):
     Variations are drawn uniformly with replacement.
     """
 
-    def __init__(self, suite: TaskSuite, num_envs: int, seed: int):
+    def __init__(self, spec: SuiteSpec, num_envs: int, seed: int):
         self.num_envs = num_envs
         # A bounded range for tasks with endless variations: exact as float64, and plenty.
-        self._num_variations = np.array([task.num_variations or 2**48 for task in suite.tasks])
+        self._num_variations = np.array([task.num_variations or 2**48 for task in spec.tasks])
         self._streams = [stream(seed, "episodes", slot) for slot in range(num_envs)]
         self._uniform = np.stack([generator.random(2) for generator in self._streams])  # (N, 2) task, variation
         self._weights = np.zeros(0)
-        self.set_task_weights(np.full(suite.num_tasks, 1 / suite.num_tasks))
+        self.set_task_weights(np.full(spec.num_tasks, 1 / spec.num_tasks))
 
     def set_task_weights(self, weights: np.ndarray) -> None:
         if np.array_equal(weights, self._weights):

@@ -22,7 +22,7 @@ class RecentMeans:
         self.means = np.full(num_tasks, np.nan)  # (M,), NaN before a task's first value; not to be written
 
     def add(self, task: int, value: float) -> None:
-        """Takes note of a value of a task, whose oldest one is forgotten."""
+        """Adds a value of a task, whose oldest one is forgotten."""
         values = self._values[task]
         values[:-1] = values[1:]
         values[-1] = value
@@ -54,7 +54,7 @@ class RecentEpisodes:
         self._returns = RecentMeans(num_tasks, window)
         self._successes = RecentMeans(num_tasks, window)
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         for episode in episodes:
             self._returns.add(episode.task, episode.return_)
             self._successes.add(episode.task, episode.success)

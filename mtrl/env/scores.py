@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mtrl.env.target_quality import solved_fractions
-from mtrl.types import TaskSpec, TaskSuite
+from mtrl.types import SuiteSpec, TaskSpec
 
 HUMAN = "human-normalised"
 TARGET = "target-normalised"
@@ -28,15 +28,15 @@ def normalized_scores(tasks: Sequence[TaskSpec], mean_returns: np.ndarray) -> Ma
     return scores
 
 
-def overall_score(suite: TaskSuite, mean_returns: np.ndarray, success_rates: np.ndarray) -> float:
+def overall_score(spec: SuiteSpec, mean_returns: np.ndarray, success_rates: np.ndarray) -> float:
     """The one number by which evaluations of a run are compared, from what was measured of every task (M,).
 
     The mean share of the targets that is reached, which is the success rate where success is the score; without
     targets for all tasks, the median human-normalised score; without that either, the success rate.
     """
-    if suite.target_scores is not None:
-        return float(solved_fractions(suite.scores(mean_returns, success_rates), suite.target_scores).mean())
-    normalized = normalized_scores(suite.tasks, mean_returns)
+    if spec.target_scores is not None:
+        return float(solved_fractions(spec.scores(mean_returns, success_rates), spec.target_scores).mean())
+    normalized = normalized_scores(spec.tasks, mean_returns)
     return float(np.median(normalized[HUMAN]) if HUMAN in normalized else success_rates.mean())
 
 

@@ -1,4 +1,4 @@
-"""A family of task suites: what a world registers.
+"""A family of task suites: what a suite registers.
 
 The class is cheap to import: its simulator is imported inside `make_envs`.
 """
@@ -13,28 +13,27 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from mtrl.env.episodes import EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.registry import Registry, listed, nearest
-from mtrl.types import TaskSuite
-from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
 
 
-class SuiteType(ABC):
-    """One suite of a family, built from its name: `suite_types.get("metaworld")("mt10", config, seed)`."""
-
-    suite_names: ClassVar[Mapping[str, str]] = {}
-    """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
+class Suite(ABC):
+    """One suite of a family, built from its name: `suites.get("metaworld")("mt10", config, seed)`."""
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Distribution names of the packages it depends on."""
+    """Distribution names of the packages that results depend on; their versions are recorded."""
+    suite_names: ClassVar[Mapping[str, str]] = {}
+    """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Settings of the family."""
 
-    suite: TaskSuite
+    spec: SuiteSpec
     """The tasks; set by the constructor, which raises BadInput for a name it cannot make."""
 
     @abstractmethod
@@ -59,7 +58,7 @@ class SuiteType(ABC):
 
     @classmethod
     def diagnose(cls) -> Iterable[tuple[str, str]]:
-        """Lines for `mtrl doctor`, (what, found): rendering, a cache, a licence note."""
+        """Lines of (what, found) for `mtrl doctor`."""
         return ()
 
     @abstractmethod
@@ -72,25 +71,27 @@ class SuiteType(ABC):
         is in seconds.
         """
 
-    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
         """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
 
         Raises BadInput where it cannot be rendered.
         """
-        raise BadInput(f"suite {self.suite.name!r} has no pictures")
+        raise BadInput(f"suite {self.spec.name!r} has no pictures")
 
 
-suite_types: Registry[SuiteType] = Registry("suite")
+suites: Registry[Suite] = Registry("suite")
 
 
-def find_suite_type(name: str) -> type[SuiteType]:
+def find_suite(name: str) -> type[Suite]:
     """The family that makes the suite `name`. Raises BadInput with the known names."""
-    families = suite_types.classes()
+    families = suites.classes()
     for family in families:
         if family.accepts(name):
             return family
     module_name, colon, class_name = name.partition(":")
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
-        return suite_types.get(name)
+        return suites.get(name)
     known = [known for family in families for known in family.suite_names]
     raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")

@@ -1,7 +1,7 @@
 """How near the tasks are to their targets: a_i / b_i of every task, and the three means of Sharma et al. (2017,
 arXiv:1702.06053) over all of them.
 
-a_i is the mean score of a task and b_i its target (`TaskSuite.target_scores`). The fraction is plain, as in the paper:
+a_i is the mean score of a task and b_i its target (`SuiteSpec.target_scores`). The fraction is plain, as in the paper:
 a_i is not taken relative to a random policy's score. It is clipped to [0, 1], since scores may be negative.
 Shapes: M tasks.
 """

@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mtrl.loggers.console import guarded, make_console, rate_text, say
-from mtrl.types import FinishedEpisode
+from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.runs.logs import EvaluationRow
+from mtrl.types import Progress
 
 RECENT_EPISODES = 20
 """Training episodes per task behind the success rate and return that are shown."""
@@ -30,7 +32,7 @@ _LISTED_TASKS = 10
 """The most tasks that a plain line lists one by one."""
 
 
-class LiveTable:
+class LiveTable(MetricLogger):
     """Progress of a training run; a context manager."""
 
     def __init__(self, task_names: Sequence[str], total_env_steps: int, console: Console | None = None):
@@ -41,7 +43,6 @@ class LiveTable:
         self._successes = [deque[bool](maxlen=RECENT_EPISODES) for _ in self.task_names]
         self._returns = [deque[float](maxlen=RECENT_EPISODES) for _ in self.task_names]
         self._episodes = np.zeros(len(self.task_names), np.int64)
-        self._metrics: dict[str, float] = {}
         self._shares: list[float] | None = None
         self._evaluated: tuple[int, list[float]] | None = None
         self._env_steps = 0
@@ -50,7 +51,7 @@ class LiveTable:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            # No refreshing thread: the table is drawn from `update`, in the main thread.
+            # No refreshing thread: the table is drawn from `on_progress`, in the main thread.
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._draw(self._live.start)
         return self
@@ -60,6 +61,9 @@ class LiveTable:
     ) -> None:
         self.stop()
 
+    def close(self) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """Draws the last state and leaves the terminal as it was; what is printed next stands below."""
         live, self._live = self._live, None
@@ -67,25 +71,14 @@ class LiveTable:
             self._draw(lambda: live.update(self.render()))
             self._draw(live.stop)
 
-    def update(
-        self,
-        env_steps: int,
-        episodes: Sequence[FinishedEpisode],
-        metrics: Mapping[str, float] | None = None,
-        shares: Sequence[float] | None = None,
-    ) -> None:
-        """Takes note of where the run is.
-
-        env_steps: since the start of the run. episodes: those that ended since the last call. metrics: scalars to show,
-        kept until they are given again. shares: the scheduler's share of each task (M,).
-        """
-        for episode in episodes:
+    def on_progress(self, progress: Progress, shares: Sequence[float]) -> None:
+        """Counts the episodes that ended, and draws the table again if it is time to."""
+        for episode in progress.episodes:
             self._successes[episode.task].append(episode.success)
             self._returns[episode.task].append(episode.return_)
             self._episodes[episode.task] += 1
-        self._env_steps = env_steps
-        self._metrics.update(metrics or {})
-        self._shares = self._shares if shares is None else [float(share) for share in shares]
+        self._env_steps = progress.env_steps
+        self._shares = [float(share) for share in shares]
         now = time.monotonic()
         if self._points and now - self._shown < self._pause(now):
             return
@@ -93,9 +86,10 @@ class LiveTable:
         self._shown = now
         self._show()
 
-    def evaluation(self, env_steps: int, success_rates: Sequence[float]) -> None:
-        """Takes note of an evaluation: success rate of each task (M,)."""
-        self._evaluated = env_steps, [float(rate) for rate in success_rates]
+    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
+        """Shows the success rate of each task."""
+        env_steps = rows[0].env_steps
+        self._evaluated = env_steps, [row.success_rate for row in rows]
         if self._live is not None:
             self._show()
             return
@@ -162,7 +156,7 @@ class LiveTable:
         if self._evaluated is not None:
             env_steps, rates = self._evaluated
             text += f"  {_mean(rates)} in the evaluation at {env_steps:,}"
-        return text + "".join(f"  {name} {value:.4g}" for name, value in self._metrics.items())
+        return text
 
     def _tasks(self, block: range) -> Table:
         """A table of some of the tasks."""

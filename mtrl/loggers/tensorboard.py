@@ -1,13 +1,15 @@
-"""Curves for TensorBoard. A convenience: if it cannot be written the run goes on without it."""
+"""Curves for TensorBoard. If they cannot be written the run goes on without them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mtrl.checkpoints.files import printable
+from mtrl.loggers.metric_logger import MetricLogger, scalars
+from mtrl.runs.logs import EvaluationRow
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TensorBoardSink:
+class TensorBoardLogger(MetricLogger):
     """Writes scalars under `folder`; the writer, slow to import, is made at the first of them."""
 
     def __init__(self, folder: Path, resumed_at: int | None = None):
@@ -24,7 +26,15 @@ class TensorBoardSink:
         self._writer: SummaryWriter | None = None
         self._working = True
 
-    def add_scalars(self, env_steps: int, values: Mapping[str, float]) -> None:
+    def on_metrics(self, row: Mapping[str, Any]) -> None:
+        self._add(row["env_steps"], scalars(row))
+
+    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
+        curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
+        curves |= {f"eval_{name}": value for name, value in scalars(scores).items()}
+        self._add(rows[0].env_steps, curves)
+
+    def _add(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Adds one point to the curve of each name. Never raises; the first fault is logged and ends the writing."""
         if not self._working:
             return

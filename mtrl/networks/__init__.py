@@ -1,6 +1,7 @@
 """Policy architectures: the registry, the base class to subclass, and the published ones."""
 
 from mtrl.networks.architecture import Ensemble, Output, PolicyArchitecture, SelfUpdating, architectures, run
+
 from mtrl.networks import experts, hard_sharing, modular, soft_sharing  # isort: skip
 
 __all__ = [

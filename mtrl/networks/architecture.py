@@ -1,13 +1,15 @@
 """Policy architectures: how a network shares its parameters between tasks. The plug-in point of the suite.
 
-Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks, K copies.
+Actor, critics, value and Q functions are the same class with another `out_features`.
+
+Shapes: B batch, M tasks, K copies.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,28 +68,36 @@ class PolicyArchitecture(nn.Module, ABC):
 
 
 class SelfUpdating(nn.Module, ABC):
-    """A module whose parameters move by a rule of their own instead of the group's optimiser."""
+    """A module whose parameters move by a rule of their own instead of the group's optimiser.
+
+    They take no part in the group's gradient clipping.
+    """
 
     @abstractmethod
-    def step(self) -> None:
-        """Moves them by their gradients. What the rule remembers has to be in the state dict."""
+    def step(self, shares: Tensor) -> None:
+        """Moves them by their gradients, which are of the sum over tasks of share times loss; shares (M,) of the batch.
+
+        What the rule remembers has to be in the state dict.
+        """
 
 
 architectures: Registry[PolicyArchitecture] = Registry("architecture")
 
 
 def run(
-    architecture: nn.Module,
+    architecture: Callable[..., Tensor | Output],
     features: Tensor,
     task_ids: Tensor,
     noise: Tensor | None = None,
     route: Tensor | None = None,
 ) -> Output:
-    """The architecture's output as an `Output`, whichever of the two forms its author chose."""
+    """The architecture's output as an `Output` with float32 values, whichever of the two forms its author chose."""
     # Only what is given is passed on: most architectures take neither noise nor route.
     given = {name: value for name, value in (("noise", noise), ("route", route)) if value is not None}
     output = architecture(features, task_ids, **given)
-    return output if isinstance(output, Output) else Output(output)
+    output = output if isinstance(output, Output) else Output(output)
+    # Under autocast a last layer that is a plain linear one gives bfloat16.
+    return output if output.values.dtype != torch.bfloat16 else replace(output, values=output.values.float())
 
 
 class Ensemble(nn.Module):
@@ -96,6 +106,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Iterable[PolicyArchitecture]):
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.noise_size: int = self.members[0].noise_size  # type: ignore[assignment]
 
     def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
         """features (B, in), noise (B, K, noise_size) -> values (K, B, out).

@@ -17,7 +17,7 @@ from mtrl.types import EnvStep
 
 
 class ValueOutput(nn.Module):
-    """What stands behind value networks, inside the normalised units: nothing, unless a normaliser has its own."""
+    """Output layer of the value networks. Identity unless the normalizer defines one."""
 
     def forward(self, values: Tensor, task_ids: Tensor) -> Tensor:
         """values (K, B, out), task_ids (B,) -> (K, B, out)."""
@@ -51,17 +51,25 @@ class ReturnNormalizer(nn.Module, ABC):
     def scale(self, task_ids: Tensor) -> Tensor | float:
         """Reward units per network unit, (B,) or one number."""
 
+    def regularization_scale(self, task_ids: Tensor) -> Tensor | float:
+        """Reward units per unit of an entropy or KL coefficient, (B,) or one number.
+
+        1 unless the normalizer divides the rewards themselves: how values are represented must not change what an
+        agent converges to.
+        """
+        return 1.0
+
     def make_output(self, num_networks: int) -> ValueOutput:
-        """What the agent puts behind `num_networks` value networks and trains with them."""
+        """The output layer that the agent puts behind `num_networks` value networks and trains with them."""
         return ValueOutput()
 
-    def observe(self, step: EnvStep) -> None:
-        """Takes note of one vector step, in time order."""
+    def on_env_step(self, step: EnvStep) -> None:
+        """Updates statistics of rewards with one vector step, in time order."""
 
-    def update(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
-        """Takes note of a batch of returns (B,) in reward units, before a gradient step on them.
+    def update_statistics(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
+        """Updates statistics with a batch of returns (B,) in reward units, before a gradient step on them.
 
-        `outputs` are all that this normaliser made. Changes nothing if a return is not finite.
+        `outputs` are all that this normalizer made. Changes nothing if a return is not finite.
         """
 
 

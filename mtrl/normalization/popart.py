@@ -24,8 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.aggregation import mean_per_task
 from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normalizers
+from mtrl.per_task import mean_per_task
 
 
 class TaskAffine(ValueOutput):
@@ -48,7 +48,7 @@ class TaskAffine(ValueOutput):
 
 @normalizers.register("popart")
 class PopArt(ReturnNormalizer):
-    """Returns to mean 0 and deviation 1 per task; what networks predict in reward units stays when that changes."""
+    """Returns to mean 0 and standard deviation 1 per task, with predictions in reward units preserved."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -68,28 +68,28 @@ class PopArt(ReturnNormalizer):
         return TaskAffine(num_networks, self.num_tasks)
 
     @property
-    def deviation(self) -> Tensor:
+    def std(self) -> Tensor:
         """sigma (M,) float64."""
         return (self.mean_square - self.mean.square()).clamp(1e-8, 1e12).sqrt()
 
     def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
-        return (self.deviation[task_ids] * values + self.mean[task_ids]).to(values.dtype)
+        return (self.std[task_ids] * values + self.mean[task_ids]).to(values.dtype)
 
     def normalize(self, returns: Tensor, task_ids: Tensor) -> Tensor:
-        return ((returns - self.mean[task_ids]) / self.deviation[task_ids]).to(returns.dtype)
+        return ((returns - self.mean[task_ids]) / self.std[task_ids]).to(returns.dtype)
 
     def scale(self, task_ids: Tensor) -> Tensor:
-        return self.deviation[task_ids].float()
+        return self.std[task_ids].float()
 
     @torch.no_grad()
-    def update(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
+    def update_statistics(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
         values = returns.double()
         means, squares = (mean_per_task(rows, task_ids, self.num_tasks) for rows in (values, values.square()))
         seen = torch.zeros_like(means, dtype=torch.bool).index_fill(0, task_ids, True) & torch.isfinite(squares).all()
-        old_mean, old_deviation = self.mean.clone(), self.deviation
+        old_mean, old_std = self.mean.clone(), self.std
         self.mean.copy_(torch.where(seen, self.mean.lerp(means, self.rate), self.mean))
         self.mean_square.copy_(torch.where(seen, self.mean_square.lerp(squares, self.rate), self.mean_square))
-        deviation = self.deviation
+        std = self.std
         for output in outputs:
             assert isinstance(output, TaskAffine)
-            output.rescale(old_deviation / deviation, (old_mean - self.mean) / deviation)
+            output.rescale(old_std / std, (old_mean - self.mean) / std)

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.aggregation import mean_per_task
 from mtrl.normalization.normalizer import ReturnNormalizer, normalizers
+from mtrl.per_task import mean_per_task
 from mtrl.types import EnvStep
 
 
@@ -40,7 +40,7 @@ class ReturnScale(ReturnNormalizer):
         self.sums = torch.zeros(0, dtype=torch.float64)  # (N,) of the running episodes
 
     @property
-    def deviation(self) -> Tensor:
+    def std(self) -> Tensor:
         """(M,) float64; 1 until there are two sums."""
         variance = torch.where(self.count > 1, self.squares / self.count.clamp(min=1), 1.0)
         return variance.clamp(min=1e-8).sqrt()
@@ -52,9 +52,12 @@ class ReturnScale(ReturnNormalizer):
         return returns / self.scale(task_ids)
 
     def scale(self, task_ids: Tensor) -> Tensor:
-        return self.deviation[task_ids].float()
+        return self.std[task_ids].float()
 
-    def observe(self, step: EnvStep) -> None:
+    def regularization_scale(self, task_ids: Tensor) -> Tensor:
+        return self.scale(task_ids)  # it is the rewards that are divided
+
+    def on_env_step(self, step: EnvStep) -> None:
         device = self.mean.device
         reward, task_ids = torch.from_numpy(step.reward).to(device), torch.from_numpy(step.task_ids).to(device)
         if len(self.sums) != len(reward):

@@ -1,4 +1,4 @@
-"""Which library makes the products of float32 matrices on the processor."""
+"""The library that multiplies float32 matrices on the CPU: MKL, torch's default, or oneDNN."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 import torch
 
 SETTING: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-"""Torch's own; its `fp32_precision` is "none" if nobody has set it."""
+"""Torch's setting; its `fp32_precision` is "none" by default."""
 
-ONEDNN, TORCHS_CHOICE = "oneDNN", "torch's choice"
+ONEDNN, DEFAULT = "oneDNN", "torch default"
 
 
-def choose_product_library() -> str:
-    """Lets oneDNN multiply, in the whole process, where it is faster than MKL and as exact; returns who multiplies.
+def choose_matmul_backend() -> str:
+    """Selects oneDNN for the whole process where it is faster than MKL and as exact; returns the backend's name.
 
-    MKL, torch's choice, has its AVX-512 code for Intel's processors alone: on AMD's oneDNN is up to twice as fast
-    (`benchmarks.sac_update`). Torch gives it float32 matrices only where it is told that they may be rounded to
-    bfloat16. oneDNN makes use of that on processors of x86 that have AMX, and computes in float32 on all others, which
-    is tried here. A setting that somebody has made stays.
+    MKL, torch's default, has AVX-512 code for Intel processors only: on AMD processors oneDNN is up to twice as fast
+    (`benchmarks.updates.sac`). Torch hands float32 matrices to oneDNN only where it is told that they may be rounded to
+    bfloat16. oneDNN makes use of that on x86 processors with AMX and computes in float32 on all others, which is
+    tested here. A setting that the user has made stays.
 
-    For programs alone, not for libraries: afterwards `torch.get_float32_matmul_precision` raises, as always when
-    torch's two interfaces to the precision of products are mixed.
+    For programs only, not for libraries: afterwards `torch.get_float32_matmul_precision` raises, as always when
+    torch's two interfaces to matmul precision are mixed.
     """
-    if SETTING.fp32_precision == "none" and _has_avx512_that_mkl_leaves():
+    if SETTING.fp32_precision == "none" and _has_avx512_without_mkl_support():
         SETTING.fp32_precision = "bf16" if _onednn_is_exact() else "none"
     if SETTING.fp32_precision in ("none", "ieee"):
-        return TORCHS_CHOICE
+        return DEFAULT
     if SETTING.fp32_precision == "bf16" and _onednn_is_exact():
         return ONEDNN
-    return f"{TORCHS_CHOICE}, told that they may round to {SETTING.fp32_precision}"
+    return f"{DEFAULT}, with rounding to {SETTING.fp32_precision} allowed"
 
 
 @contextmanager
-def torchs_products() -> Iterator[None]:
-    """Products by the library that torch chooses by itself, as a context or a decorator.
+def default_matmul_backend() -> Iterator[None]:
+    """Torch's default backend, as a context or a decorator.
 
-    For shapes that hardly come again, as when tasks are taken apart whose numbers of rows change: oneDNN compiles a
-    kernel per shape, in 0.5 ms, and never forgets some 0.2 MB of it.
+    For shapes that hardly come again, as in per-task gradients of unequal shares: oneDNN compiles a kernel per shape,
+    in 0.5 ms, and keeps some 0.2 MB of it.
     """
     before = SETTING.fp32_precision
     SETTING.fp32_precision = "none"
@@ -50,7 +50,7 @@ def torchs_products() -> Iterator[None]:
         SETTING.fp32_precision = before
 
 
-def _has_avx512_that_mkl_leaves() -> bool:
+def _has_avx512_without_mkl_support() -> bool:
     processor: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not know
     return bool(processor.get("avx512_f")) and "AMD" in str(processor.get("cpu_name"))
 

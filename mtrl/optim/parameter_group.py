@@ -1,14 +1,13 @@
-"""Parameters that are optimised together: one aggregator, one bound of the gradient's norm, fused Adam.
+"""Parameter groups: parameters with one optimiser, one aggregator and one gradient-norm bound.
 
-Shapes: M tasks.
+Shapes: M tasks, B batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,122 +16,175 @@ from torch.func import functional_call
 
 from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses
 from mtrl.errors import Diverged
-from mtrl.flat_adam import FlatAdam
-from mtrl.flat_parameters import FlatParameters
-from mtrl.optim.matmul_backend import torchs_products
 from mtrl.networks import SelfUpdating
-from mtrl.recorded import recorded
+from mtrl.optim.cuda_graphs import CudaGraphs
+from mtrl.optim.matmul_backend import default_matmul_backend
+from mtrl.optim.precision import Precision, autocast
 from mtrl.types import Batch, State
 
+AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
+"""A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
 
-class OptimizedGroup:
-    """Parameters that share an optimiser, an aggregator and one gradient-norm bound."""
+
+class ParameterGroup:
+    """Parameters of a module that are optimised together by Adam (Kingma and Ba, 2015, arXiv:1412.6980).
+
+    Parameters of `SelfUpdating` parts get gradients like the others and move by the part's own rule.
+    """
 
     def __init__(
         self,
         name: str,
-        modules: nn.Module,
+        module: nn.Module,
         aggregator: GradientAggregator,
+        *,
+        task_names: Sequence[str],
         learning_rate: float,
         max_grad_norm: float,
         adam_epsilon: float = 1e-5,
+        precision: Precision = "float32",
+        auxiliary_losses: Sequence[AuxiliaryLoss] = (),
+        cuda_graphs: bool = False,
     ):
         self.name = name
         self.aggregator = aggregator
-        aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in modules.modules())
-        self.takes_tasks_apart = isinstance(aggregator, JacobianAggregator) or not aggregator.vectorized
+        self.task_names = tuple(task_names)
         self.max_grad_norm = max_grad_norm
-        self.self_updating = [part for part in modules.modules() if isinstance(part, SelfUpdating)]
+        self.auxiliary_losses = tuple(auxiliary_losses)
+        self.parameters: Parameters = dict(module.named_parameters())
+        self.self_updating = [part for part in module.modules() if isinstance(part, SelfUpdating)]
         apart = {parameter for part in self.self_updating for parameter in part.parameters()}
-        named = dict(modules.named_parameters())
-        optimized: Parameters = {name: value for name, value in named.items() if value not in apart}
-        self.parameters: Parameters = {**optimized, **named}
-        self.flat = FlatParameters(self.parameters)
-        self.optimizer = FlatAdam(self.flat, learning_rate, adam_epsilon, number=len(optimized))
-        # Of every task's loss and of the gradient's norm, on a GPU.
-        self.not_finite = (
-            torch.zeros(aggregator.num_tasks + 1, dtype=torch.bool, device=self.flat.values.device)
-            if self.flat.values.is_cuda
-            else None
+        self._optimized = {name: value for name, value in self.parameters.items() if value not in apart}
+        self._apart = {name: value for name, value in self.parameters.items() if value in apart}
+        aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in module.modules())
+        self.needs_per_task_gradients = isinstance(aggregator, JacobianAggregator) or not aggregator.vectorized
+        device = next(iter(self.parameters.values())).device
+        on_gpu = device.type == "cuda"
+        self.autocast = autocast(precision, device)
+        self.optimizer = torch.optim.Adam(
+            list(self._optimized.values()),
+            # On a GPU a tensor: a captured graph would read a number of the host once and for all.
+            lr=torch.tensor(learning_rate, device=device) if on_gpu else learning_rate,
+            eps=adam_epsilon,
+            fused=True,
+            capturable=on_gpu,
         )
+        # Of every task's loss and of the gradient's norm, on a GPU.
+        self.not_finite = torch.zeros(len(task_names) + 1, dtype=torch.bool, device=device) if on_gpu else None
+        self._update = CudaGraphs(self._eager_step) if cuda_graphs and on_gpu else self._eager_step
 
-    def step(self, loss_of: LossFunction, batch: Batch) -> TaskLosses:
-        """One gradient step on per-task losses; the only place that writes gradients of networks.
+    def step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
+        """One gradient step on per-task losses (M,), auxiliary losses included; returns them and the metrics.
 
-        Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where that would have to be
-        waited for, this step and all that follow do nothing instead, and `check` raises.
+        Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where reading that would stall
+        it, this step and all that follow are skipped instead, and `check` raises.
         """
-        with torchs_products() if self.takes_tasks_apart and len(set(batch.counts)) > 1 else nullcontext():
-            result = self.aggregator.backward(loss_of, batch, self.parameters)
-        self.flat.gather_gradients()
-        norm = self.flat.gradient_norm()
-        # Looked at before clipping, which would spread a value that is not finite over all gradients.
-        if self.not_finite is not None:
-            self.not_finite |= torch.cat([torch.isfinite(result.losses), torch.isfinite(norm).view(1)]).logical_not()
-            left_out = self.not_finite.any()
-        else:
-            if not math.isfinite(norm.item() + result.losses.sum().item()):
-                self._name_what_is_not_finite(torch.isfinite(result.losses).logical_not())
-            left_out = None
-        excess = ((norm + 1e-6) / self.max_grad_norm).clamp(min=1)  # how many times too long the gradient is
-        self.optimizer.step(excess, left_out)
+        return self._update(loss_fn, batch)
+
+    def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
+        unequal = self.needs_per_task_gradients and len(set(batch.counts)) > 1
+        with default_matmul_backend() if unequal else nullcontext():
+            result = self.aggregator.backward(self._complete(loss_fn), batch, self.parameters)
+        # Before clipping, which would spread a value that is not finite over all gradients.
+        norm = _gradient_norm(self._optimized)
+        self._check_finite(result.losses, norm if not self._apart else norm + _gradient_norm(self._apart))
+        nn.utils.clip_grads_with_norm_(self._optimized.values(), self.max_grad_norm, norm)
+        self.optimizer.step()
         for part in self.self_updating:
-            for parameter in part.parameters():
-                assert parameter.grad is not None
-                clipped = parameter.grad / excess
-                parameter.grad = clipped if left_out is None else torch.where(left_out, 0, clipped)
-            part.step()
+            part.step(batch.shares)
         return result
 
-    def recorded(self, loss_of: LossFunction) -> LossFunction:
-        """`loss_of`, of the group's own parameters by recorded programs (see `mtrl.recorded`)."""
-        if self.takes_tasks_apart:
-            return loss_of
-        of_batch: Callable[[Batch], TaskLosses] = recorded(
-            partial(loss_of, self.parameters), tuple(self.parameters.values()), loss_of.__qualname__
-        )
-        return lambda parameters, batch: (
-            of_batch(batch) if parameters is self.parameters else loss_of(parameters, batch)
-        )
+    def _complete(self, loss_fn: LossFunction) -> LossFunction:
+        """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group."""
+
+        def losses(parameters: Parameters, batch: Batch) -> TaskLosses:
+            with self.autocast:
+                result = loss_fn(parameters, batch)
+                total = result.losses
+                for output in result.outputs:
+                    for auxiliary in output.losses.values():
+                        total = total + auxiliary
+                for auxiliary_loss in self.auxiliary_losses:
+                    total = total + auxiliary_loss(result, batch)
+            return TaskLosses(total, result.metrics)
+
+        return losses
+
+    def _check_finite(self, losses: Tensor, norm: Tensor) -> None:
+        if self.not_finite is None:
+            if not math.isfinite(norm.item() + losses.sum().item()):
+                self._raise_diverged(torch.isfinite(losses).logical_not())
+            return
+        self.not_finite |= torch.cat([torch.isfinite(losses), torch.isfinite(norm).view(1)]).logical_not()
+        skip_step = self.not_finite.any()
+        self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        for part in self.self_updating:
+            for parameter in part.parameters():
+                parameter.grad = torch.where(skip_step, 0.0, parameter.grad)  # type: ignore[arg-type]
 
     def bind(self, module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
-        """A module of the group as a function, of a tuple, that reads its parameters from `parameters`.
+        """A module of the group as a function that reads its parameters from `parameters`, named as the group's.
 
-        These are named as the group's; `prefix` marks the module's own.
+        `prefix` marks the module's own among them.
         """
         if parameters is self.parameters:
-            # Called as it is: `functional_call` walks all modules, 0.3 ms per call for two small critics.
-            return lambda inputs: module(*inputs)
+            return module  # `functional_call` walks all modules, 0.3 ms per call for two small critics
         own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-        return partial(functional_call, module, own)
+        return lambda *inputs: functional_call(module, own, inputs)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: float) -> None:
+        settings = self.optimizer.param_groups[0]
+        if isinstance(settings["lr"], Tensor):
+            settings["lr"].fill_(learning_rate)
+        else:
+            settings["lr"] = learning_rate
 
     def check(self) -> None:
         """Raises Diverged if a loss or gradient on a GPU was not finite since the last state was loaded."""
         if self.not_finite is not None and bool(self.not_finite.any()):
-            bad = self.not_finite[:-1]
-            if not bool(bad.any()):
-                raise Diverged(f"{self.name} gradient is not finite")  # steps since may have written others
-            self._name_what_is_not_finite(bad)
+            self._raise_diverged(self.not_finite[:-1])
 
-    def _name_what_is_not_finite(self, losses: Tensor) -> None:
-        """`losses` (M,) bool."""
-        bad = losses.nonzero().flatten().tolist()
-        if bad:
-            raise Diverged(f"{self.name} loss is not finite for the task(s) with index {bad}")
+    def _raise_diverged(self, bad_tasks: Tensor) -> None:
+        """bad_tasks (M,) bool: those with a loss that is not finite."""
+        tasks = [self.task_names[index] for index in bad_tasks.nonzero().flatten().tolist()]
+        if tasks:
+            raise Diverged(f"{self.name} loss is not finite for the task(s) {', '.join(tasks)}")
         names = [
             name
             for name, parameter in self.parameters.items()
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
         ]
-        raise Diverged(f"{self.name} gradient is not finite: {names or 'its norm overflows'}")
+        raise Diverged(f"{self.name} gradient is not finite: {', '.join(names) or 'its norm overflows'}")
 
     def state(self) -> State:
-        """The optimiser's and the aggregator's; parameters that move themselves have no moments."""
-        return {"optimizer": self.optimizer.state(), "aggregator": self.aggregator.state()}
+        """Adam's moments by parameter name, and the aggregator's state."""
+        moments = {name: dict(self.optimizer.state.get(value, {})) for name, value in self._optimized.items()}
+        return {"optimizer": moments, "learning_rate": self.learning_rate, "aggregator": self.aggregator.state()}
 
     def load_state(self, state: State) -> None:
-        """Takes up a state written by `state`. Raises KeyError for a parameter that it lacks."""
-        self.optimizer.load_state(state["optimizer"])
+        """Loads a state written by `state`. Raises KeyError for a missing parameter, ValueError for another shape."""
+        for name, parameter in self._optimized.items():
+            moments = state["optimizer"][name]
+            if any(moments[key].shape != parameter.shape for key in moments.keys() & {"exp_avg", "exp_avg_sq"}):
+                raise ValueError(f"{self.name}: the optimiser's moments of {name} have another shape")
+            # In the memory layout of the parameter, which fused Adam takes for granted.
+            self.optimizer.state[parameter] = {
+                key: torch.empty_like(parameter).copy_(value) if key != "step" else value.clone().to(parameter.device)
+                for key, value in moments.items()
+            }
+        self.learning_rate = float(state["learning_rate"])
         self.aggregator.load_state(state["aggregator"])
         if self.not_finite is not None:
             self.not_finite.zero_()
+        if isinstance(self._update, CudaGraphs):
+            self._update.reset()  # the captured graphs write to the old moments
+
+
+def _gradient_norm(parameters: Parameters) -> Tensor:
+    """Euclidean norm () of all gradients."""
+    return nn.utils.get_total_norm([value.grad for value in parameters.values() if value.grad is not None])

@@ -1,29 +1,31 @@
-"""Distral: task policies are drawn to a common one, which is distilled from them (Teh et al., 2017, arXiv:1707.04175).
+"""Distral: task policies regularized towards a common policy, which is distilled from them (Teh et al., 2017,
+arXiv:1707.04175).
 
-The objective (equation 1) is the return of the regularised reward
+The objective (equation 1) is the return of the regularized reward
 
     r + (a/b) log pi_0(a|s) - (1/b) log pi_i(a|s),    a = c_KL / (c_KL + c_Ent), b = 1 / (c_KL + c_Ent),
 
-so log pi_i costs c_Ent = (1 - a)/b, and log pi_i - log pi_0 costs c_KL = a/b. Both are fixed: SAC learns no
-temperature and PPO gives no entropy bonus. a = 1 is the paper's "KL only". SAC pays the expectation, whose second part
-is c_KL KL(pi_i || pi_0), exactly; PPO pays for what it sampled.
+so c_Ent = (1 - a)/b is the entropy coefficient and c_KL = a/b the KL coefficient. Both are fixed: SAC learns no
+temperature and PPO adds no entropy bonus. a = 1 is the paper's "KL only". SAC subtracts the expectation, whose second
+part is c_KL KL(pi_i || pi_0), exactly; PPO subtracts the value of the sampled action.
 
-pi_0 sees no task. It is distilled: the gradient of c_KL E[log pi_0] under fixed pi_i, which is that of -c_KL
-KL(sg(pi_i) || pi_0) and is taken so, an auxiliary loss for either agent. In what pi_i is charged, pi_0 is fixed.
+pi_0 does not see the task. It is distilled: the gradient of c_KL E[log pi_0] under fixed pi_i is that of -c_KL
+KL(sg(pi_i) || pi_0), an auxiliary loss for either agent. In the regularization of pi_i, pi_0 is fixed.
 
-One column: pi_i is the task column. Two columns: pi_i in proportion to pi_0^a f_i^b, so that the common column learns
-from the tasks' returns too. For logits that is a h_0 + b f_i. Continuous actions, which the paper does not have, get
-the product of Gaussians, before the tanh if there is one: precision a/s_0^2 + b/s_f^2, precision-weighted mean. It is
-about b times as narrow in variance as its factors: a wider start is PPO's `initial_log_std`, and SAC's to learn; where
-b is large, one column is the better choice.
+One column: pi_i is the task column. Two columns: pi_i is proportional to pi_0^a f_i^b, so that the common column learns
+from the tasks' returns too. For logits that is a h_0 + b f_i. For continuous actions, which the paper does not have, it
+is the product of Gaussians, before the tanh if there is one: precision a/s_0^2 + b/s_f^2, precision-weighted mean. Its
+variance is about b times smaller than that of its factors: PPO's `initial_log_std` sets a wider start, SAC learns it;
+where b is large, one column is the better choice.
 
-A nat costs 1/b per step. That is to be small beside the rewards of a step in the normaliser's units, which under PopArt
-are fractions of the deviation of whole returns: there b is in the hundreds, where plain rewards of order 1 want 10.
+The coefficients are per step and should be small beside the rewards of a step: b of about 10 suits rewards of order 1.
+With PPO and PopArt the regularization is in normalised units, which are fractions of the standard deviation of whole
+returns: there b should be in the hundreds.
 
-Columns are of the architecture of the run: the common one is made for one task, the task column for all of them, and
-how task policies share parameters is the architecture's to say. The paper's share none: `separate`.
+Both columns are of the run's architecture: the common one is made for one task, the task column for all of them, and
+how task policies share parameters is up to the architecture. The paper's share none: `separate`.
 
-Where columns choose routes, the routes of both are part of the action, since the charge depends on both.
+Where columns choose routes, the routes of both are part of the action, since the regularization depends on both.
 
 Shapes: B batch, F features, M tasks.
 """
@@ -38,8 +40,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.aggregation import mean_per_task
 from mtrl.networks.architecture import Output, run
+from mtrl.per_task import mean_per_task
 from mtrl.policies.distributions import detached
 from mtrl.policies.heads import ActionHead
 from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policies
@@ -47,23 +49,25 @@ from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policie
 
 @dataclass(frozen=True)
 class RegularizedOutput(PolicyOutput):
-    """A policy that is charged for leaving another one, `prior`, which is outside the graph."""
+    """A policy regularized towards another one, `prior`, which is outside the graph."""
 
     prior: Any
     temperature: float  # c_Ent
     kl_weight: float  # c_KL
 
-    def charge(self, sample: Tensor) -> Tensor:
+    def regularization(self, sample: Tensor) -> Tensor:
+        # c_Ent log pi_i + c_KL (log pi_i - log pi_0)
         log_prob = self.distribution.log_prob(sample)
         return self.temperature * log_prob + self.kl_weight * (log_prob - self.prior.log_prob(sample))
 
-    def expected_charge(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
+    def expected_regularization(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
+        # c_Ent E[log pi_i] + c_KL KL(pi_i || pi_0)
         return temperature * log_prob + self.kl_weight * self.distribution.kl_divergence(self.prior)
 
 
 @policies.register("distral")
 class Distral(Policy):
-    """Task policies drawn to a common one, which is distilled from them."""
+    """Task policies regularized towards a common policy, which is distilled from them."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -79,44 +83,46 @@ class Distral(Policy):
         self.common = make_architecture(in_features, head.num_outputs, num_tasks=1)
         self.common_head = head.for_all_tasks()
         self.task = make_architecture(in_features, head.num_outputs)
-        self.draw_size = self.common.draw_size + self.task.draw_size
+        self.noise_size = self.common.noise_size + self.task.noise_size
         self.route_size = self.common.route_size + self.task.route_size
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> PolicyOutput:
-        of_common, of_task = self._split(draw)
-        common = run(self.common, features, torch.zeros_like(task_ids), of_common)
-        task = run(self.task, features, task_ids, of_task)
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> PolicyOutput:
+        common_noise, task_noise = _split(noise, self.common.noise_size)
+        common_route, task_route = _split(route, self.common.route_size)
+        common = run(self.common, features, torch.zeros_like(task_ids), common_noise, common_route)
+        task = run(self.task, features, task_ids, task_noise, task_route)
         prior = self.common_head.distribution(common.values, task_ids)
         policy = self.head.distribution(task.values, task_ids)
         if self.num_columns == 2:
             policy = prior.power_product(self.alpha, policy, self.beta)
         divergence = detached(policy).kl_divergence(prior)
         distillation = self.kl_weight * mean_per_task(divergence, task_ids, self.head.num_tasks)
-        network = self._said(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
+        network = self._joined(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
         return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
 
-    def _split(self, draw: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What belongs to the common and to the task column of noise, or of choices to make again."""
-        if draw is None:
-            return None, None
-        size = self.common.draw_size if draw.is_floating_point() else self.common.route_size
-        return draw[:, :size], draw[:, size:]
-
-    def _said(
+    def _joined(
         self, common: Output, task: Output, losses: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor]
     ) -> Output:
-        """`losses`, `diagnostics` and what the columns say beside their values, the common one as `common_NAME`."""
+        """The task column's output with the common column's routes, losses and diagnostics (`common_NAME`)."""
         routes = [column.route for column in (common, task) if column.route is not None]
         common_losses = {f"common_{name}": loss.expand(self.head.num_tasks) for name, loss in common.losses.items()}
         common_diagnostics = {f"common_{name}": values for name, values in common.diagnostics.items()}
         return Output(
             task.values,
+            task.representation,
             route=torch.cat(routes, dim=-1) if routes else None,
             route_log_prob=_sum(common.route_log_prob, task.route_log_prob),
             route_entropy=_sum(common.route_entropy, task.route_entropy),
             losses={**task.losses, **common_losses, **losses},
             diagnostics={**task.diagnostics, **common_diagnostics, **diagnostics},
         )
+
+
+def _split(values: Tensor | None, size: int) -> tuple[Tensor | None, Tensor | None]:
+    """The common column's `size` columns of noise or routes, and the task column's."""
+    return (None, None) if values is None else (values[:, :size], values[:, size:])
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

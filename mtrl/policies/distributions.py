@@ -1,10 +1,10 @@
-"""Action distributions: what they can be asked depends on the learner.
+"""Action distributions, with the operations that the learners need.
 
 Soft actor-critic needs `expect`, the one method in which its continuous and discrete forms differ. Policy gradients
 need `log_prob` of actions taken before and `entropy`; a squashed Gaussian offers neither: its entropy has no closed
 form, and the pre-activation of a stored action is lost where tanh saturates.
 
-Shapes: B batch, A action dimensions or number of actions, K critics.
+Shapes: B batch, A action dimensions or number of actions.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ D = TypeVar("D", bound=Any)
 
 
 class Expectation(NamedTuple):
-    """Expectations under the policy, row by row."""
+    """Expectations under the policy, one per sample."""
 
-    value: Tensor  # (B,) of the smallest critic
+    value: Tensor  # (B,)
     log_prob: Tensor  # (B,) negative entropy
 
 
@@ -32,7 +32,7 @@ class ActionDistribution(Protocol):
     """What a policy returns for B observations: a frozen dataclass of tensors with leading dimension B."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions made of `noise` (B, ...), the head's `draw_noise`."""
+        """Actions made of `noise` (B, ...), the head's `sample_noise`."""
 
     def mode(self) -> Tensor:
         """The deterministic actions."""
@@ -50,7 +50,7 @@ class SoftDistribution(ActionDistribution, Protocol):
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """Expected value and log-probability.
 
-        `action_values(action)` gives (K, B, 1) for continuous actions, `action_values(None)` (K, B, A) for discrete.
+        `action_values(action)` gives (B, 1) for continuous actions, `action_values(None)` (B, A) for discrete.
         """
 
 
@@ -107,7 +107,7 @@ class SquashedGaussian(Gaussian):
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """One reparametrised sample."""
         unsquashed = self._unsquashed(noise)
-        value = action_values(torch.tanh(unsquashed)).squeeze(-1).amin(0)
+        value = action_values(torch.tanh(unsquashed)).squeeze(-1)
         return Expectation(value, self._log_prob(unsquashed, noise))
 
     def _unsquashed(self, noise: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class MaskedCategorical:
     def expect(self, action_values: Callable[[Tensor | None], Tensor], noise: Tensor) -> Expectation:
         """The exact sum over actions (Christodoulou, 2019, arXiv:1910.07207); illegal ones have probability 0."""
         log_probs = self.log_probs
-        value = (log_probs.exp() * action_values(None).amin(0)).sum(-1)
+        value = (log_probs.exp() * action_values(None)).sum(-1)
         return Expectation(value, _mean_log_prob(log_probs))
 
 

@@ -1,4 +1,4 @@
-"""How network outputs become actions, for each kind of action space: the continuous/discrete seam.
+"""Action heads: from network outputs to action distributions, one for each kind of action space.
 
 Shapes: B batch, F features, A action dimensions or number of actions, M tasks, K critics.
 """
@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.policies.distributions import ActionDistribution, DiagonalGaussian, MaskedCategorical, SquashedGaussian
-from mtrl.types import TaskSuite
+from mtrl.types import SuiteSpec
 
 
 class ActionHead(nn.Module, ABC):
     """Turns network outputs into action distributions."""
 
     num_tasks: int
-    num_outputs: int  # network outputs per row
+    num_outputs: int  # network outputs per sample
     clips: bool = False
-    """Whether `to_environment` loses what was sampled; who needs the sample later has to store it."""
+    """Whether `to_environment` clips, so that the unclipped sample has to be stored where it is needed later."""
 
     @abstractmethod
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> ActionDistribution:
         """outputs (B, num_outputs), task_ids (B,)."""
 
     @abstractmethod
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Noise (B, A) that `ActionDistribution.sample` takes."""
 
     def to_environment(self, sample: Tensor) -> Tensor:
@@ -68,10 +68,10 @@ class SoftHead(ActionHead):
 class SquashedGaussianHead(SoftHead):
     """Continuous actions in [-1, 1]^A: tanh of a Gaussian, log standard deviation bounded by `log_std_bounds`."""
 
-    def __init__(self, suite: TaskSuite, log_std_bounds: tuple[float, float] = (-20.0, 2.0)):
+    def __init__(self, spec: SuiteSpec, log_std_bounds: tuple[float, float] = (-20.0, 2.0)):
         super().__init__()
-        self.size = _box_size(suite)
-        self.num_tasks = suite.num_tasks
+        self.size = _box_size(spec)
+        self.num_tasks = spec.num_tasks
         self.num_outputs = 2 * self.size
         self.critic_action_inputs = self.size
         self.critic_outputs = 1
@@ -81,8 +81,8 @@ class SquashedGaussianHead(SoftHead):
         mean, log_std = outputs.chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(*self.log_std_bounds))
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, self.size, generator=generator, device=generator.device)
 
     def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
         return 2 * torch.rand(len(task_ids), self.size, generator=generator, device=generator.device) - 1
@@ -108,12 +108,12 @@ class GaussianHead(ActionHead):
 
     clips = True
 
-    def __init__(self, suite: TaskSuite, initial_log_std: float = 0.0):
+    def __init__(self, spec: SuiteSpec, initial_log_std: float = 0.0):
         super().__init__()
-        self.size = _box_size(suite)
-        self.num_tasks = suite.num_tasks
+        self.size = _box_size(spec)
+        self.num_tasks = spec.num_tasks
         self.num_outputs = self.size
-        self.log_std = nn.Parameter(torch.full((suite.num_tasks, self.size), initial_log_std))
+        self.log_std = nn.Parameter(torch.full((spec.num_tasks, self.size), initial_log_std))
 
     def for_all_tasks(self) -> GaussianHead:
         head = copy.deepcopy(self)
@@ -123,8 +123,8 @@ class GaussianHead(ActionHead):
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(outputs, self.log_std.expand(self.num_tasks, -1)[task_ids])
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, self.size, generator=generator, device=generator.device)
 
     def to_environment(self, sample: Tensor) -> Tensor:
         return sample.clamp(-1, 1)
@@ -133,27 +133,27 @@ class GaussianHead(ActionHead):
 class CategoricalHead(SoftHead):
     """Discrete actions, with each task's illegal ones masked."""
 
-    def __init__(self, suite: TaskSuite):
+    def __init__(self, spec: SuiteSpec):
         super().__init__()
-        assert isinstance(suite.action_space, gym.spaces.Discrete)
-        self.size = int(suite.action_space.n)
-        self.num_tasks = suite.num_tasks
+        assert isinstance(spec.action_space, gym.spaces.Discrete)
+        self.size = int(spec.action_space.n)
+        self.num_tasks = spec.num_tasks
         self.num_outputs = self.size
         self.critic_action_inputs = 0
         self.critic_outputs = self.size
-        mask = np.ones((suite.num_tasks, self.size), bool) if suite.action_mask is None else suite.action_mask
+        mask = np.ones((spec.num_tasks, self.size), bool) if spec.action_mask is None else spec.action_mask
         self.mask: Tensor
         self.register_buffer("mask", torch.from_numpy(mask.copy()), persistent=False)
 
     def distribution(self, outputs: Tensor, task_ids: Tensor) -> MaskedCategorical:
         return MaskedCategorical(torch.where(self.mask[task_ids], outputs, torch.finfo(outputs.dtype).min))
 
-    def draw_noise(self, num_rows: int, generator: torch.Generator) -> Tensor:
-        return torch.rand(num_rows, self.size, generator=generator, device=generator.device)
+    def sample_noise(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(num_samples, self.size, generator=generator, device=generator.device)
 
     def random_action(self, task_ids: Tensor, generator: torch.Generator) -> Tensor:
         uniform = MaskedCategorical(torch.where(self.mask[task_ids], 0.0, torch.finfo(torch.float32).min))
-        return uniform.sample(self.draw_noise(len(task_ids), generator))
+        return uniform.sample(self.sample_noise(len(task_ids), generator))
 
     def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
         return features
@@ -166,24 +166,22 @@ class CategoricalHead(SoftHead):
         return (0.89 if scale is None else scale) * self.mask.sum(1).log()
 
 
-def make_soft_head(suite: TaskSuite) -> SoftHead:
+def make_soft_head(spec: SuiteSpec) -> SoftHead:
     """The head that SAC uses on the suite's action space."""
-    return (
-        CategoricalHead(suite) if isinstance(suite.action_space, gym.spaces.Discrete) else SquashedGaussianHead(suite)
-    )
+    return CategoricalHead(spec) if isinstance(spec.action_space, gym.spaces.Discrete) else SquashedGaussianHead(spec)
 
 
-def make_policy_gradient_head(suite: TaskSuite, initial_log_std: float = 0.0) -> ActionHead:
+def make_policy_gradient_head(spec: SuiteSpec, initial_log_std: float = 0.0) -> ActionHead:
     """The head that PPO uses on the suite's action space; `initial_log_std` is of continuous actions."""
-    if isinstance(suite.action_space, gym.spaces.Discrete):
-        return CategoricalHead(suite)
-    return GaussianHead(suite, initial_log_std)
+    if isinstance(spec.action_space, gym.spaces.Discrete):
+        return CategoricalHead(spec)
+    return GaussianHead(spec, initial_log_std)
 
 
-def _box_size(suite: TaskSuite) -> int:
+def _box_size(spec: SuiteSpec) -> int:
     """Action dimensions of a suite whose actions lie in [-1, 1]^A. Raises ValueError for other bounds."""
-    space = suite.action_space
+    space = spec.action_space
     assert isinstance(space, gym.spaces.Box)
     if not (np.all(space.low == -1) and np.all(space.high == 1)):
-        raise ValueError(f"suite {suite.name!r}: continuous actions must be bounded by -1 and 1")
+        raise ValueError(f"suite {spec.name!r}: continuous actions must be bounded by -1 and 1")
     return int(np.prod(space.shape))

@@ -23,20 +23,23 @@ class MakeArchitecture(Protocol):
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """The distribution for B observations, what the architecture said beside it, and what the policy is charged.
+    """The distribution for B observations, the output of the architecture, and the policy's regularization.
 
-    A charge is in the units of the normaliser, as temperatures are; agents subtract it from rewards and values.
+    Regularization is in reward units, as temperatures are; agents subtract it from rewards and values.
     """
 
     distribution: Any  # what the head makes: a SoftDistribution for SAC, a PolicyGradientDistribution for PPO
     network: Output
 
-    def charge(self, sample: Tensor) -> Tensor:
-        """What samples of the distribution cost (B,), beside the agent's own entropy term."""
+    def regularization(self, sample: Tensor) -> Tensor:
+        """The regularization of samples of the distribution (B,), beside the agent's own entropy term."""
         return torch.zeros(len(sample), device=sample.device)
 
-    def expected_charge(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
-        """What the distribution costs on average (B,), given its mean log-probability and what that costs."""
+    def expected_regularization(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
+        """Its expectation under the distribution (B,), the entropy term included: temperature * E[log pi] by default.
+
+        log_prob: E[log pi] (B,). temperature: of each sample's task (B,).
+        """
         return temperature * log_prob
 
 
@@ -47,12 +50,12 @@ class Policy(nn.Module, ABC):
     class Config:
         """Hyperparameters."""
 
-    draw_size: int
-    """Uniform numbers per row that the architecture wants as `draw` (0: none)."""
+    noise_size: int
+    """Uniform numbers per sample that the architecture takes as `noise` (0: none)."""
     route_size: int
-    """Choices per row that its `Output.route` holds (0: it has none)."""
+    """Choices per sample in the architecture's `Output.route` (0: none)."""
     temperature: float | None = None
-    """What log pi costs, where the policy fixes it; None: the agent's own entropy term (temperatures, a bonus)."""
+    """Coefficient of log pi if the policy fixes it; None: the agent's own (learned temperatures, an entropy bonus)."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
@@ -60,8 +63,10 @@ class Policy(nn.Module, ABC):
         self.head = head
 
     @abstractmethod
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> PolicyOutput:
-        """features (B, F), task_ids (B,) int64, draw (B, draw_size) uniform or a route (B, route_size) int64."""
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> PolicyOutput:
+        """features (B, F), task_ids (B,) int64, noise (B, noise_size) uniform, route (B, route_size) int64."""
 
 
 policies: Registry[Policy] = Registry("policy")
@@ -74,9 +79,11 @@ class Single(Policy):
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
         super().__init__(make_architecture, in_features, head, config)
         self.architecture = make_architecture(in_features, head.num_outputs)
-        self.draw_size = self.architecture.draw_size
+        self.noise_size = self.architecture.noise_size
         self.route_size = self.architecture.route_size
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> PolicyOutput:
-        output = run(self.architecture, features, task_ids, draw)
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> PolicyOutput:
+        output = run(self.architecture, features, task_ids, noise, route)
         return PolicyOutput(self.head.distribution(output.values, task_ids), output)

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from mtrl.errors import BadInput
 from mtrl.env.recent_episodes import WINDOW, RecentMeans
-from mtrl.scheduling.scheduler import TaskScheduler
 from mtrl.env.target_quality import solved_fractions
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.errors import BadInput
+from mtrl.scheduling.scheduler import TaskScheduler
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 
 
 class ActiveScheduler(TaskScheduler):
@@ -32,31 +32,31 @@ class ActiveScheduler(TaskScheduler):
         uniform_episodes: NonNegativeInt = 10  # of every task, until which all get the same share
         min_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # that every task keeps, as a fraction of a uniform one
 
-    def __init__(self, suite: TaskSuite, config: Config, seed: int):
+    def __init__(self, spec: SuiteSpec, config: Config, seed: int):
         """Raises BadInput for a suite without targets."""
         self.config: Any = config
-        self.num_tasks = suite.num_tasks
-        self._suite = suite
-        self._targets = _targets(suite)
-        self._recent = RecentMeans(suite.num_tasks, config.window)  # of scores
-        self._played = np.zeros(suite.num_tasks, np.int64)  # (M,) episodes since the start of the run
-        self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
+        self.num_tasks = spec.num_tasks
+        self._spec = spec
+        self._targets = _targets(spec)
+        self._recent = RecentMeans(spec.num_tasks, config.window)  # of scores
+        self._played = np.zeros(spec.num_tasks, np.int64)  # (M,) episodes since the start of the run
+        self._weights = np.full(spec.num_tasks, 1 / spec.num_tasks)
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         if not episodes:
             return
         ended = np.zeros(self.num_tasks, np.int64)
         for episode in episodes:
-            self._recent.add(episode.task, self._suite.score_of(episode))
+            self._recent.add(episode.task, self._spec.score_of(episode))
             ended[episode.task] += 1
         self._played += ended
         distances = 1 - solved_fractions(self._recent.means, self._targets)
-        self.take_note(distances, ended)
+        self.update_statistics(distances, ended)
         if self._played.min() >= self.config.uniform_episodes:
             kept = self.config.min_share
             self._weights = (1 - kept) * self.shares(distances, ended) + kept / self.num_tasks
 
-    def take_note(self, distances: np.ndarray, ended: np.ndarray) -> None:
+    def update_statistics(self, distances: np.ndarray, ended: np.ndarray) -> None:
         """Told of every observation, in the uniform phase too; arguments as of `shares`."""
 
     @abstractmethod
@@ -79,11 +79,11 @@ class ActiveScheduler(TaskScheduler):
         self._weights = np.array(state["weights"], np.float64)
 
 
-def _targets(suite: TaskSuite) -> np.ndarray:
-    if suite.target_scores is None:
-        without = [task.name for task in suite.tasks if task.target_return is None or task.target_return <= 0]
+def _targets(spec: SuiteSpec) -> np.ndarray:
+    if spec.target_scores is None:
+        without = [task.name for task in spec.tasks if task.target_return is None or task.target_return <= 0]
         raise BadInput(
-            f"this scheduler needs a positive target return for every task; suite {suite.name!r} has none for "
+            f"this scheduler needs a positive target return for every task; suite {spec.name!r} has none for "
             f"{', '.join(without[:3])}{' and others' if len(without) > 3 else ''}; use --scheduler uniform or fixed"
         )
-    return suite.target_scores
+    return spec.target_scores

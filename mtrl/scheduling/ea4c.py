@@ -26,12 +26,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from mtrl.agent import seeded_construction
-from mtrl.flat_adam import FlatAdam
-from mtrl.flat_parameters import FlatParameters
 from mtrl.scheduling.active import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
-from mtrl.types import State, TaskSuite
+from mtrl.seeding import seeded_construction
+from mtrl.types import State, SuiteSpec
 
 WORST_TASKS = 3
 """Tasks whose progress the second half of the reward is about."""
@@ -54,12 +52,11 @@ class EA4C(ActiveScheduler):
         max_grad_norm: PositiveFloat = 1.0  # global norm
         width: PositiveInt = 64  # units per layer
 
-    def __init__(self, suite: TaskSuite, config: Config, seed: int):
-        super().__init__(suite, config, seed)
+    def __init__(self, spec: SuiteSpec, config: Config, seed: int):
+        super().__init__(spec, config, seed)
         with seeded_construction(seed, "task scheduler"):
             self.network = MetaNetwork(self.num_tasks, config.width)
-        self._flat = FlatParameters(dict(self.network.named_parameters()))
-        self._optimizer = FlatAdam(self._flat, config.learning_rate)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate)
         self._memory = self.network.no_memory()
         self._first_memory = self.network.no_memory()  # before the first decision of `_inputs`
         # Decisions since the last update, and what came of each but the newest.
@@ -99,13 +96,13 @@ class EA4C(ActiveScheduler):
         self.network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        self._flat.gather_gradients()
         self._optimizer.step()
 
     def state(self) -> State:
+        named = dict(self.network.named_parameters())
         return super().state() | {
-            "network": {name: value.detach().clone() for name, value in self.network.named_parameters()},
-            "optimizer": self._optimizer.state(),
+            "network": {name: value.detach().clone() for name, value in named.items()},
+            "optimizer": {name: dict(self._optimizer.state.get(value, {})) for name, value in named.items()},
             "memory": list(self._memory),
             "first_memory": list(self._first_memory),
             "inputs": list(self._inputs),
@@ -116,7 +113,9 @@ class EA4C(ActiveScheduler):
     def load_state(self, state: State) -> None:
         super().load_state(state)
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state(state["optimizer"])
+        for name, parameter in self.network.named_parameters():
+            moments = state["optimizer"][name]
+            self._optimizer.state[parameter] = {key: value.clone() for key, value in moments.items()}
         hidden, cell = state["memory"]
         self._memory = hidden.clone(), cell.clone()
         hidden, cell = state["first_memory"]

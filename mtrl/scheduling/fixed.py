@@ -12,7 +12,7 @@ from pydantic import Field
 from mtrl.errors import BadInput
 from mtrl.registry import nearest
 from mtrl.scheduling.scheduler import TaskScheduler, schedulers
-from mtrl.types import FinishedEpisode, TaskSuite
+from mtrl.types import FinishedEpisode, SuiteSpec
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -25,12 +25,12 @@ class Fixed(TaskScheduler):
     class Config:
         weights: tuple[Weight, ...] | dict[str, Weight] | None = None  # one per task, or by name (others 0); any scale
 
-    def __init__(self, suite: TaskSuite, config: Config, seed: int):
+    def __init__(self, spec: SuiteSpec, config: Config, seed: int):
         given = config.weights
-        values = _by_name(suite, given) if isinstance(given, Mapping) else given
-        if values is None or len(values) != suite.num_tasks:
+        values = _by_name(spec, given) if isinstance(given, Mapping) else given
+        if values is None or len(values) != spec.num_tasks:
             raise BadInput(
-                f"scheduler.weights: {len(values or ())} given; suite {suite.name!r} has {suite.num_tasks} tasks, "
+                f"scheduler.weights: {len(values or ())} given; suite {spec.name!r} has {spec.num_tasks} tasks, "
                 "each of which needs one"
             )
         weights = np.array(values, np.float64)
@@ -39,17 +39,17 @@ class Fixed(TaskScheduler):
         weights /= weights.max()  # a sum of large weights may overflow
         self._weights = weights / weights.sum()
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         pass
 
     def weights(self) -> np.ndarray:
         return self._weights
 
 
-def _by_name(suite: TaskSuite, weights: Mapping[str, float]) -> list[float]:
+def _by_name(spec: SuiteSpec, weights: Mapping[str, float]) -> list[float]:
     for name in weights:
-        if name not in suite.task_names:
+        if name not in spec.task_names:
             raise BadInput(
-                f"scheduler.weights: suite {suite.name!r} has no task {name!r}{nearest(name, suite.task_names)}"
+                f"scheduler.weights: suite {spec.name!r} has no task {name!r}{nearest(name, spec.task_names)}"
             )
-    return [weights.get(name, 0.0) for name in suite.task_names]
+    return [weights.get(name, 0.0) for name in spec.task_names]

@@ -1,7 +1,7 @@
 """The interface: one weight vector, read by the environments (which task next) and the buffer (share of a batch).
 
-N slots read the weights stratified (`mtrl.env.episodes.RandomEpisodes`): a share is how many of the N episodes begun under
-the same weights a task gets, to within one, and its share of every batch. Shapes: M tasks.
+N slots read the weights stratified (`mtrl.env.episodes.RandomEpisodes`): of N episodes begun under the same weights a
+task gets its share to within one episode. The same share holds in every batch. Shapes: M tasks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtrl.registry import Registry
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 
 
 class TaskScheduler(ABC):
@@ -25,12 +25,12 @@ class TaskScheduler(ABC):
         """Hyperparameters."""
 
     @abstractmethod
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
         """Raises BadInput for a suite that it cannot schedule; made before anything is started."""
 
     @abstractmethod
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
-        """Takes note of the episodes that ended since the last call. Any costly decision is taken here."""
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
+        """Called with the episodes that ended since the last call. Any costly decision is made here."""
 
     @abstractmethod
     def weights(self) -> np.ndarray:

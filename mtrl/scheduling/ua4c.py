@@ -27,7 +27,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from mtrl.scheduling.active import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
-from mtrl.types import State, TaskSuite
+from mtrl.types import State, SuiteSpec
 
 _FEW = 1e-9
 """Discounted episodes of a task that has none left: it is picked first."""
@@ -44,13 +44,13 @@ class UA4C(ActiveScheduler):
         min_variance: PositiveFloat = 0.002  # floor of the variance in the bound
         picks: PositiveInt = 16  # episodes to come that a decision looks ahead; shares are multiples of 1 / picks
 
-    def __init__(self, suite: TaskSuite, config: Config, seed: int):
-        super().__init__(suite, config, seed)
+    def __init__(self, spec: SuiteSpec, config: Config, seed: int):
+        super().__init__(spec, config, seed)
         self._counts = np.zeros(self.num_tasks)  # (M,) n_i, discounted
         self._rewards = np.zeros(self.num_tasks)  # (M,) discounted sums of m_i
         self._ahead = np.arange(config.picks)
 
-    def take_note(self, distances: np.ndarray, ended: np.ndarray) -> None:
+    def update_statistics(self, distances: np.ndarray, ended: np.ndarray) -> None:
         forgotten = self.config.discount ** int(ended.sum())
         self._counts *= forgotten
         self._counts += ended

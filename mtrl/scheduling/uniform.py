@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from mtrl.scheduling.scheduler import TaskScheduler, schedulers
-from mtrl.types import FinishedEpisode, TaskSuite
+from mtrl.types import FinishedEpisode, SuiteSpec
 
 
 @schedulers.register("uniform")
 class Uniform(TaskScheduler):
     """Every task the same share."""
 
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
-        self._weights = np.full(suite.num_tasks, 1 / suite.num_tasks)
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
+        self._weights = np.full(spec.num_tasks, 1 / spec.num_tasks)
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         pass
 
     def weights(self) -> np.ndarray:

@@ -22,10 +22,10 @@ from mtrl.errors import BadInput, Diverged
 from mtrl.seeding import stream, torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
-from mtrl.testing.counting_world import CountingWorld
+from mtrl.testing.counting_suite import CountingSuite
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Progress
 
 NUM_ENVS = 4
@@ -43,40 +43,41 @@ def check_agent(cls: type[Agent], config: Any = None) -> None:
     check_config(cls)
     settings = cls.Config() if config is None else config
     refusals = []
-    for suite_name in CountingWorld.suite_names:
-        world = CountingWorld(suite_name, CountingWorld.Config(), 1)
+    for suite_name in CountingSuite.suite_names:
+        suite = CountingSuite(suite_name, CountingSuite.Config(), 1)
         try:
-            make_agent(cls, settings, world.suite)
+            make_agent(cls, settings, suite.spec)
         except BadInput as error:
             refusals.append(str(error))
             continue
-        case = _Case(f"{who} on {suite_name!r}", cls, settings, world)
+        case = _Case(f"{who} on {suite_name!r}", cls, settings, suite)
         with global_generators_untouched(case.who):
             case.check_declarations()
             case.check_acting()
             case.check_learning_and_resume()
             case.check_divergence()
-    assert len(refusals) < len(CountingWorld.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
+    assert len(refusals) < len(CountingSuite.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
 
 
 class _Case:
     """One agent on one suite."""
 
-    def __init__(self, who: str, cls: type[Agent], config: Any, world: CountingWorld):
+    def __init__(self, who: str, cls: type[Agent], config: Any, suite: CountingSuite):
         self.who = who
         self.cls = cls
         self.config = config
-        self.world = world
-        self.suite = world.suite
+        self.suite = suite
+        self.spec = suite.spec
 
     def make(self, seed: int = 1) -> Agent:
-        return make_agent(self.cls, self.config, self.suite, seed)
+        return make_agent(self.cls, self.config, self.spec, seed, num_envs=NUM_ENVS)
 
     def check_declarations(self) -> None:
         agent = self.make()
         assert agent.rollout_steps >= 1, f"{self.who}: rollout_steps is {agent.rollout_steps}"
-        assert agent.learns_from_replay or agent.buffer_steps >= agent.rollout_steps, (
-            f"{self.who}: the buffer of {agent.buffer_steps} steps cannot hold a rollout of {agent.rollout_steps}"
+        assert agent.learns_from_replay or agent.buffer_size >= NUM_ENVS * agent.rollout_steps, (
+            f"{self.who}: a buffer of {agent.buffer_size} env steps cannot hold {agent.rollout_steps} steps of "
+            f"{NUM_ENVS} environments"
         )
         assert isinstance(agent, nn.Module)
         assert agent.groups(), f"{self.who}: groups() is empty"
@@ -88,14 +89,14 @@ class _Case:
     def check_acting(self) -> None:
         agent = self.make()
         generator = stream(1, "check agent")
-        for num_rows in (1, self.suite.num_tasks, 2 * self.suite.num_tasks + 1):
-            observation = generator.normal(size=(num_rows, *self.suite.observation_space.shape)).astype(np.float32)
-            task_ids = np.arange(num_rows) % self.suite.num_tasks
+        for num_rows in (1, self.spec.num_tasks, 2 * self.spec.num_tasks + 1):
+            observation = generator.normal(size=(num_rows, *self.spec.observation_space.shape)).astype(np.float32)
+            task_ids = np.arange(num_rows) % self.spec.num_tasks
             for explore in (True, False):
-                acted = agent.act(observation, task_ids, explore)
-                self._check_action(acted.action, task_ids, f"act(explore={explore})")
+                action_step = agent.act(observation, task_ids, explore)
+                self._check_action(action_step.action, task_ids, f"act(explore={explore})")
                 if explore:
-                    self._check_extras(agent, acted.extras, num_rows)
+                    self._check_extras(agent, action_step.extras, num_rows)
         before = leaves(agent)
         drawn, redrawn = (agent.sample(observation, task_ids, torch_stream(1, "check agent")) for _ in range(2))
         self._check_action(drawn, task_ids, "sample")
@@ -110,15 +111,15 @@ class _Case:
 
     def _check_action(self, action: np.ndarray, task_ids: np.ndarray, what: str) -> None:
         how = f"{self.who}: {what}"
-        space = self.suite.action_space
+        space = self.spec.action_space
         shape = (len(task_ids), *(space.shape or ()))
         assert isinstance(action, np.ndarray), f"{how} gives a {type(action).__name__}, not an array"
         assert action.shape == shape, f"{how} gives actions of shape {action.shape}, not {shape}"
         if isinstance(space, gym.spaces.Discrete):
             assert action.dtype == np.int64, f"{how} gives {action.dtype} actions, not int64"
-            assert self.suite.action_mask is not None
+            assert self.spec.action_mask is not None
             known = (action >= 0) & (action < space.n)
-            legal = known & self.suite.action_mask[task_ids, np.where(known, action, 0)]
+            legal = known & self.spec.action_mask[task_ids, np.where(known, action, 0)]
             assert legal.all(), f"{how} gives action {action[~legal][0]}, illegal in task {task_ids[~legal][0]}"
         else:
             assert action.dtype == np.float32, f"{how} gives {action.dtype} actions, not float32"
@@ -131,8 +132,8 @@ class _Case:
 
     def check_learning_and_resume(self) -> None:
         """It learns; saved and loaded into a fresh agent, both go on bit for bit."""
-        state = make_train_state(self.make(), self.world, NUM_ENVS)
-        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        state = make_train_state(self.make(), self.suite)
+        run = training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS)
         progress = self._until_it_learns(run)
         for _ in range(2):
             self._check_metrics(progress)
@@ -145,10 +146,10 @@ class _Case:
             except TypeError as error:
                 raise AssertionError(f"{self.who}: its state cannot be saved: {error}") from error
             checkpoint = store.load("latest")
-            resumed = make_train_state(self.make(seed=2), self.world, NUM_ENVS, seed=2)
+            resumed = make_train_state(self.make(seed=2), self.suite, seed=2)
             resumed.load_state(checkpoint.state, checkpoint.chunks())
         self._check_same("state() and load_state() lose", state.agent, resumed.agent)
-        continued = train(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
+        continued = training_loop(resumed, NUM_ENVS * MAX_VECTOR_STEPS)
         for _ in range(3):
             left, right = (leaves(self._until_it_learns(of).metrics) for of in (run, continued))
             assert left == right, f"{self.who}: after load_state it learns otherwise: {differences(left, right)}"
@@ -163,7 +164,7 @@ class _Case:
     def _check_metrics(self, progress: Progress) -> None:
         for name, value in progress.metrics.items():
             assert isinstance(value, torch.Tensor), f"{self.who}: metric {name!r} is a {type(value).__name__}"
-            assert tuple(value.shape) in ((), (self.suite.num_tasks,)), (
+            assert tuple(value.shape) in ((), (self.spec.num_tasks,)), (
                 f"{self.who}: metric {name!r} has shape {tuple(value.shape)}; allowed: a scalar or one per task"
             )
             assert not value.requires_grad, f"{self.who}: metric {name!r} is not detached"
@@ -175,16 +176,16 @@ class _Case:
 
     def check_divergence(self) -> None:
         """A reward that is not a number stops the run before it changes the networks."""
-        state = make_train_state(self.make(), self.world, NUM_ENVS)
+        state = make_train_state(self.make(), self.suite)
         add = state.buffer.add
         poisoned = [False]
 
-        def add_poison(observation: np.ndarray, acted: Any, step: Any) -> None:
+        def add_poison(observation: np.ndarray, action_step: Any, step: Any) -> None:
             reward = np.full_like(step.reward, np.nan) if poisoned[0] else step.reward
-            add(observation, acted, dataclasses.replace(step, reward=reward))
+            add(observation, action_step, dataclasses.replace(step, reward=reward))
 
         state.buffer.add = add_poison  # type: ignore[method-assign]
-        run = train(state, NUM_ENVS * MAX_VECTOR_STEPS)
+        run = training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS)
         self._until_it_learns(run)
         state.buffer.clear()
         poisoned[0] = True

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl.aggregation import GradientAggregator, Parameters, TaskLosses, mean_per_task
+from mtrl.aggregation import GradientAggregator, Parameters, TaskLosses
+from mtrl.per_task import mean_per_task
 from mtrl.seeding import torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
@@ -65,7 +66,7 @@ class LinearProblem:
         )
 
     def loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        """Per-task losses (M,); keeps the rows' rewards as a by-product."""
+        """Per-task losses (M,); the metrics are the samples' rewards."""
         wanted = batch.reward.unsqueeze(-1)
         errors = (batch.observation @ parameters["weight"] - wanted).square() * self.bystander
         errors = errors + (parameters["bias"] - wanted).square()
@@ -98,8 +99,8 @@ def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
     assert torch.allclose(result.losses, expected.losses), (
         f"{who}: backward returns {result.losses.tolist()}, the losses are {expected.losses.tolist()}"
     )
-    assert torch.equal(result.rows.get("reward", torch.zeros(0)), problem.batch.reward), (
-        f"{who}: the rows that the loss returned are lost, or in another order"
+    assert torch.equal(result.metrics.get("reward", torch.zeros(0)), problem.batch.reward), (
+        f"{who}: the metrics that the loss returned are lost, or in another order"
     )
     for name, parameter in problem.parameters.items():
         assert torch.equal(parameter, before[name]), f"{who}: backward changes the parameter {name!r}"
@@ -112,7 +113,7 @@ def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
 
 
 def _check_not_finite(who: str, make: _Maker, counts: Sequence[int]) -> None:
-    """The optimised group stops the run on what it sees, so a NaN must not be swallowed."""
+    """The parameter group stops the run on what it sees, so a NaN must not be swallowed."""
     problem = LinearProblem(counts)
     problem.batch.reward[-1] = torch.nan
     result = make().backward(problem.loss, problem.batch, problem.parameters)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mtrl.agent import seeded_construction
-from mtrl.aggregation import Parameters, TaskLosses, mean_per_task, task_gradients
+from mtrl.aggregation import Parameters, TaskLosses, task_gradients
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, run
-from mtrl.seeding import torch_stream
+from mtrl.per_task import mean_per_task
+from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.types import Batch
@@ -88,13 +88,13 @@ class _Case:
         with seeded_construction(seed, "initial weights"):
             return self.cls(self.in_features, self.out_features, self.num_tasks, self.config)
 
-    def inputs(self, num_rows: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features (B, in), tasks (B,) in turn, and draws (B, draw_size) where the architecture wants any."""
-        features = scale * torch.randn(num_rows, self.in_features, generator=self.generator)
-        tasks = torch.arange(num_rows) % self.num_tasks
-        size = self.network.draw_size
-        draw = torch.rand(num_rows, size, generator=self.generator) if size else None
-        return features, tasks, draw
+    def inputs(self, num_samples: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features (B, in), tasks (B,) in turn, and noise (B, noise_size) where the architecture takes any."""
+        features = scale * torch.randn(num_samples, self.in_features, generator=self.generator)
+        tasks = torch.arange(num_samples) % self.num_tasks
+        size = self.network.noise_size
+        noise = torch.rand(num_samples, size, generator=self.generator) if size else None
+        return features, tasks, noise
 
     def check_parameters(self) -> None:
         again = self.make(1)
@@ -112,23 +112,23 @@ class _Case:
 
     @torch.no_grad()
     def check_output(self) -> None:
-        for num_rows in (1, 2, 7):
-            features, tasks, draw = self.inputs(num_rows)
-            # Without a draw a routed architecture takes its most likely route.
-            for given in [None] if draw is None else [draw, None]:
+        for num_samples in (1, 2, 7):
+            features, tasks, noise = self.inputs(num_samples)
+            # Without noise a routed architecture takes its most likely route.
+            for given in [None] if noise is None else [noise, None]:
                 kept = torch.cat([features.flatten(), tasks])
                 output = run(self.network, features, tasks, given)
-                self._check_one_output(output, num_rows)
+                self._check_one_output(output, num_samples)
                 unchanged = torch.equal(torch.cat([features.flatten(), tasks]), kept)
                 assert unchanged, f"{self.who}: forward changes its inputs in place"
                 again = run(self.network, features, tasks, given)
                 assert torch.equal(output.values, again.values), (
                     f"{self.who}: the same inputs give another output; "
-                    "randomness comes in as `draw` (declare `draw_size`), never from a generator in forward"
+                    "randomness comes in as `noise` (declare `noise_size`), never from a generator in forward"
                 )
 
-    def _check_one_output(self, output: Output, num_rows: int) -> None:
-        shape = (num_rows, self.out_features)
+    def _check_one_output(self, output: Output, num_samples: int) -> None:
+        shape = (num_samples, self.out_features)
         values = output.values
         assert tuple(values.shape) == shape, f"{self.who}: forward gives {tuple(values.shape)} for {shape}"
         assert values.dtype == torch.float32, f"{self.who}: forward gives {values.dtype}, not float32"
@@ -141,32 +141,30 @@ class _Case:
             assert torch.isfinite(losses).all(), f"{self.who}: auxiliary loss {name!r} is not finite"
         for name in ("route_log_prob", "route_entropy"):
             value = getattr(output, name)
-            assert value is None or tuple(value.shape) == (num_rows,), (
-                f"{self.who}: {name} has shape {tuple(value.shape)}, not one per row ({num_rows},)"
+            assert value is None or tuple(value.shape) == (num_samples,), (
+                f"{self.who}: {name} has shape {tuple(value.shape)}, not one per row ({num_samples},)"
             )
         size = self.network.route_size
         if output.route is None:
             assert not size, f"{self.who}: it declares route_size {size}, and forward gives no route"
         else:
-            assert tuple(output.route.shape) == (num_rows, size), (
-                f"{self.who}: route has shape {tuple(output.route.shape)}, not (rows, route_size) = {(num_rows, size)}"
+            assert tuple(output.route.shape) == (num_samples, size), (
+                f"{self.who}: route has shape {tuple(output.route.shape)}, not {(num_samples, size)}"
             )
             assert output.route.dtype == torch.int64, f"{self.who}: route is {output.route.dtype}, not int64"
 
     @torch.no_grad()
     def check_route(self) -> None:
-        """A route passed back as `draw` is taken again."""
+        """A route passed back as `route` is taken again."""
         if not self.network.route_size:
             return
-        features, tasks, draw = self.inputs(3 * self.num_tasks)
-        first = run(self.network, features, tasks, draw)
-        again = run(self.network, features, tasks, first.route)
+        features, tasks, noise = self.inputs(3 * self.num_tasks)
+        first = run(self.network, features, tasks, noise)
+        again = run(self.network, features, tasks, route=first.route)
         for name in ("route", "values", "route_log_prob"):
             mine, other = getattr(first, name), getattr(again, name)
             same = mine is None if other is None else mine is not None and torch.equal(mine, other)
-            assert same, (
-                f"{self.who}: {name} is another when the route is passed back as `draw` (int64: choices to make)"
-            )
+            assert same, f"{self.who}: {name} is another when the route is passed back as `route`"
 
     def check_forward_writes_nothing(self) -> None:
         before = leaves(self.network)
@@ -194,15 +192,15 @@ class _Case:
 
     @torch.no_grad()
     def check_rows_are_independent(self) -> None:
-        num_rows = 3 * self.num_tasks + 1
-        features, tasks, draw = self.inputs(num_rows)
-        values = run(self.network, features, tasks, draw).values
-        order = torch.randperm(num_rows, generator=self.generator)
-        shuffled = run(self.network, features[order], tasks[order], None if draw is None else draw[order]).values
+        num_samples = 3 * self.num_tasks + 1
+        features, tasks, noise = self.inputs(num_samples)
+        values = run(self.network, features, tasks, noise).values
+        order = torch.randperm(num_samples, generator=self.generator)
+        shuffled = run(self.network, features[order], tasks[order], None if noise is None else noise[order]).values
         self._assert_close(shuffled, values[order], "the order of the rows changes what a row gets")
-        for row in (0, num_rows - 1):
+        for row in (0, num_samples - 1):
             one = slice(row, row + 1)
-            alone = run(self.network, features[one], tasks[one], None if draw is None else draw[one]).values
+            alone = run(self.network, features[one], tasks[one], None if noise is None else noise[one]).values
             self._assert_close(alone, values[one], "a row gets another output alone than in a batch")
 
     def _assert_close(self, found: Tensor, expected: Tensor, fault: str) -> None:
@@ -214,11 +212,11 @@ class _Case:
     @torch.no_grad()
     def check_ensemble(self) -> None:
         members = [self.make(1), self.make(2)]
-        features, tasks, draw = self.inputs(2 * self.num_tasks)
-        draws = None if draw is None else torch.stack([draw, draw.flip(0)], dim=1)
-        together = Ensemble(members)(features, tasks, draws).values
+        features, tasks, noise = self.inputs(2 * self.num_tasks)
+        noises = None if noise is None else torch.stack([noise, noise.flip(0)], dim=1)
+        together = Ensemble(members)(features, tasks, noises).values
         for index, member in enumerate(members):
-            alone = run(member, features, tasks, None if draws is None else draws[:, index]).values
+            alone = run(member, features, tasks, None if noises is None else noises[:, index]).values
             self._assert_close(together[index], alone, "a member of an ensemble gives another output than alone")
 
     def check_large_inputs(self) -> None:
@@ -282,15 +280,20 @@ class _Case:
             self._assert_close(gradients, expected[name], f"under vmap the gradient of {name!r} is another")
 
     def check_bfloat16(self) -> None:
-        """With its products in bfloat16 the network runs, gives float32 and learns, under `vmap` too where it may."""
+        """Under autocast to bfloat16 the network runs, gives float32 and learns, under `vmap` too where it may."""
         parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         batch = self._batch(4)
-        self.network.precision = "bfloat16"
+
+        def loss(parameters: Parameters, batch: Batch) -> TaskLosses:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self._loss(parameters, batch)
+
         try:
-            output = run(self.network, batch.observation, batch.task_ids, batch.draws.get("draw"))
+            with torch.autocast("cpu", torch.bfloat16):
+                output = run(self.network, batch.observation, batch.task_ids, batch.noise.get("noise"))
             self._check_one_output(output, len(batch.reward))
             by_task, _ = task_gradients(
-                self._loss, batch, parameters, self.num_tasks, vectorized=self.network.works_under_vmap
+                loss, batch, parameters, self.num_tasks, vectorized=self.network.works_under_vmap
             )
         except AssertionError:
             raise
@@ -299,8 +302,6 @@ class _Case:
                 f"{self.who}: under `precision` bfloat16 it fails ({error}); operations that take tensors of one dtype "
                 "alone need `.float()`, since what products give is bfloat16 there"
             ) from error
-        finally:
-            self.network.precision = "float32"
         for name, gradients in by_task.items():
             assert gradients.dtype == torch.float32, f"{self.who}: the gradient of {name!r} is {gradients.dtype}"
             assert torch.isfinite(gradients).all(), f"{self.who}: in bfloat16 the gradient of {name!r} is not finite"
@@ -308,9 +309,9 @@ class _Case:
     @torch.no_grad()
     def check_no_rows(self) -> None:
         """PPO asks about the successors of a rollout; where every episode has ended there is none."""
-        features, tasks, draw = self.inputs(0)
+        features, tasks, noise = self.inputs(0)
         try:
-            output = run(self.network, features, tasks, draw)
+            output = run(self.network, features, tasks, noise)
         except Exception as error:
             raise AssertionError(f"{self.who}: forward takes no empty batch ({error})") from error
         self._check_one_output(output, 0)
@@ -318,16 +319,16 @@ class _Case:
     def _gradient_of_the_sum(self, batch: Batch) -> dict[str, Tensor]:
         """Through the module's own parameters, as an agent calls it where no method asks for per-task gradients."""
         own = dict(self.network.named_parameters())
-        output = run(self.network, batch.observation, batch.task_ids, batch.draws.get("draw"))
+        output = run(self.network, batch.observation, batch.task_ids, batch.noise.get("noise"))
         total = self._task_losses(output, batch).sum()
         gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(own, gradients, strict=True))
 
     def _loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        draw = batch.draws.get("draw")
-        inputs = (batch.observation, batch.task_ids) if draw is None else (batch.observation, batch.task_ids, draw)
-        result = functional_call(self.network, dict(parameters), inputs)
-        output = result if isinstance(result, Output) else Output(result)
+        def network(*inputs: Tensor, **noise: Tensor) -> Tensor | Output:
+            return functional_call(self.network, dict(parameters), inputs, noise)
+
+        output = run(network, batch.observation, batch.task_ids, batch.noise.get("noise"))
         return TaskLosses(self._task_losses(output, batch))
 
     def _task_losses(self, output: Output, batch: Batch) -> Tensor:
@@ -340,7 +341,7 @@ class _Case:
 
     def _batch(self, rows_per_task: int) -> Batch:
         """Rows sorted by task, the same number of each."""
-        features, tasks, draw = self.inputs(rows_per_task * self.num_tasks)
+        features, tasks, noise = self.inputs(rows_per_task * self.num_tasks)
         zeros = torch.zeros(len(tasks))
         return Batch(
             task_ids=tasks.sort().values,
@@ -352,5 +353,5 @@ class _Case:
             next_observation=features,
             shares=torch.full((self.num_tasks,), 1 / self.num_tasks),
             counts=self.num_tasks * (rows_per_task,),
-            draws={} if draw is None else {"draw": draw},
+            noise={} if noise is None else {"noise": noise},
         )

@@ -9,14 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from mtrl.checkpoints.state_tree import flatten, unflatten
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import stream
-from mtrl.checkpoints.state_tree import flatten, unflatten
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
-from mtrl.testing.counting_world import CountingWorld
+from mtrl.testing.counting_suite import CountingSuite
 from mtrl.testing.generators import global_generators_untouched
-from mtrl.types import FinishedEpisode, Score, State, TaskSuite
+from mtrl.types import FinishedEpisode, Score, State, SuiteSpec
 
 ROUNDS = 45
 """How often episodes are observed in a check."""
@@ -33,18 +33,18 @@ def check_scheduler(cls: type[TaskScheduler], config: Any = None, num_tasks: Seq
     settings = cls.Config() if config is None else config
     for number in num_tasks:
         for score in get_args(Score):
-            suite = suite_with_targets(number, score)
+            spec = suite_with_targets(number, score)
             with global_generators_untouched(who):
                 for kind in ("random", "solved", "failed"):
-                    case = _Case(f"{who} ({number} tasks, {kind} episodes judged by {score})", cls, settings, suite)
+                    case = _Case(f"{who} ({number} tasks, {kind} episodes judged by {score})", cls, settings, spec)
                     case.check(_histories(number, kind))
 
 
-def suite_with_targets(num_tasks: int, score: Score = "return") -> TaskSuite:
+def suite_with_targets(num_tasks: int, score: Score = "return") -> SuiteSpec:
     """A suite of the given size in which a mean return of 10, or success, is the target of every task."""
-    suite = CountingWorld("counting", CountingWorld.Config(num_tasks=num_tasks), 1).suite
-    tasks = tuple(dataclasses.replace(task, target_return=10.0) for task in suite.tasks)
-    return dataclasses.replace(suite, tasks=tasks, score=score)
+    spec = CountingSuite("counting", CountingSuite.Config(num_tasks=num_tasks), 1).spec
+    tasks = tuple(dataclasses.replace(task, target_return=10.0) for task in spec.tasks)
+    return dataclasses.replace(spec, tasks=tasks, score=score)
 
 
 def _histories(num_tasks: int, kind: str) -> list[list[FinishedEpisode]]:
@@ -67,16 +67,16 @@ def _histories(num_tasks: int, kind: str) -> list[list[FinishedEpisode]]:
 class _Case:
     """One scheduler on one suite."""
 
-    def __init__(self, who: str, cls: type[TaskScheduler], config: Any, suite: TaskSuite):
+    def __init__(self, who: str, cls: type[TaskScheduler], config: Any, spec: SuiteSpec):
         self.who = who
-        self.suite = suite
-        self.make = lambda seed: cls(suite, config, seed)
+        self.spec = spec
+        self.make = lambda seed: cls(spec, config, seed)
 
     def check(self, rounds: Sequence[Sequence[FinishedEpisode]]) -> None:
         scheduler = self.make(1)
         self._check_weights(scheduler)
         for index, episodes in enumerate(rounds):
-            scheduler.observe(episodes)
+            scheduler.on_episodes(episodes)
             self._check_weights(scheduler)
             if index % 20 == 13:
                 self._check_reading(scheduler)
@@ -85,7 +85,7 @@ class _Case:
     def _check_weights(self, scheduler: TaskScheduler) -> None:
         weights = scheduler.weights()
         assert isinstance(weights, np.ndarray), f"{self.who}: weights() gives a {type(weights).__name__}"
-        shape = (self.suite.num_tasks,)
+        shape = (self.spec.num_tasks,)
         assert weights.shape == shape, f"{self.who}: weights() gives shape {weights.shape}, not {shape}"
         assert weights.dtype == np.float64, f"{self.who}: weights() gives {weights.dtype}, not float64"
         assert np.all(np.isfinite(weights) & (weights >= 0)), f"{self.who}: weights() gives {weights}"
@@ -105,12 +105,12 @@ class _Case:
         lost = differences(leaves(scheduler), leaves(restored))
         assert not lost, f"{self.who}: state and load_state lose something: {'; '.join(lost)}"
         for episodes in rest[:10]:
-            original.observe(episodes)
+            original.on_episodes(episodes)
         assert not differences(leaves(scheduler), leaves(restored)), (
             f"{self.who}: two schedulers that took up one state share what they write to"
         )
         for episodes in rest[:10]:
-            restored.observe(episodes)
+            restored.on_episodes(episodes)
         assert np.array_equal(original.weights(), restored.weights()), (
             f"{self.who}: after load_state the same episodes lead to other weights"
         )

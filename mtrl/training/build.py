@@ -1,112 +1,163 @@
-"""From a configuration to the objects of a run: the one place where parts are put together."""
+"""From a configuration to the objects of a run: the one place where components are put together."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
-from mtrl.agent import Agent, Parts, seeded_construction
+from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.env.episodes import RandomEpisodes
+from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
+from mtrl.optim.cpu import available_cores
+from mtrl.optim.precision import Precision
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
-from mtrl.seeding import torch_stream
-from mtrl.env.suite import SuiteType
+from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
+from mtrl.types import SuiteSpec
 
 _GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
-def build_world(suite: Choice, seed: int) -> SuiteType:
+class Chosen(NamedTuple):
+    """A class and its settings."""
+
+    cls: Any
+    config: Any
+
+
+def make_agent(
+    spec: SuiteSpec,
+    chosen: Mapping[str, Chosen],
+    *,
+    num_envs: int,
+    seed: int,
+    device: torch.device,
+    precision: Precision = "float32",
+    cuda_graphs: bool = False,
+) -> Agent:
+    """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
+
+    Its initial weights depend on these and the seed alone.
+    """
+    architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
+    aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
+
+    def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
+        return architecture.cls(in_features, out_features, num_tasks or spec.num_tasks, architecture.config)
+
+    def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
+        settings = architecture.cls.value_config(architecture.config)
+        return architecture.cls(in_features, out_features, spec.num_tasks, settings)
+
+    def make_policy(in_features: int, head: ActionHead) -> Policy:
+        return policy.cls(make_architecture, in_features, head, policy.config)
+
+    def make_aggregator(group: str) -> GradientAggregator:
+        return aggregator.cls(spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
+
+    components = Components(
+        spec=spec,
+        num_envs=num_envs,
+        encoder=lambda: encoder.cls(spec.observation_space, encoder.config),
+        policy=make_policy,
+        value_network=make_value_network,
+        normalizer=lambda: normalizer.cls(spec.num_tasks, normalizer.config),
+        aggregator=make_aggregator,
+        seed=seed,
+        device=device,
+        precision=precision,
+        cuda_graphs=cuda_graphs,
+    )
+    with seeded_construction(seed, "initial weights"):
+        return chosen["agent"].cls(components, chosen["agent"].config)
+
+
+def make_train_state(
+    agent: Agent,
+    suite: Suite,
+    scheduler: TaskScheduler,
+    *,
+    seed: int,
+    max_vector_steps: int,
+    num_workers: int,
+    worker_timeout: float = 60.0,
+) -> TrainState:
+    """A run of `agent` on `suite`; the environments' workers are started.
+
+    max_vector_steps: those of the whole run, beyond which the buffer needs no room.
+    """
+    spec, num_envs = suite.spec, agent.num_envs
+    # The last rollout may go beyond the run's end.
+    capacity = min(max(1, agent.buffer_size // num_envs), max_vector_steps + agent.rollout_steps)
+    buffer = RolloutBuffer(spec, num_envs, capacity, seed, agent.extras, agent.device)
+    envs = suite.make_envs(
+        num_envs,
+        RandomEpisodes(spec, num_envs, seed),
+        mode="train",
+        num_workers=num_workers,
+        worker_timeout=worker_timeout,
+    )
+    return TrainState(agent, envs, buffer, scheduler)
+
+
+def build_suite(suite: Choice, seed: int) -> Suite:
     """The suite that a configuration names. Raises BadInput."""
     return _GROUPS["suite"].find(suite.name)(suite.name, suite.config, seed)
 
 
-def build_encoder(config: RunConfig, world: SuiteType) -> Encoder:
+def build_encoder(config: RunConfig, suite: Suite) -> Encoder:
     """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    encoder: Encoder = _GROUPS["encoder"].find(config.encoder.name)(world.suite.observation_space, config.encoder.config)
-    encoder.precision = config.settings.precision
-    return encoder
+    return _GROUPS["encoder"].find(config.encoder.name)(suite.spec.observation_space, config.encoder.config)
 
 
-def build_agent(config: RunConfig, world: SuiteType, device: torch.device) -> Agent:
-    """A new agent on `device`; its initial weights depend on the seed and the configuration alone."""
-    suite, seed = world.suite, config.settings.seed
-
-    def cls(part: str) -> Any:
-        return _GROUPS[part].find(getattr(config, part).name)
-
-    def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
-        num_tasks = num_tasks or suite.num_tasks
-        return configured(in_features, out_features, num_tasks, config.architecture.config)
-
-    def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
-        settings = cls("architecture").value_config(config.architecture.config)
-        return configured(in_features, out_features, suite.num_tasks, settings)
-
-    def configured(*arguments: Any) -> PolicyArchitecture:
-        architecture: PolicyArchitecture = cls("architecture")(*arguments)
-        architecture.precision = config.settings.precision
-        return architecture
-
-    def make_policy(in_features: int, head: ActionHead) -> Policy:
-        return cls("policy")(make_architecture, in_features, head, config.policy.config)
-
-    def make_aggregator(group: str) -> GradientAggregator:
-        generator = torch_stream(seed, f"aggregator {group}")
-        return cls("aggregator")(suite.num_tasks, config.aggregator.config, generator)
-
-    parts = Parts(
-        suite=suite,
-        encoder=lambda: build_encoder(config, world),
-        policy=make_policy,
-        value_network=make_value_network,
-        normalizer=lambda: cls("normalizer")(suite.num_tasks, config.normalizer.config),
-        aggregator=make_aggregator,
-        seed=seed,
+def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
+    """The agent of a run, newly initialised, on `device`."""
+    settings = config.settings
+    return make_agent(
+        suite.spec,
+        {group.name: Chosen(group.find(choice.name), choice.config) for group, choice in config.choices()},
+        num_envs=settings.num_envs or suite.spec.num_tasks,
+        seed=settings.seed,
         device=device,
-        cuda_graphs=config.settings.cuda_graphs and device.type == "cuda",
+        precision=settings.precision,
+        cuda_graphs=settings.cuda_graphs and device.type == "cuda",
     )
-    with seeded_construction(seed, "initial weights"):
-        return cls("agent")(parts, config.agent.config)
 
 
-def build_scheduler(config: RunConfig, world: SuiteType) -> TaskScheduler:
+def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
     """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
     cls: Any = _GROUPS["scheduler"].find(config.scheduler.name)
-    return cls(world.suite, config.scheduler.config, config.settings.seed)
+    return cls(suite.spec, config.scheduler.config, config.settings.seed)
 
 
-def build_train_state(config: RunConfig, world: SuiteType, device: torch.device) -> TrainState:
-    """Agent, environments, buffer and scheduler of a run; the environments' workers are started."""
+def build_train_state(config: RunConfig, suite: Suite, device: torch.device) -> TrainState:
+    """Agent, environments, buffer and scheduler of a run."""
     settings = config.settings
-    num_envs = settings.num_envs or world.suite.num_tasks
-    agent = build_agent(config, world, device)
-    scheduler = build_scheduler(config, world)
-    # No more rows than the run can fill; its last rollout may go beyond its end.
-    capacity = min(agent.buffer_steps, settings.total_env_steps // num_envs + agent.rollout_steps)
-    buffer = RolloutBuffer(world.suite, num_envs, capacity, settings.seed, agent.extras, device)
-    envs = world.make_envs(
-        num_envs,
-        RandomEpisodes(world.suite, num_envs, settings.seed),
-        mode="train",
+    agent = build_agent(config, suite, device)
+    return make_train_state(
+        agent,
+        suite,
+        build_scheduler(config, suite),
+        seed=settings.seed,
+        max_vector_steps=settings.total_env_steps // agent.num_envs,
         num_workers=num_workers(config),
         worker_timeout=settings.worker_timeout,
     )
-    return TrainState(agent, envs, buffer, scheduler)
 
 
 def num_workers(config: RunConfig) -> int:
     """Environment processes of a run; one per core by default."""
     chosen = config.settings.num_workers
-    return len(os.sched_getaffinity(0)) if chosen is None else chosen
+    return available_cores() if chosen is None else chosen
 
 
 def choose_device(name: str) -> torch.device:

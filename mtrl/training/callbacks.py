@@ -1,6 +1,6 @@
-"""What watches a run: the log, evaluations and checkpoints. None of them changes what is learnt.
+"""Callbacks of a run: metrics, evaluations and checkpoints. None of them changes what is learned.
 
-Each is told of every `Progress` and acts when its interval is crossed. Whether it is due follows from what it wrote
+Each is called with every `Progress` and acts when its interval is crossed. Whether it is due follows from what it wrote
 last, so that a run interrupted at any point leaves the rows of an uninterrupted one.
 """
 
@@ -15,27 +15,17 @@ import numpy as np
 import torch
 
 from mtrl.checkpoints.store import CheckpointStore
-from mtrl.errors import Diverged
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
-from mtrl.training.interruption import Interruption
-from mtrl.loggers.live_table import LiveTable
-from mtrl.runs.run_directory import RunDirectory
-from mtrl.runs.logs import EvaluationKind, EvaluationRow
 from mtrl.env.scores import overall_score
 from mtrl.env.target_quality import target_quality
-from mtrl.loggers.tensorboard import TensorBoardSink
+from mtrl.errors import Diverged
+from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.runs.logs import EvaluationKind, EvaluationRow
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
+from mtrl.training.interruption import Interruption
+from mtrl.training.restore import suite_facts
 from mtrl.training.train_state import TrainState
-from mtrl.types import Metrics, Progress, State, TaskSuite
-
-
-def suite_facts(suite: TaskSuite) -> dict[str, Any]:
-    """What a number or a checkpoint of a suite depends on, as JSON."""
-    return {
-        "suite": suite.name,
-        "protocol": suite.protocol,
-        "tasks": list(suite.task_names),
-        "settings": dict(suite.settings),
-    }
+from mtrl.types import Metrics, Progress, State
 
 
 def due(env_steps: int, last: int, interval: int) -> bool:
@@ -43,49 +33,51 @@ def due(env_steps: int, last: int, interval: int) -> bool:
     return interval > 0 and env_steps // interval > last // interval
 
 
-class MetricsObserver:
-    """Rows of metrics.jsonl, TensorBoard curves and the live table."""
+class MetricsCallback:
+    """Passes progress and, at intervals, rows of metrics to the loggers."""
 
-    def __init__(self, run: RunDirectory, state: TrainState, interval: int, table: LiveTable, curves: TensorBoardSink):
-        self._run, self._state, self._interval, self._table, self._curves = run, state, interval, table, curves
+    def __init__(self, run: RunDirectory, state: TrainState, interval: int, loggers: Sequence[MetricLogger]):
+        self._state, self._interval, self._loggers = state, interval, loggers
         self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
         self._started = time.monotonic()
         self._first_env_steps = state.env_steps
 
     def __call__(self, progress: Progress) -> None:
-        self._table.update(progress.env_steps, progress.episodes, shares=self._state.scheduler.weights().tolist())
+        shares = self._state.scheduler.weights().tolist()
+        for logger in self._loggers:
+            logger.on_progress(progress, shares)
         if not due(progress.env_steps, self._last, self._interval):
             return
         self._last = progress.env_steps
         row = self._row(progress)
-        self._run.append_metrics(row)
-        self._curves.add_scalars(progress.env_steps, dict(_scalars(row)))
+        for logger in self._loggers:
+            logger.on_metrics(row)
 
     def _row(self, progress: Progress) -> dict[str, Any]:
-        state, suite = self._state, self._state.envs.suite
+        state, spec = self._state, self._state.envs.spec
         seconds = time.monotonic() - self._started
         rates, returns = state.recent.success_rates, state.recent.mean_returns
         per_task = {
-            "train_success_rate": _known(rates),
-            "train_return": _known(returns),
+            "train_success_rate": _finite(rates),
+            "train_return": _finite(returns),
             "share": state.scheduler.weights().tolist(),
         }
         per_task |= {name: values for name, values in _listed(progress.metrics).items() if isinstance(values, list)}
         return {
             "env_steps": progress.env_steps,
             "vector_steps": progress.vector_steps,
-            "update_rounds": state.update_rounds,
-            **{name: dict(zip(suite.task_names, values, strict=True)) for name, values in per_task.items()},
+            "num_updates": state.num_updates,
+            **{name: dict(zip(spec.task_names, values, strict=True)) for name, values in per_task.items()},
             **{name: value for name, value in _listed(progress.metrics).items() if not isinstance(value, list)},
             # Of the last training episodes, on a suite with targets.
-            **target_quality(suite.scores(returns, rates), suite.target_scores),
+            **target_quality(spec.scores(returns, rates), spec.target_scores),
             # Of this process; the only values that differ between a run and its repetition.
             "wall_seconds": round(seconds, 3),
             "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(seconds, 1e-9), 1),
         }
 
 
-class EvaluationObserver:
+class EvaluationCallback:
     """Periodic evaluations, the final one, and the best checkpoint."""
 
     def __init__(
@@ -95,13 +87,12 @@ class EvaluationObserver:
         store: CheckpointStore,
         evaluator: Evaluator,
         interruption: Interruption,
-        table: LiveTable,
-        curves: TensorBoardSink,
+        loggers: Sequence[MetricLogger],
         interval: int,
         episodes_per_task: int,
     ):
-        self._run, self._state, self._store, self._evaluator = run, state, store, evaluator
-        self._interruption, self._table, self._curves = interruption, table, curves
+        self._state, self._store, self._evaluator = state, store, evaluator
+        self._interruption, self._loggers = interruption, loggers
         self._interval, self._episodes_per_task = interval, episodes_per_task
         rows = run.evaluations.rows()
         self._last = max((row.env_steps for row in rows), default=0)
@@ -145,25 +136,22 @@ class EvaluationObserver:
     def _score(self, rows: Sequence[EvaluationRow]) -> float:
         """Of an evaluation as it stands in the file, so that a restart finds the same number."""
         returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
-        return overall_score(self._state.envs.suite, returns, rates)
+        return overall_score(self._state.envs.spec, returns, rates)
 
     def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
         rows = [
             EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
             for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
         ]
-        self._run.append_evaluation(rows)
-        self._table.evaluation(env_steps, result.success_rates.tolist())
-        curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
-        curves |= {f"eval_{name}": value for name, value in result.target_quality.items()}
-        for score, values in result.normalized.items():
-            named = zip(result.task_names, values.tolist(), strict=True)
-            curves |= {f"eval_{score}/{task}": value for task, value in named}
-        self._curves.add_scalars(env_steps, curves)
+        scores: dict[str, float | Mapping[str, float]] = dict(result.target_quality)
+        for name, values in result.normalized.items():
+            scores[name] = dict(zip(result.task_names, values.tolist(), strict=True))
+        for logger in self._loggers:
+            logger.on_evaluation(rows, scores)
         return rows
 
 
-class CheckpointObserver:
+class CheckpointCallback:
     """Checkpoints of the whole train state."""
 
     def __init__(self, run: RunDirectory, state: TrainState, store: CheckpointStore, interval: int):
@@ -180,7 +168,7 @@ class CheckpointObserver:
         content = self._state.state()
         _check_finite(content["agent"], "agent")
         self._run.sync()
-        info = suite_facts(self._state.envs.suite)
+        info = suite_facts(self._state.envs.spec)
         self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
 
 
@@ -192,22 +180,10 @@ def _check_finite(part: State, path: str) -> None:
             raise Diverged(f"{path}.{name} is not finite; the last good checkpoint stays")
 
 
-def _known(values: np.ndarray) -> list[float | None]:
+def _finite(values: np.ndarray) -> list[float | None]:
     """The values, None for NaN: a task without an episode yet."""
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _listed(metrics: Metrics) -> dict[str, Any]:
     return {name: value.tolist() for name, value in metrics.items()}
-
-
-def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(curve, value) pairs of a row: `name` or `name/task`."""
-    flat: list[tuple[str, float]] = []
-    for name, value in row.items():
-        if isinstance(value, dict):
-            # A matrix per task is no curve; it stands in metrics.jsonl alone.
-            flat += [(f"{name}/{task}", own) for task, own in value.items() if isinstance(own, float | int)]
-        elif name != "env_steps":
-            flat.append((name, value))
-    return flat

@@ -17,15 +17,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from mtrl.optim.cpu import acting_threads
 from mtrl.agent import Agent
 from mtrl.env.episodes import IDLE, ListedEpisodes
 from mtrl.env.scores import normalized_scores
-from mtrl.seeding import stream, torch_stream
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.env.target_quality import target_quality
-from mtrl.types import TaskSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.optim.cpu import acting_threads
+from mtrl.seeding import stream, torch_stream
+from mtrl.types import TaskSpec
 
 MIN_SLOTS = 10
 """Slots an evaluation has at least, so that small suites keep several processes busy."""
@@ -85,7 +85,7 @@ class _Crew:
     ):
         """Writes episode e of task i to `successes` and `returns` (M, E) at [i, e]."""
         self._envs = envs
-        self._num_tasks = envs.suite.num_tasks
+        self._num_tasks = envs.spec.num_tasks
         self._first_lane = first_lane
         self._num_lanes = num_lanes
         self._successes = successes
@@ -121,13 +121,13 @@ class _Crew:
 class Evaluator:
     """Evaluates agents on one suite; its environments start at the first use and stay until `close`."""
 
-    def __init__(self, world: SuiteType, seed: int, num_workers: int, worker_timeout: float = 60.0):
-        self.world = world
+    def __init__(self, suite: Suite, seed: int, num_workers: int, worker_timeout: float = 60.0):
+        self.suite = suite
         self.seed = seed
         self.num_workers = num_workers
         self.worker_timeout = worker_timeout
         self._envs: list[MultiTaskVectorEnv] = []  # of the crews
-        num_tasks = world.suite.num_tasks
+        num_tasks = suite.spec.num_tasks
         self._num_crews = 2 if 2 * num_tasks <= MAX_SLOTS else 1
         self._slots_per_task = -(-MIN_SLOTS // (self._num_crews * num_tasks))  # of each crew
 
@@ -142,7 +142,7 @@ class Evaluator:
         training = {module: module.training for module in agent.modules()}
         agent.eval()
         try:
-            with acting_threads(self.world.suite):
+            with acting_threads(self.suite.spec.observation_space.shape):
                 successes, returns = self._play(agent, episodes_per_task, should_stop)
         except BaseException:
             self.close()
@@ -150,24 +150,24 @@ class Evaluator:
         finally:
             for module, flag in training.items():
                 module.training = flag
-        suite = self.world.suite
+        spec = self.suite.spec
         return EvaluationResult(
-            suite=suite.name,
-            protocol=suite.protocol,
-            settings=suite.settings,
-            task_names=suite.task_names,
+            suite=spec.name,
+            protocol=spec.protocol,
+            settings=spec.settings,
+            task_names=spec.task_names,
             successes=successes,
             returns=returns,
-            mean_scores=suite.scores(returns, successes).mean(1),
-            target_scores=suite.target_scores,
-            normalized=normalized_scores(suite.tasks, returns.mean(1)),
+            mean_scores=spec.scores(returns, successes).mean(1),
+            target_scores=spec.target_scores,
+            normalized=normalized_scores(spec.tasks, returns.mean(1)),
         )
 
     def _play(
         self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Successes (M, E) and returns (M, E)."""
-        num_tasks = self.world.suite.num_tasks
+        num_tasks = self.suite.spec.num_tasks
         num_lanes = self._num_crews * self._slots_per_task
         successes = np.zeros((num_tasks, episodes_per_task), bool)
         returns = np.zeros((num_tasks, episodes_per_task))
@@ -175,7 +175,7 @@ class Evaluator:
         plan = [
             [(task.index, variation) for variation in self._variations(task, episodes_per_task)[lane::num_lanes]]
             for lane in range(num_lanes)
-            for task in self.world.suite.tasks
+            for task in self.suite.spec.tasks
         ]
         choose = self._chooser(agent)
         crews = [
@@ -193,8 +193,8 @@ class Evaluator:
 
     def _chooser(self, agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
         """What gives the actions for observations (M, *observation), one per task in task order."""
-        one_of_each = np.arange(self.world.suite.num_tasks)
-        if not self.world.suite.samples_policy:
+        one_of_each = np.arange(self.suite.spec.num_tasks)
+        if not self.suite.spec.samples_policy:
             return lambda chunk: agent.act(chunk, one_of_each, explore=False).action
         # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
         chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
@@ -210,14 +210,14 @@ class Evaluator:
 
     def _start(self, plan: list[list[tuple[int, int]]]) -> list[MultiTaskVectorEnv]:
         """The environments of every crew, to play their part of the plan: a list of episodes per slot."""
-        num_envs = self._slots_per_task * self.world.suite.num_tasks
+        num_envs = self._slots_per_task * self.suite.spec.num_tasks
         parts = [ListedEpisodes(plan[start : start + num_envs]) for start in range(0, len(plan), num_envs)]
         for crew, episodes in enumerate(parts):
             if crew < len(self._envs):
                 self._envs[crew].episodes = episodes
                 continue
             self._envs.append(
-                self.world.make_envs(
+                self.suite.make_envs(
                     num_envs,
                     episodes,
                     mode="evaluate",
@@ -241,9 +241,7 @@ class Evaluator:
         self.close()
 
 
-def evaluate(
-    agent: Agent, world: SuiteType, episodes_per_task: int, *, seed: int, num_workers: int
-) -> EvaluationResult:
+def evaluate(agent: Agent, suite: Suite, episodes_per_task: int, *, seed: int, num_workers: int) -> EvaluationResult:
     """One evaluation of `agent` on a suite, see `Evaluator`."""
-    with Evaluator(world, seed, num_workers) as evaluator:
+    with Evaluator(suite, seed, num_workers) as evaluator:
         return evaluator.evaluate(agent, episodes_per_task)

@@ -1,4 +1,4 @@
-"""The verbs `train`, `resume` and `evaluate`: builds the parts, drives the loop, and ends in good order."""
+"""Training runs: the loop, and how a run begins, resumes and ends. Shapes: N slots, M tasks."""
 
 from __future__ import annotations
 
@@ -7,121 +7,140 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mtrl.agent import Agent, seeded_construction
+from mtrl.agent import Agent
+from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.checkpoints.checkpoint import Checkpoint
+from mtrl.checkpoints.files import require_free_space
+from mtrl.checkpoints.state_tree import state_bytes
+from mtrl.checkpoints.store import CheckpointStore
+from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
+from mtrl.env.scores import reference_returns
+from mtrl.env.suite import Suite
+from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.loggers.console import say, success_table
+from mtrl.loggers.json_lines import RunDirectoryLogger
+from mtrl.loggers.live_table import LiveTable
+from mtrl.loggers.tensorboard import TensorBoardLogger
+from mtrl.optim.cpu import acting_threads
+from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.runs.metadata import program_facts
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.seeding import seeded_construction
 from mtrl.training.build import (
     build_agent,
     build_encoder,
     build_scheduler,
+    build_suite,
     build_train_state,
-    build_world,
     choose_device,
     num_workers,
 )
-from mtrl.checkpoints.store import Checkpoint, CheckpointStore
-from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml, with_suite
-from mtrl.loggers.console import say, success_table
-from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
 from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
-from mtrl.loggers.live_table import LiveTable
-from mtrl.training.load import TaskNames, load_trained
-from mtrl.checkpoints.manifest import dependency_versions, package_versions
-from mtrl.optim.matmul_backend import TORCHS_CHOICE, choose_product_library
-from mtrl.training.callbacks import CheckpointObserver, EvaluationObserver, MetricsObserver, suite_facts
-from mtrl.runs.run_directory import RunDirectory
-from mtrl.runs.metadata import program_facts
-from mtrl.env.scores import reference_returns
-from mtrl.checkpoints.state_tree import state_bytes
-from mtrl.checkpoints.files import require_free_space
-from mtrl.env.suite import SuiteType
-from mtrl.loggers.tensorboard import TensorBoardSink
+from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train as training_loop
-from mtrl.training.video import write_videos
+from mtrl.types import Metrics, Progress
 
-SIMULATORS = ("metaworld", "mujoco", "ale-py")
-"""Packages whose versions a checkpoint and meta.json record beside the suite's own dependencies."""
+
+def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
+    """Lets the agent learn after every `agent.rollout_steps` vector steps; yields after each, with nothing in flight.
+
+    env_steps counts steps of single environments: one vector step adds `envs.num_envs`. An agent that learns from
+    replay does so while the environments step, on what is stored by then. A rollout that the end of training cuts off
+    is not learned from.
+    """
+    agent, envs, buffer, scheduler = state.agent, state.envs, state.buffer, state.scheduler
+    if state.observation is None:
+        envs.set_task_weights(scheduler.weights())
+        state.observation = envs.reset()
+    while state.env_steps < total_env_steps:
+        metrics: Metrics = {}
+        ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
+        with acting_threads(envs.spec.observation_space.shape):
+            action_step = agent.act(state.observation, envs.task_ids, explore=True)
+        envs.send(action_step.action)
+        if ends_rollout and agent.learns_from_replay and buffer.num_rows:
+            metrics = _update(agent, buffer, scheduler.weights())
+        step = envs.recv()
+        buffer.add(state.observation, action_step, step)
+        agent.on_env_step(step)
+        if ends_rollout and not agent.learns_from_replay:
+            metrics = _update(agent, buffer, scheduler.weights())
+            buffer.clear()
+        state.observation = step.observation
+        state.vector_steps += 1
+        state.env_steps += envs.num_envs
+        state.num_updates += bool(metrics)
+        state.recent.on_episodes(step.episodes)
+        scheduler.on_episodes(step.episodes)
+        envs.set_task_weights(scheduler.weights())
+        yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
+
+
+def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    metrics = agent.update(buffer, task_weights)
+    for group in agent.groups().values():
+        group.check()
+    return metrics
 
 
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     """A new run; returns the exit code. Raises MtrlError."""
-    device = choose_device(config.settings.device)
-    if config.settings.cuda_graphs and device.type != "cuda":
-        raise BadInput("cuda_graphs needs a GPU, and none is used; leave it out or say --no-cuda-graphs")
-    choose_product_library()
-    if config.settings.torch_threads:
-        torch.set_num_threads(config.settings.torch_threads)
-    world = build_world(config.suite, config.settings.seed)
+    device = prepare_process(config)
+    suite = build_suite(config.suite, config.settings.seed)
     # These may refuse the suite: not after there is a run directory.
-    build_scheduler(config, world)
+    build_scheduler(config, suite)
     with seeded_construction(config.settings.seed, "check"):
-        build_encoder(config, world)
+        build_encoder(config, suite)
     if config.settings.cuda_graphs:
-        build_agent(config, world, device)
+        _refuse_cuda_graphs(build_agent(config, suite, device))
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
-        return _run(config, world, device, run, _store(run, config, device), resumed=None)
+        return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), resumed=None)
 
 
 def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = ()) -> int:
-    """Goes on with a run from its last checkpoint; returns the exit code. Raises MtrlError."""
+    """Continues a run from its last checkpoint; returns the exit code. Raises MtrlError."""
     with RunDirectory.resume(run_dir) as run:
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
-        device = choose_device(config.settings.device)
-        choose_product_library()
-        if config.settings.torch_threads:
-            torch.set_num_threads(config.settings.torch_threads)
-        store = _store(run, config, device)
+        device = prepare_process(config)
+        suite = build_suite(config.suite, config.settings.seed)
+        store = checkpoint_store(run, config, suite, device)
         checkpoint = store.load("latest")
-        world = build_world(config.suite, config.settings.seed)
-        _refuse_another_suite(checkpoint, world)
+        refuse_another_suite(checkpoint, suite)
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
         run.truncate_after(checkpoint.step)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
-        return _run(config, world, device, run, store, resumed=checkpoint)
+        return _run(config, suite, device, run, store, resumed=checkpoint)
 
 
-def evaluate(
-    run_dir: Path,
-    *,
-    checkpoint: str = "latest",
-    episodes_per_task: int | None = None,
-    suite: str | None = None,
-    num_workers: int | None = None,
-    seed: int | None = None,
-    video: bool = False,
-    plugins: Sequence[str] | None = None,
-) -> int:
-    """Plays the protocol with a checkpoint of a run and prints the success table; returns 0. Raises MtrlError."""
-    choose_product_library()
-    trained = load_trained(run_dir, checkpoint, plugins)
-    config = trained.config
-    if num_workers is not None:
-        config = changed(config, {"num_workers": num_workers})
-    if suite is not None:
-        config = with_suite(config, suite)
-    world = build_world(config.suite, config.settings.seed if seed is None else seed)
-    agent: Agent = TaskNames(trained.agent, world.suite)
-    with Interruption() as interruption, _evaluator(config, world) as evaluator:
-        try:
-            episodes = episodes_per_task or config.settings.final_eval_episodes_per_task or 50
-            result = evaluator.evaluate(agent, episodes, lambda: bool(interruption))
-        except EvaluationStopped:
-            return interruption.exit_code
-    success_table(result, f"{run_dir}, {trained.checkpoint}")
-    if video:
-        for path in write_videos(agent, world, Path(run_dir) / "videos"):
-            say(str(path))
-    return 0
+def prepare_process(config: RunConfig) -> torch.device:
+    """Sets torch's threads and matmul backend; returns the device. Raises BadInput."""
+    settings = config.settings
+    device = choose_device(settings.device)
+    if settings.cuda_graphs and device.type != "cuda":
+        raise BadInput("cuda_graphs needs a GPU, and none is used; leave it out or say --no-cuda-graphs")
+    choose_matmul_backend()
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    return device
+
+
+def _refuse_cuda_graphs(agent: Agent) -> None:
+    for name, group in agent.groups().items():
+        if group.needs_per_task_gradients:
+            raise BadInput(f"cuda_graphs: updates of the {name} need per-task gradients and cannot be captured")
 
 
 def _run(
     config: RunConfig,
-    world: SuiteType,
+    suite: Suite,
     device: torch.device,
     run: RunDirectory,
     store: CheckpointStore,
@@ -130,10 +149,10 @@ def _run(
     settings = config.settings
     run.write_meta(
         {
-            **program_facts(SIMULATORS),
-            **suite_facts(world.suite),
+            **program_facts(suite.packages),
+            **suite_facts(suite.spec),
             # With the mean returns of eval.csv, these give every normalised score.
-            "reference_returns": reference_returns(world.suite.tasks),
+            "reference_returns": reference_returns(suite.spec.tasks),
             "device": str(device),
             "status": "running",
             "exit_code": None,
@@ -141,35 +160,27 @@ def _run(
     )
     with _status(run), ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
-        state = build_train_state(config, world, device)
+        state = build_train_state(config, suite, device)
         stack.callback(state.envs.close)
         if resumed is not None:
-            _restore(state, resumed, store)
+            restore(state, resumed)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
-        evaluator = stack.enter_context(_evaluator(config, world))
-        curves = TensorBoardSink(run.tensorboard, None if resumed is None else resumed.step)
+        evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
+        table = stack.enter_context(LiveTable(suite.spec.task_names, settings.total_env_steps))
+        curves = TensorBoardLogger(run.tensorboard, None if resumed is None else resumed.step)
         stack.callback(curves.close)
-        table = stack.enter_context(LiveTable(world.suite.task_names, settings.total_env_steps))
-        log = MetricsObserver(run, state, settings.log_interval, table, curves)
-        evaluation = EvaluationObserver(
-            run,
-            state,
-            store,
-            evaluator,
-            interruption,
-            table,
-            curves,
-            settings.eval_interval,
-            settings.eval_episodes_per_task,
+        loggers = [RunDirectoryLogger(run), curves, table]
+        metrics = MetricsCallback(run, state, settings.log_interval, loggers)
+        evaluation = EvaluationCallback(
+            run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
         )
-        checkpoints = CheckpointObserver(run, state, store, settings.checkpoint_interval)
+        checkpoints = CheckpointCallback(run, state, store, settings.checkpoint_interval)
         try:
             # An evaluation that a signal cut short is made up for before the run goes on.
             evaluation.evaluate_if_due(state.env_steps)
             for progress in training_loop(state, settings.total_env_steps) if not interruption else ():
-                log(progress)
-                evaluation(progress)
-                checkpoints(progress)
+                for callback in (metrics, evaluation, checkpoints):
+                    callback(progress)
                 if interruption:
                     break
         except WorkerFailure:
@@ -193,42 +204,6 @@ def _run(
             )
         run.set_status("done", interruption.exit_code)
         return interruption.exit_code
-
-
-def _refuse_another_suite(checkpoint: Checkpoint, world: SuiteType) -> None:
-    """Raises BadInput if the checkpoint's tasks, goals, rewards or protocol are not those of `world`."""
-    now, then = suite_facts(world.suite), dict(checkpoint.info)
-    # Versions of packages are told apart by `version_changes`, which warns.
-    fields = [(name, then.get(name), now[name]) for name in ("suite", "protocol", "tasks")]
-    settings = then.get("settings", {})
-    fields += [(name, settings.get(name), value) for name, value in now["settings"].items() if name not in SIMULATORS]
-    for name, stored, value in fields:
-        if stored != value:
-            raise BadInput(f"checkpoint {checkpoint.path}: {name} is {stored!r}, not {value!r}")
-
-
-def _restore(state: TrainState, checkpoint: Checkpoint, store: CheckpointStore) -> None:
-    """Raises BadInput for a checkpoint of another configuration."""
-    try:
-        exact = state.load_state(checkpoint.state, checkpoint.chunks())
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
-    if not state.envs.replays_exactly:
-        say(f"this suite cannot replay the running episodes: resumed at step {checkpoint.step} with new ones")
-    elif not exact:
-        say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
-
-
-def _store(run: RunDirectory, config: RunConfig, device: torch.device) -> CheckpointStore:
-    versions = {**dependency_versions(), **package_versions(SIMULATORS)}
-    multiplies = choose_product_library()
-    if device.type == "cpu" and multiplies != TORCHS_CHOICE:
-        versions["matrix products"] = multiplies  # another library sums up in another order
-    return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
-
-
-def _evaluator(config: RunConfig, world: SuiteType) -> Evaluator:
-    return Evaluator(world, config.settings.seed, num_workers(config), config.settings.worker_timeout)
 
 
 @contextmanager

@@ -9,23 +9,23 @@ import numpy as np
 
 from mtrl.agent import Agent
 from mtrl.checkpoints.files import storage_faults
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 
 MILLISECONDS_PER_FRAME = 60
 
 
-def write_videos(agent: Agent, world: SuiteType, folder: Path) -> list[Path]:
+def write_videos(agent: Agent, suite: Suite, folder: Path) -> list[Path]:
     """One episode of every task, on its first variation; returns the files written.
 
     Raises BadInput if the suite or this machine cannot render, StorageFailure.
     """
     written = []
-    for task in world.suite.tasks:
+    for task in suite.spec.tasks:
 
         def act(observation: np.ndarray, task_id: int = task.index) -> np.ndarray:
             return agent.act(observation[None], np.array([task_id]), explore=False).action[0]
 
-        frames, success = world.film(task.index, 0, act)
+        frames, success = suite.render_episode(task.index, 0, act)
         path = folder / f"{task.name}-{'success' if success else 'failure'}.gif"
         write_gif(frames, path)
         written.append(path)

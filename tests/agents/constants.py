@@ -13,14 +13,14 @@ from torch import nn
 from agents.sac import SAC
 from mtrl.testing.small_runs import make_agent
 from mtrl.types import Batch
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
-CONTINUOUS, DISCRETE = counting_world("counting"), counting_world("counting-discrete")
+CONTINUOUS, DISCRETE = counting_suite("counting"), counting_suite("counting-discrete")
 SMALL = {"batch_size": 24, "random_steps": 5}
 
 
-def sac(world: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> SAC:
-    return make_agent(SAC, SAC.Config(**SMALL | config), world.suite, **parts or {})
+def sac(suite: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> SAC:
+    return make_agent(SAC, SAC.Config(**SMALL | config), suite.spec, **parts or {})
 
 
 def make_constant(network: nn.Module, outputs: Sequence[float]) -> None:

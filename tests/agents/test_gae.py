@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 
 from agents.gae import advantages
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.types import Acted, Batch, EnvStep, TaskSpec, TaskSuite
+from mtrl.types import Acted, Batch, EnvStep, TaskSpec, SuiteSpec
 
 DISCOUNT, TRACE = 0.9, 0.8
 
@@ -20,14 +20,14 @@ def stored(
 ) -> Batch:
     """What the rollout reader gives for observations (T + 1, N, D), the rest (T, N), successors at ends (T, N, D)."""
     num_steps, num_slots = reward.shape
-    suite = TaskSuite(
+    spec = SuiteSpec(
         name="scripted",
         tasks=tuple(TaskSpec(name=name, index=index, max_episode_steps=99) for index, name in enumerate("ab")),
         observation_space=gym.spaces.Box(-np.inf, np.inf, observation.shape[2:], np.float32),
         action_space=gym.spaces.Box(-1, 1, (1,), np.float32),
         protocol="none",
     )
-    buffer = RolloutBuffer(suite, num_slots, num_steps, seed=0)
+    buffer = RolloutBuffer(spec, num_slots, num_steps, seed=0)
     for t in range(num_steps):
         ended = (terminated[t] | truncated[t])[:, None]
         step = EnvStep(

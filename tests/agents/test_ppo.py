@@ -38,8 +38,8 @@ def until_it_learns(run: Iterator[Progress]) -> Progress:
     return next(progress for progress in run if progress.metrics)
 
 
-def ppo(world: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> PPO:
-    return make_agent(PPO, PPO.Config(**SMALL | config), world.suite, **parts or {})
+def ppo(suite: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> PPO:
+    return make_agent(PPO, PPO.Config(**SMALL | config), suite.spec, **parts or {})
 
 
 def with_constants(agent: PPO, policy: list[float], value: float) -> PPO:
@@ -204,12 +204,12 @@ def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None
 
 
 @pytest.mark.parametrize("architecture", [MLP, Routed, Noisy])
-@pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
-def test_before_the_first_step_every_ratio_is_one(world: Any, architecture: type[PolicyArchitecture]) -> None:
-    agent = ppo(world, {"architecture": architecture})
+@pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+def test_before_the_first_step_every_ratio_is_one(suite: Any, architecture: type[PolicyArchitecture]) -> None:
+    agent = ppo(suite, {"architecture": architecture})
     seen: list[Batch] = []
     agent.learn_from = lambda batch: seen.append(batch) or {}  # type: ignore[func-returns-value]
-    list(train(make_train_state(agent, world), 4 * agent.rollout_steps))
+    list(train(make_train_state(agent, suite), 4 * agent.rollout_steps))
     for batch in seen:
         rows = agent.losses(agent.group.parameters, batch).rows
         torch.testing.assert_close(rows["approximate_kl"], torch.zeros(len(batch.reward)), atol=1e-5, rtol=0)
@@ -375,9 +375,9 @@ def test_a_route_is_part_of_the_action() -> None:
     assert network.router.weight.grad[0, 0] < 0 < network.router.weight.grad[0, 1]
 
 
-@pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
-def test_routes_are_stored_with_the_log_probability_they_were_drawn_with(world: Any) -> None:
-    agent = ppo(world, {"architecture": Routed})
+@pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+def test_routes_are_stored_with_the_log_probability_they_were_drawn_with(suite: Any) -> None:
+    agent = ppo(suite, {"architecture": Routed})
     observation, tasks = np.ones((300, 5), np.float32), np.arange(300) % 3
     acted = agent.act(observation, tasks, explore=True)
     assert set(acted.extras["draw"].ravel()) == {0.0, 1.0}

@@ -8,9 +8,9 @@ import torch
 import agents
 import envs
 from agents.sac import SAC
-from benchmarks.sac_update import filled_buffer
+from benchmarks.updates.sac import filled_buffer
 from mtrl.aggregation import aggregators
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config
 
 
@@ -25,10 +25,10 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
             "architecture": {"name": "multi-head", "width": 16},
         }
     )
-    world = build_world(config.suite, config.settings.seed)
-    agent = build_agent(config, world, torch.device("cpu"))
+    suite = build_suite(config.suite, config.settings.seed)
+    agent = build_agent(config, suite, torch.device("cpu"))
     assert isinstance(agent, SAC)
-    metrics = agent.learn_from(filled_buffer(world.suite, capacity=30).sample(32))
+    metrics = agent.learn_from(filled_buffer(suite.spec, capacity=30).sample(32))
     assert not any(value.requires_grad for value in metrics.values())
     for group in agent.groups().values():
         assert not any(parameter.grad.requires_grad for parameter in group.parameters.values())

@@ -30,7 +30,7 @@ from tests.agents.constants import (
     sac,
     with_constants,
 )
-from tests.env.counting import Player, counting_world
+from tests.env.counting import Player, counting_suite
 
 
 def test_sac_keeps_the_contract_of_an_agent() -> None:
@@ -87,12 +87,12 @@ class IdentityWeighting(JacobianAggregator):
         return torch.full((self.num_tasks,), 1 / self.num_tasks)
 
 
-@pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 @pytest.mark.parametrize("tasks", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1]], ids=["equal shares", "one absent"])
-def test_the_identity_weighting_gives_the_gradients_of_the_mean(world: Any, tasks: list[int]) -> None:
+def test_the_identity_weighting_gives_the_gradients_of_the_mean(suite: Any, tasks: list[int]) -> None:
     rows = len(tasks)
-    action = torch.zeros(rows, 2) if world is CONTINUOUS else torch.arange(rows) % 3
-    noise = torch.linspace(0.1, 0.9, rows * 4).view(rows, 4)[:, : 2 if world is CONTINUOUS else 4]
+    action = torch.zeros(rows, 2) if suite is CONTINUOUS else torch.arange(rows) % 3
+    noise = torch.linspace(0.1, 0.9, rows * 4).view(rows, 4)[:, : 2 if suite is CONTINUOUS else 4]
     batch = batch_of(
         tasks,
         observation=torch.linspace(-1, 1, rows * 5).view(rows, 5),
@@ -102,7 +102,7 @@ def test_the_identity_weighting_gives_the_gradients_of_the_mean(world: Any, task
     )
     gradients = []
     for parts in ({}, {"aggregator": IdentityWeighting}):
-        agent = sac(world, parts)
+        agent = sac(suite, parts)
         for name, group in agent.groups().items():
             group.aggregator.backward(getattr(agent, f"{name}_losses"), agent.with_target(batch), group.parameters)
         gradients.append({name: p.grad for group in agent.groups().values() for name, p in group.parameters.items()})
@@ -127,11 +127,11 @@ class Routed(PolicyArchitecture):
         return self.head(features) + drawn.unsqueeze(-1)
 
 
-@pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 @pytest.mark.parametrize("aggregator", [{}, {"aggregator": PCGrad}], ids=["mean", "pcgrad"])
-def test_an_architecture_that_draws_is_given_its_numbers(world: Any, aggregator: dict[str, Any]) -> None:
-    agent = sac(world, {"architecture": Routed, **aggregator})
-    progress = next(p for p in train(make_train_state(agent, world), 4000) if p.metrics)
+def test_an_architecture_that_draws_is_given_its_numbers(suite: Any, aggregator: dict[str, Any]) -> None:
+    agent = sac(suite, {"architecture": Routed, **aggregator})
+    progress = next(p for p in train(make_train_state(agent, suite), 4000) if p.metrics)
     assert all(torch.isfinite(value).all() for value in progress.metrics.values())
     # Acting for the protocol draws nothing, acting to explore does.
     observation, tasks = np.ones((3, 5), np.float32), np.arange(3)
@@ -153,12 +153,12 @@ def test_actions_are_random_until_learning_begins() -> None:
 
 
 def test_updates_come_in_rounds() -> None:
-    world = CONTINUOUS
-    agent = sac(world, random_steps=3, steps_per_update=2, updates_per_round=3)
+    suite = CONTINUOUS
+    agent = sac(suite, random_steps=3, steps_per_update=2, updates_per_round=3)
     batches: list[Batch] = []
     learn_from = agent.learn_from
     agent.learn_from = lambda batch: batches.append(batch) or learn_from(batch)  # type: ignore[func-returns-value]
-    run = train(make_train_state(agent, world), 10_000)
+    run = train(make_train_state(agent, suite), 10_000)
     learnt = [bool(next(run).metrics) for _ in range(8)]
     # Rounds come every second vector step, and the fourth step is the first that is not random.
     assert learnt == [False, False, False, True, False, True, False, True]
@@ -166,7 +166,7 @@ def test_updates_come_in_rounds() -> None:
 
 
 def test_the_default_batch_has_128_rows_per_task() -> None:
-    assert make_agent(SAC, SAC.Config(), CONTINUOUS.suite).batch_size == 3 * 128
+    assert make_agent(SAC, SAC.Config(), CONTINUOUS.spec).batch_size == 3 * 128
 
 
 @pytest.mark.parametrize("column", ["reward", "observation", "next_observation", "action"])
@@ -219,9 +219,9 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
 
 
 def test_metrics_tell_about_each_task() -> None:
-    world = CONTINUOUS
-    agent = sac(world)
-    state = make_train_state(agent, world)
+    suite = CONTINUOUS
+    agent = sac(suite)
+    state = make_train_state(agent, suite)
     progress = next(p for p in train(state, 4000) if p.metrics)
     assert set(progress.metrics) == {"critic_loss", "actor_loss", "alpha_loss", "alpha", "entropy", "q_value"}
     assert all(tuple(value.shape) == (3,) for value in progress.metrics.values())
@@ -238,9 +238,9 @@ def test_entropy_is_reported_as_minus_the_mean_log_probability() -> None:
 
 
 def test_a_sampled_batch_of_the_buffer_is_learnt_from() -> None:
-    world = counting_world()
-    agent, state = sac(world), None
-    state = make_train_state(agent, world)
-    Player(world, state.buffer).play(20)
+    suite = counting_suite()
+    agent, state = sac(suite), None
+    state = make_train_state(agent, suite)
+    Player(suite, state.buffer).play(20)
     agent.steps_acted = 10
     assert agent.update(state.buffer, np.ones(3))

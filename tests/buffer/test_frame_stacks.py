@@ -18,25 +18,25 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
-from mtrl.types import Acted, Batch, EnvStep, TaskSuite
-from tests.env.counting import counting_world
+from mtrl.types import Acted, Batch, EnvStep, SuiteSpec
+from tests.env.counting import counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 NUM_SLOTS = 4
 
 
-def stacked_suite(frames: int, stored_as: int) -> TaskSuite:
+def stacked_suite(frames: int, stored_as: int) -> SuiteSpec:
     space = gym.spaces.Box(-np.inf, np.inf, (5 * frames,), np.float32)
-    return dataclasses.replace(WORLD.suite, observation_space=space, frame_stack=stored_as)
+    return dataclasses.replace(SUITE.spec, observation_space=space, frame_stack=stored_as)
 
 
 class StackingPlayer:
-    """Plays the counting world, stacks its observations with zeros before an episode, and fills buffers alike."""
+    """Plays the counting suite, stacks its observations with zeros before an episode, and fills buffers alike."""
 
     def __init__(self, frames: int, buffers: list[RolloutBuffer]):
         self.frames, self.buffers = frames, buffers
-        self.envs = WORLD.make_envs(
-            NUM_SLOTS, RandomEpisodes(WORLD.suite, NUM_SLOTS, 1), mode="train", num_workers=0, worker_timeout=1.0
+        self.envs = SUITE.make_envs(
+            NUM_SLOTS, RandomEpisodes(SUITE.spec, NUM_SLOTS, 1), mode="train", num_workers=0, worker_timeout=1.0
         )
         self.generator = stream(1, "actions")
         self.restart()
@@ -189,13 +189,13 @@ def test_an_end_of_running_episodes_is_saved_also_at_a_chunks_last_row(monkeypat
 
 def test_an_atari_step_takes_at_most_7500_bytes_at_any_stack_depth() -> None:
     for frames in (1, 4, 8):
-        suite = dataclasses.replace(
-            WORLD.suite,
+        spec = dataclasses.replace(
+            SUITE.spec,
             observation_space=gym.spaces.Box(0, 255, (frames, 84, 84), np.uint8),
             action_space=gym.spaces.Discrete(18),
             frame_stack=frames,
         )
-        buffer, rows = RolloutBuffer(suite, 2, 1000, 1), 1000
+        buffer, rows = RolloutBuffer(spec, 2, 1000, 1), 1000
         observation = np.zeros((2, frames, 84, 84), np.uint8)
         nothing = np.zeros(2, bool)
         for row in range(rows):
@@ -208,4 +208,4 @@ def test_an_atari_step_takes_at_most_7500_bytes_at_any_stack_depth() -> None:
 
 def test_observations_that_are_no_stack_of_frames_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(5,\) are no stack of 2 frames"):
-        dataclasses.replace(WORLD.suite, frame_stack=2)
+        dataclasses.replace(SUITE.spec, frame_stack=2)

@@ -20,20 +20,20 @@ from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer, largest_remainder
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.testing.attributes import differences, leaves
-from mtrl.testing.counting_world import CountingWorld
-from mtrl.types import Acted, EnvStep, TaskSpec, TaskSuite
-from tests.env.counting import NumberedEpisodes, Player, audit, counting_world
+from mtrl.testing.counting_suite import CountingSuite
+from mtrl.types import Acted, EnvStep, TaskSpec, SuiteSpec
+from tests.env.counting import NumberedEpisodes, Player, audit, counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 
 
-def new_buffer(capacity: int, num_envs: int = 4, world: CountingWorld = WORLD, seed: int = 1) -> RolloutBuffer:
-    return RolloutBuffer(world.suite, num_envs, capacity, seed)
+def new_buffer(capacity: int, num_envs: int = 4, suite: CountingSuite = SUITE, seed: int = 1) -> RolloutBuffer:
+    return RolloutBuffer(suite.spec, num_envs, capacity, seed)
 
 
 def test_only_the_last_rows_are_kept() -> None:
     buffer = new_buffer(capacity=6)
-    player, rewards = Player(WORLD, buffer), []
+    player, rewards = Player(SUITE, buffer), []
     for played in range(1, 20):
         rewards.append(player.step().reward)
         assert buffer.num_rows == min(played, 6)
@@ -45,29 +45,29 @@ def test_only_the_last_rows_are_kept() -> None:
 def test_every_row_is_whole_at_every_fill_level_and_across_the_seam() -> None:
     # Also when the newest row is the last of an episode, and when it is not.
     buffer = new_buffer(capacity=5)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     for _ in range(40):
         player.step()
-        audit(buffer.rollout(), WORLD)
-        audit(buffer.sample(64), WORLD)
+        audit(buffer.rollout(), SUITE)
+        audit(buffer.sample(64), SUITE)
 
 
 def test_a_hundred_thousand_transitions_hold_no_mixed_episodes() -> None:
     # Every episode has a number of its own, so a row that joined two of them would be seen.
-    world = counting_world(num_variations=None, max_episode_steps=9)
-    buffer = RolloutBuffer(world.suite, 50, 2000, 1)
-    Player(world, buffer, NumberedEpisodes(3, 50)).play(2700)
+    suite = counting_suite(num_variations=None, max_episode_steps=9)
+    buffer = RolloutBuffer(suite.spec, 50, 2000, 1)
+    Player(suite, buffer, NumberedEpisodes(3, 50)).play(2700)
     batch = buffer.rollout()
     assert batch.reward.numel() == 100_000
-    audit(batch, world)
+    audit(batch, suite)
     flags = torch.stack([batch.terminated.flatten(), batch.truncated.flatten()], dim=1)
     assert len(flags.unique(dim=0)) == 4  # every row of the truth table occurs
-    audit(buffer.sample(5000), world)
+    audit(buffer.sample(5000), suite)
 
 
 def test_a_rollout_is_in_time_order_with_slots_side_by_side() -> None:
     buffer = new_buffer(capacity=8)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     player.play(11)
     batch = buffer.rollout()
     assert batch.observation.shape == (8, 4, 5)
@@ -79,34 +79,34 @@ def test_a_rollout_is_in_time_order_with_slots_side_by_side() -> None:
 
 def test_a_cleared_buffer_begins_anew() -> None:
     buffer = new_buffer(capacity=8)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     for _ in range(5):
         player.play(6)
         assert buffer.rollout().reward.shape == (6, 4)
-        audit(buffer.rollout(), WORLD)
+        audit(buffer.rollout(), SUITE)
         buffer.clear()
         assert buffer.num_rows == buffer.task_sizes.sum() == 0
 
 
 def test_sample_gives_every_task_an_equal_share_in_task_order() -> None:
     buffer = new_buffer(capacity=50)
-    Player(WORLD, buffer).play(50)
+    Player(SUITE, buffer).play(50)
     batch = buffer.sample(32)
     assert batch.counts == (11, 11, 10)
     assert torch.equal(batch.task_ids, torch.arange(3).repeat_interleave(torch.tensor(batch.counts)))
     np.testing.assert_allclose(batch.shares.numpy(), np.array(batch.counts) / 32)
-    audit(batch, WORLD)
+    audit(batch, SUITE)
 
 
 def test_sample_follows_the_weights() -> None:
     buffer = new_buffer(capacity=50)
-    Player(WORLD, buffer).play(50)
+    Player(SUITE, buffer).play(50)
     assert buffer.sample(32, np.array([0.5, 0.0, 1.5])).counts == (8, 0, 24)
 
 
 def test_a_task_without_rows_leaves_its_share_to_the_others() -> None:
     buffer = new_buffer(capacity=50, num_envs=1)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     player.envs.set_task_weights(np.array([1.0, 0.0, 1.0]))
     player.observation = player.envs.reset()
     player.play(30)
@@ -117,7 +117,7 @@ def test_a_task_without_rows_leaves_its_share_to_the_others() -> None:
 def test_weights_on_tasks_without_rows_alone_leave_equal_shares() -> None:
     # A scheduler may turn to a task that no slot has played yet.
     buffer = new_buffer(capacity=50, num_envs=1)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     player.envs.set_task_weights(np.array([1.0, 0.0, 1.0]))
     player.observation = player.envs.reset()
     player.play(30)
@@ -130,9 +130,9 @@ def test_an_empty_buffer_says_so() -> None:
 
 
 def test_draws_are_uniform_within_a_task_while_slots_change_tasks() -> None:
-    world = counting_world(num_variations=None)
-    buffer = RolloutBuffer(world.suite, 4, 60, 1)
-    Player(world, buffer, NumberedEpisodes(3, 4)).play(100)
+    suite = counting_suite(num_variations=None)
+    buffer = RolloutBuffer(suite.spec, 4, 60, 1)
+    Player(suite, buffer, NumberedEpisodes(3, 4)).play(100)
     sizes = buffer.task_sizes.copy()
     drawn = buffer.sample(3 * 60_000)
     # (task, episode, step) identifies a row.
@@ -146,8 +146,8 @@ def test_draws_are_uniform_within_a_task_while_slots_change_tasks() -> None:
 
 
 def test_the_agents_extras_come_back_with_their_rows() -> None:
-    buffer = RolloutBuffer(WORLD.suite, 2, 5, 1, {"log_prob": (), "route": (3,)})
-    envs = Player(WORLD, new_buffer(5, num_envs=2)).envs
+    buffer = RolloutBuffer(SUITE.spec, 2, 5, 1, {"log_prob": (), "route": (3,)})
+    envs = Player(SUITE, new_buffer(5, num_envs=2)).envs
     observation = envs.reset()
     for number in range(9):
         extras = {"log_prob": np.full(2, number, np.float32), "route": np.full((2, 3), -number, np.float32)}
@@ -162,7 +162,7 @@ def test_the_agents_extras_come_back_with_their_rows() -> None:
 
 def test_rows_are_copies_that_later_steps_do_not_change() -> None:
     buffer = new_buffer(capacity=4)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     player.play(6)
     batch = buffer.rollout()
     kept = leaves(batch.row_tensors())
@@ -185,7 +185,7 @@ def saved_chunks(buffer: RolloutBuffer) -> Iterator[tuple[str, dict[str, Tensor]
 def test_a_buffer_comes_back_whole_from_every_fill_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffer_module, "CHUNK_ROWS", 4)
     original = new_buffer(capacity=10)
-    player = Player(WORLD, original)
+    player = Player(SUITE, original)
     for _ in range(36):
         restored = new_buffer(capacity=10, seed=2)
         restored.load_state(original.state(), saved_chunks(original))
@@ -197,7 +197,7 @@ def test_a_buffer_comes_back_whole_from_every_fill_level(monkeypatch: pytest.Mon
 def test_a_restored_buffer_goes_on_like_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffer_module, "CHUNK_ROWS", 4)
     original, restored = new_buffer(capacity=10), new_buffer(capacity=10, seed=2)
-    player = Player(WORLD, original)
+    player = Player(SUITE, original)
     player.play(17)
     restored.load_state(original.state(), saved_chunks(original))
     player.buffer = restored
@@ -215,7 +215,7 @@ def test_a_buffer_survives_a_chain_of_checkpoints(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(buffer_module, "CHUNK_ROWS", 4)
     store = CheckpointStore(tmp_path / "checkpoints")
     buffer = new_buffer(capacity=10)
-    player = Player(WORLD, buffer)
+    player = Player(SUITE, buffer)
     for played in (0, 3, 7, 9, 11, 14, 18, 40):
         player.play(played - buffer.rows_added)
         store.save(played, buffer.state(), buffer.chunks(), info={})
@@ -233,7 +233,7 @@ def test_a_larger_buffer_takes_up_a_smaller_one_and_the_other_way_round(monkeypa
     # A longer run has a larger ring; a smaller ring keeps the newest rows.
     monkeypatch.setattr(buffer_module, "CHUNK_ROWS", 4)
     original = new_buffer(capacity=10)
-    Player(WORLD, original).play(23)
+    Player(SUITE, original).play(23)
     larger, smaller = new_buffer(capacity=25), new_buffer(capacity=3)
     larger.load_state(original.state(), saved_chunks(original))
     smaller.load_state(original.state(), saved_chunks(original))
@@ -243,8 +243,8 @@ def test_a_larger_buffer_takes_up_a_smaller_one_and_the_other_way_round(monkeypa
     assert smaller.task_sizes.sum() == 12
 
 
-def metaworld_like(num_tasks: int) -> TaskSuite:
-    return TaskSuite(
+def metaworld_like(num_tasks: int) -> SuiteSpec:
+    return SuiteSpec(
         name="large",
         tasks=tuple(TaskSpec(name=str(index), index=index, max_episode_steps=500) for index in range(num_tasks)),
         observation_space=gym.spaces.Box(-np.inf, np.inf, (39,), np.float32),

@@ -11,10 +11,11 @@ import pytest
 
 import agents
 import envs
+import mtrl.training.evaluate
 import mtrl.training.run
 from mtrl import registry
 from mtrl.config.schema import dump_yaml, resolve_config
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_trusted_modules", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("COLUMNS", "100")
-    for suite in suite_types.classes():  # a server of workers would outlive the test
+    for suite in suites.classes():  # a server of workers would outlive the test
         monkeypatch.setattr(suite, "warm_up", classmethod(lambda cls: None))
 
 
@@ -41,8 +42,12 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         return noted
 
-    for verb in ("train", "resume", "evaluate"):
-        monkeypatch.setattr(mtrl.training.run, verb, note(verb))
+    for module, verb in (
+        (mtrl.training.run, "train"),
+        (mtrl.training.run, "resume"),
+        (mtrl.training.evaluate, "evaluate"),
+    ):
+        monkeypatch.setattr(module, verb, note(verb))
     return seen
 
 

@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_suites_are_known_before_torch_is_imported() -> None:
     script = (
         "import sys, mtrl.registry as r, mtrl.env.suite as s; next(r.plugins_one_by_one());"
-        "print('torch' in sys.modules, s.find_suite_type('mt10').__name__, 'metaworld' in sys.modules)"
+        "print('torch' in sys.modules, s.find_suite('mt10').__name__, 'metaworld' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == ["False", "MetaWorld", "False"]

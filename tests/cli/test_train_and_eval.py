@@ -11,9 +11,9 @@ import torch
 
 from mtrl import registry
 from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.networks.size import num_parameters
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from tests.cli.commands import assert_refused, call, command
 
 TINY = """
@@ -96,7 +96,7 @@ def test_a_resume_takes_what_extends_a_run(run_dir: Path, handed_over: dict[str,
 
 def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str, Any]) -> None:
     assert call("eval", str(run_dir)).code == 0
-    settings = {"checkpoint": "latest", "episodes_per_task": None, "suite": None, "num_workers": None}
+    settings = {"checkpoint": "latest", "episodes_per_task": None, "suite": None, "workers": None}
     settings |= {"seed": None, "video": False, "plugins": []}
     assert handed_over["evaluate"] == ((run_dir,), settings)
     flags = ["--checkpoint", "200000", "--episodes-per-task", "3", "--suite", "mt3", "--seed", "0", "--video"]
@@ -110,7 +110,7 @@ def test_a_suite_is_warmed_up_for_a_run_and_not_for_a_question(
     tmp_path: Path, handed_over: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warmed: list[str] = []
-    monkeypatch.setattr(suite_types.get("point-mass"), "warm_up", classmethod(lambda cls: warmed.append(cls.__name__)))
+    monkeypatch.setattr(suites.get("point-mass"), "warm_up", classmethod(lambda cls: warmed.append(cls.__name__)))
     (tmp_path / "run.yaml").write_text("suite: point-mass\n")
     for question in ("--print-config", "--print_config", "--help"):
         call("train", "--config", "run.yaml", question)
@@ -128,7 +128,7 @@ def test_match_params_widens_the_mlp_to_the_size_of_another_architecture() -> No
 
     def size(architecture: dict[str, Any]) -> int:
         config = resolve_config({"suite": "point-mass", "architecture": architecture})
-        return num_parameters(build_agent(config, build_world(config.suite, 1), torch.device("cpu")))
+        return num_parameters(build_agent(config, build_suite(config.suite, 1), torch.device("cpu")))
 
     wanted = size({"name": "soft-modules"})
     errors = [abs(size({"name": "mlp", "width": width + step}) - wanted) for step in (-1, 0, 1)]

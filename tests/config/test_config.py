@@ -29,7 +29,7 @@ from mtrl.config.schema import (
     with_suite,
 )
 from mtrl.config.yaml_io import load_mapping
-from mtrl.env.suite import suite_types
+from mtrl.env.suite import suites
 from mtrl.errors import BadInput
 from mtrl.networks import architectures
 
@@ -69,7 +69,7 @@ class Wide:
         width: PositiveInt = 1000  # units
 
 
-class World:
+class Suite:
     """A family with presets."""
 
     suite_names: ClassVar[dict[str, str]] = {"small": "a small one", "large": "a large one"}
@@ -100,7 +100,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         agent_types: {"learner": Learner, "other": OtherLearner},
         architectures: {"wide": Wide},
-        suite_types: {"test-world": World},
+        suites: {"test-suite": Suite},
     }
     for kind, classes in known.items():
         monkeypatch.setattr(kind, "_classes", {**kind._classes, **classes})
@@ -219,11 +219,11 @@ def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(document: dict
 
 
 def test_every_preset_resolves_with_every_agent_and_architecture() -> None:
-    for family in suite_types.classes():
-        suites = [suite for suite in family.suite_names if "TASK" not in suite]  # no patterns
-        for suite, agent in product(suites, agent_types.names()):
+    for family in suites.classes():
+        names = [name for name in family.suite_names if "TASK" not in name]  # no patterns
+        for suite, agent in product(names, agent_types.names()):
             # What a family's preset does with an architecture is the same for all of its suites.
-            for architecture in architectures.names() if suite == suites[0] else [None, "mlp"]:
+            for architecture in architectures.names() if suite == names[0] else [None, "mlp"]:
                 chosen = [{"architecture": architecture}] if architecture else []
                 config = resolve_config({"suite": suite, "agent": agent}, *chosen)
                 assert parse_yaml(dump_yaml(config)) == config

@@ -1,4 +1,4 @@
-"""Plays the counting world and audits stored transitions. Shapes: N slots, M tasks, B rows."""
+"""Plays the counting suite and audits stored transitions. Shapes: N slots, M tasks, B rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import EpisodeSource, RandomEpisodes
 from mtrl.seeding import stream
-from mtrl.testing.counting_world import END_KINDS, CountingWorld
+from mtrl.testing.counting_suite import END_KINDS, CountingSuite
 from mtrl.types import Acted, Batch, EnvStep, State
 
 
@@ -37,18 +37,18 @@ class NumberedEpisodes(EpisodeSource):
         raise NotImplementedError
 
 
-def counting_world(name: str = "counting", **settings: int | None) -> CountingWorld:
-    return CountingWorld(name, CountingWorld.Config(**settings), 1)
+def counting_suite(name: str = "counting", **settings: int | None) -> CountingSuite:
+    return CountingSuite(name, CountingSuite.Config(**settings), 1)
 
 
 class Player:
     """Fills a buffer with random actions, one vector step per call."""
 
-    def __init__(self, world: CountingWorld, buffer: RolloutBuffer, episodes: EpisodeSource | None = None):
+    def __init__(self, suite: CountingSuite, buffer: RolloutBuffer, episodes: EpisodeSource | None = None):
         num_envs = buffer.num_envs
-        episodes = episodes or RandomEpisodes(world.suite, num_envs, 1)
+        episodes = episodes or RandomEpisodes(suite.spec, num_envs, 1)
         self.buffer = buffer
-        self.envs = world.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=1.0)
+        self.envs = suite.make_envs(num_envs, episodes, mode="train", num_workers=0, worker_timeout=1.0)
         self.observation = self.envs.reset()
         self.generator = stream(1, "actions")
 
@@ -65,7 +65,7 @@ class Player:
             self.step()
 
 
-def audit(batch: Batch, world: CountingWorld) -> None:
+def audit(batch: Batch, suite: CountingSuite) -> None:
     """Every row is one transition of one episode: observation, action, reward, flags and true successor."""
     rows = batch.map_rows(lambda value: value.flatten(0, value.ndim - 2) if value.dtype == torch.float32 else value)
     observation = rows.observation.reshape(-1, 5).numpy()
@@ -76,8 +76,8 @@ def audit(batch: Batch, world: CountingWorld) -> None:
     np.testing.assert_array_equal(batch.task_ids.flatten().numpy(), task)
     np.testing.assert_array_equal(successor, np.stack([task, high, low, step + 1, played + action], axis=1))
     np.testing.assert_array_equal(batch.reward.flatten().numpy(), step + 1 + action)
-    ended = step + 1 == world.lengths(task.astype(np.int64), variation)
-    kind = world.end_kinds(task.astype(np.int64), variation)
+    ended = step + 1 == suite.lengths(task.astype(np.int64), variation)
+    kind = suite.end_kinds(task.astype(np.int64), variation)
     terminated, truncated = batch.terminated.flatten().numpy(), batch.truncated.flatten().numpy()
     np.testing.assert_array_equal(terminated, ended & (kind != END_KINDS.index("truncated")))
     np.testing.assert_array_equal(truncated, ended & (kind != END_KINDS.index("terminated")))

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl.env.episodes import IDLE, ListedEpisodes, RandomEpisodes
-from mtrl.types import TaskSuite
-from tests.env.counting import counting_world
+from mtrl.types import SuiteSpec
+from tests.env.counting import counting_suite
 
 
-def suite(num_tasks: int, num_variations: int | None = 50) -> TaskSuite:
-    return counting_world(num_tasks=num_tasks, num_variations=num_variations).suite
+def suite(num_tasks: int, num_variations: int | None = 50) -> SuiteSpec:
+    return counting_suite(num_tasks=num_tasks, num_variations=num_variations).spec
 
 
 def draws(episodes: RandomEpisodes, rounds: int) -> tuple[np.ndarray, np.ndarray]:

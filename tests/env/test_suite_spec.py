@@ -9,14 +9,14 @@ import torch
 
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.types import Batch
-from tests.env.counting import Player, counting_world
+from tests.env.counting import Player, counting_suite
 
 
 @pytest.fixture
 def batch() -> Batch:
-    world = counting_world()
-    buffer = RolloutBuffer(world.suite, 4, 10, 1)
-    Player(world, buffer).play(10)
+    suite = counting_suite()
+    buffer = RolloutBuffer(suite.spec, 4, 10, 1)
+    Player(suite, buffer).play(10)
     drawn = dataclasses.replace(buffer.sample(6), extras={"value": torch.arange(6.0)})
     return drawn.with_draws({"action": torch.ones(6, 2)})
 

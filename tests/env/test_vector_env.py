@@ -6,26 +6,29 @@ Shapes: N slots, M tasks.
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.episodes import IDLE, ListedEpisodes, RandomEpisodes
+from mtrl.env.vector_env import RawStep
 from mtrl.errors import Diverged, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
-from mtrl.testing.counting_world import CountingEnvs
+from mtrl.testing.counting_suite import CountingEnvs
 from mtrl.types import EnvStep
-from mtrl.env.vector_env import RawStep
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 
 
 def envs(num_envs: int = 4, seed: int = 1) -> CountingEnvs:
-    return CountingEnvs(WORLD, num_envs, RandomEpisodes(WORLD.suite, num_envs, seed))
+    return CountingEnvs(SUITE, num_envs, RandomEpisodes(SUITE.spec, num_envs, seed))
 
 
 def zeros(num_envs: int = 4) -> np.ndarray:
@@ -51,7 +54,7 @@ def test_finished_episodes_are_counted_from_reset_to_end() -> None:
         step = played.step(zeros())
         returns += step.reward
         for episode in step.episodes:
-            length = WORLD.lengths(np.array(episode.task), np.array(episode.variation))
+            length = SUITE.lengths(np.array(episode.task), np.array(episode.variation))
             assert episode.length == length
             assert episode.return_ == returns[episode.slot] == sum(range(1, length + 1))
             # The success was at the first step, and still counts at the end.
@@ -144,7 +147,7 @@ class BrokenEnvs(CountingEnvs):
 
 @pytest.mark.parametrize("broken", ["reward", "final_observation"])
 def test_a_value_that_is_not_finite_is_named_with_its_task_and_slot(broken: str) -> None:
-    played = BrokenEnvs(WORLD, 4, ListedEpisodes([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]]))
+    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]]))
     played.broken = broken
     played.reset()
     what = broken.removeprefix("final_")
@@ -164,7 +167,7 @@ def test_an_action_that_is_not_finite_is_not_sent() -> None:
 
 
 def test_a_resting_slot_is_not_looked_at() -> None:
-    played = BrokenEnvs(WORLD, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
+    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
     played.reset()
     for _ in range(6):
         step = played.step(zeros())
@@ -182,10 +185,71 @@ class EndlessEnvs(CountingEnvs):
 
 
 def test_an_episode_that_does_not_end_is_named() -> None:
-    played = EndlessEnvs(WORLD, 2, ListedEpisodes([[(1, 6)], [(1, 12)]]))
+    played = EndlessEnvs(SUITE, 2, ListedEpisodes([[(1, 6)], [(1, 12)]]))
     played.reset()
     for _ in range(7):
         played.step(zeros(2))
     message = "an episode did not end: task count-1, slot 0, variation 6, after 7 steps, its max_episode_steps"
     with pytest.raises(WorkerFailure, match=message):
         played.step(zeros(2))
+
+
+class FaultyEnvs(CountingEnvs):
+    """Counts, until `fault` replaces a step."""
+
+    def __init__(self, fault: Callable[[RawStep], Any]):
+        super().__init__(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1))
+        self.fault = fault
+
+    def _recv(self) -> RawStep:
+        step = super()._recv()
+        if self.fault is sys.exit:
+            sys.exit(0)
+        return self.fault(step)
+
+
+def drawer_is_stuck(step: RawStep) -> RawStep:
+    raise LookupError("the drawer is stuck")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (drawer_is_stuck, "raised LookupError: the drawer is stuck"),
+        (sys.exit, "raised SystemExit: 0"),
+        (lambda step: None, "returned NoneType from _recv, expected a RawStep"),
+        (
+            lambda step: step._replace(observation=step.observation.astype(np.float64)),
+            r"returned observation \(4, 5\) float64, expected \(4, 5\) float32",
+        ),
+        (
+            lambda step: step._replace(final_observation=step.final_observation[:, :2]),
+            r"returned final_observation \(4, 2\) float32, expected \(4, 5\) float32",
+        ),
+        (lambda step: step._replace(reward=[0.0] * 4), "returned list as reward, expected an array"),
+        (
+            lambda step: step._replace(reward=step.reward.astype(np.float64)),
+            r"returned reward \(4,\) float64, expected \(4,\) float32",
+        ),
+        (
+            lambda step: step._replace(terminated=step.terminated.astype(int)),
+            r"returned terminated \(4,\) int64, expected \(4,\) bool",
+        ),
+    ],
+)
+def test_faults_of_an_environment_are_named_with_its_class_file_and_line(
+    fault: Callable[[RawStep], Any], said: str
+) -> None:
+    played = FaultyEnvs(fault)
+    played.reset()
+    with pytest.raises(WorkerFailure, match=rf"^environment FaultyEnvs \(\S*/test_vector_env\.py:\d+\) {said}(\n|$)"):
+        played.step(zeros())
+
+
+def test_a_first_observation_that_is_missing_is_named() -> None:
+    class NoObservation(CountingEnvs):
+        def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+            super()._start(tasks, variations)
+
+    with pytest.raises(WorkerFailure, match=r"NoObservation \(\S*:\d+\) returned NoneType as observation of _start"):
+        NoObservation(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1)).reset()

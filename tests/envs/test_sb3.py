@@ -20,10 +20,10 @@ import envs
 from envs.point_mass import EPISODE_STEPS, STEP_LENGTH
 from envs.sb3 import SB3VecEnv, as_sb3_policy, make_sb3_env
 from mtrl.agent import Agent
-from mtrl.training.build import build_agent, build_world
 from mtrl.config.schema import resolve_config
 from mtrl.env.episodes import ListedEpisodes
 from mtrl.errors import BadInput
+from mtrl.training.build import build_agent, build_suite
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def make_agent(suite: str) -> Agent:
     agents.register()
     envs.register()
     config = resolve_config({"suite": suite, "architecture": {"name": "multi-head", "width": 16}})
-    return build_agent(config, build_world(config.suite, 1), torch.device("cpu"))
+    return build_agent(config, build_suite(config.suite, 1), torch.device("cpu"))
 
 
 def play(vec_env: SB3VecEnv, vector_steps: int, seed: int = 0) -> list[tuple[np.ndarray, Any, Any, Any]]:
@@ -99,7 +99,7 @@ def test_a_seed_gives_the_same_episodes_again() -> None:
 
 def test_attributes_and_methods_reach_the_vector_environment() -> None:
     vec_env = make_sb3_env("point-mass", 4)
-    assert vec_env.get_attr("suite", indices=[0, 2]) == 2 * [vec_env.environments.suite]
+    assert vec_env.get_attr("suite", indices=[0, 2]) == 2 * [vec_env.environments.spec]
     assert not vec_env.has_attr("no_such_attribute")
     vec_env.env_method("set_task_weights", np.array([0.0, 0.0, 0.0, 1.0]))
     vec_env.reset()
@@ -165,7 +165,7 @@ def test_ppo_learns_the_task_it_is_told() -> None:
     before, _ = evaluate_policy(model, make_sb3_env("point-mass", 16, seed=2), n_eval_episodes=32)
     model.learn(12_000)
     after, _ = evaluate_policy(model, make_sb3_env("point-mass", 16, seed=2), n_eval_episodes=32)
-    best = np.mean([task.target_return for task in vec_env.environments.suite.tasks])
+    best = np.mean([task.target_return for task in vec_env.environments.spec.tasks])
     assert after > before + 0.75 * (best - before)
 
 

@@ -71,15 +71,15 @@ def test_every_agent_learns_with_every_registered_architecture(
     cls: type[PolicyArchitecture], config: Any, agent_type: type[Agent], aggregator: type[GradientAggregator]
 ) -> None:
     parts: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
-    for world in (CONTINUOUS, DISCRETE):
-        agent = make_agent(agent_type, AGENTS[agent_type], world.suite, **parts)
-        state = make_train_state(agent, world)
+    for suite in (CONTINUOUS, DISCRETE):
+        agent = make_agent(agent_type, AGENTS[agent_type], suite.spec, **parts)
+        state = make_train_state(agent, suite)
         groups = agent.groups().values()
         before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
         last = list(train(state, 4 * state.envs.num_envs))[-1]
         assert last.metrics, "it has not learnt yet"
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
-        assert {len(values) for values in last.metrics.values()} == {world.suite.num_tasks}
+        assert {len(values) for values in last.metrics.values()} == {suite.spec.num_tasks}
         for group, old in zip(groups, before, strict=True):
             pairs = zip(old, group.parameters.values(), strict=True)
             assert any(not torch.equal(*pair) for pair in pairs), f"{group.name} has not moved"

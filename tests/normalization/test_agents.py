@@ -40,7 +40,7 @@ def test_agents_keep_their_contract_with_every_normaliser(cls: type[Agent], name
 
     class Normalised(cls):  # type: ignore[misc, valid-type]
         def __init__(self, parts: Any, config: Any):
-            parts = type(parts)(**vars(parts) | {"normalizer": lambda: normalizer(parts.suite.num_tasks, Config())})
+            parts = type(parts)(**vars(parts) | {"normalizer": lambda: normalizer(parts.spec.num_tasks, Config())})
             super().__init__(parts, config)
 
     Config = normalizer.Config
@@ -58,7 +58,7 @@ def q_values(agent: SAC, batch: Batch) -> Tensor:
 
 
 def test_statistics_move_under_online_and_target_critics_alike() -> None:
-    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.suite, normalizer=QuickPopArt)
+    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.spec, normalizer=QuickPopArt)
     reward = torch.tensor([1.0, -3.0, 1000.0, 3000.0])
     batch = batch_of([0, 0, 1, 1], observation=torch.randn(4, 5, generator=agent.update_stream), reward=reward)
     agent.learn_from(batch)
@@ -80,14 +80,14 @@ def test_statistics_move_under_online_and_target_critics_alike() -> None:
 
 
 def test_the_affine_learns_with_the_critics_and_the_targets_follow() -> None:
-    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.suite, normalizer=PopArt)
+    agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.spec, normalizer=PopArt)
     assert {"output.scale", "output.shift"} <= set(agent.critic_group.parameters)
     assert tuple(agent.critics.output.scale.shape) == (2, 3)
     assert not any(parameter.requires_grad for parameter in agent.target_critics.output.parameters())
 
 
 def test_without_normalised_advantages_the_policy_gradient_is_weighted_in_the_normalisers_units() -> None:
-    agent = make_agent(PPO, PPO.Config(normalize_advantages=False), CONTINUOUS.suite, normalizer=QuickPopArt)
+    agent = make_agent(PPO, PPO.Config(normalize_advantages=False), CONTINUOUS.spec, normalizer=QuickPopArt)
     tasks = torch.tensor([0, 1, 2])
     agent.normalizer.update(torch.tensor([4.0, 1000.0, -7.0]), tasks, [agent.networks.output])
     return_, value = torch.tensor([3.0, 900.0, -8.0]), torch.tensor([2.0, 1100.0, 0.5])
@@ -106,7 +106,7 @@ def test_every_step_is_shown_to_the_normaliser_once(cls: type[Agent]) -> None:
         def observe(self, step: Any) -> None:
             shown.append(step.reward)
 
-    state = make_train_state(make_agent(cls, CONFIGS[cls], CONTINUOUS.suite, normalizer=Watching), CONTINUOUS)
+    state = make_train_state(make_agent(cls, CONFIGS[cls], CONTINUOUS.spec, normalizer=Watching), CONTINUOUS)
     list(train(state, 16 * 4))
     assert len(shown) == 16
 
@@ -125,7 +125,7 @@ def test_the_values_that_advantages_are_measured_from_are_in_reward_units() -> N
         def scale(self, task_ids: Tensor) -> float:
             return 1000.0
 
-    agent = make_agent(PPO, CONFIGS[PPO], CONTINUOUS.suite, normalizer=Thousands)
+    agent = make_agent(PPO, CONFIGS[PPO], CONTINUOUS.spec, normalizer=Thousands)
     network = agent.networks.value.members[0]
     for parameter in network.parameters():
         parameter.data.zero_()

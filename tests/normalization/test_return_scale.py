@@ -31,10 +31,10 @@ def step(reward: list[float], task_ids: list[int], ended: list[bool], truncated:
 @pytest.mark.parametrize("truncated", [False, True])
 def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: bool) -> None:
     normalizer = scale()
-    normalizer.observe(step([1.0, 8.0], [0, 1], [False, False]))
-    normalizer.observe(step([2.0, 0.0], [0, 1], [True, False]))
-    normalizer.observe(step([4.0, 8.0], [0, 1], [False, False]))
-    normalizer.observe(step([1.0, 1.0], [1, 1], [False, True], truncated))
+    normalizer.on_env_step(step([1.0, 8.0], [0, 1], [False, False]))
+    normalizer.on_env_step(step([2.0, 0.0], [0, 1], [True, False]))
+    normalizer.on_env_step(step([4.0, 8.0], [0, 1], [False, False]))
+    normalizer.on_env_step(step([1.0, 1.0], [1, 1], [False, True], truncated))
     # Slot 0: 1, 2.5, then a new episode: 4, which another task goes on with; slot 1: 8, 4, 10, 6.
     sums = [1.0, 2.5, 4.0], [8.0, 4.0, 10.0, 3.0, 6.0]
     if not truncated:
@@ -50,22 +50,22 @@ def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: boo
 def test_before_there_is_anything_to_measure_the_scale_is_one() -> None:
     normalizer = scale()
     assert normalizer.deviation.tolist() == [1.0, 1.0]
-    normalizer.observe(step([5.0], [0], [False]))
+    normalizer.on_env_step(step([5.0], [0], [False]))
     assert normalizer.deviation.tolist() == [1.0, 1.0]
 
 
 def test_rewards_that_never_differ_give_no_infinite_units() -> None:
     normalizer = scale(1)
     for _ in range(5):
-        normalizer.observe(step([0.0], [0], [True]))
+        normalizer.on_env_step(step([0.0], [0], [True]))
     assert normalizer.deviation.tolist() == pytest.approx([1e-4])
 
 
 def test_the_running_sums_are_part_of_the_state() -> None:
     normalizer, restored = scale(), scale()
-    normalizer.observe(step([1.0, 8.0, 2.0], [0, 1, 1], [False, False, True]))
+    normalizer.on_env_step(step([1.0, 8.0, 2.0], [0, 1, 1], [False, False, True]))
     restored.load_state_dict(normalizer.state_dict())
     for each in (normalizer, restored):
-        each.observe(step([3.0, 1.0, 1.0], [0, 1, 1], [False, False, False]))
+        each.on_env_step(step([3.0, 1.0, 1.0], [0, 1, 1], [False, False, False]))
     assert restored.deviation.tolist() == normalizer.deviation.tolist()
     assert restored.sums.tolist() == [3.5, 5.0, 1.0]

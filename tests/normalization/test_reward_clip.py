@@ -9,26 +9,26 @@ from agents.sac import SAC
 from mtrl.normalization import normalizers
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.trainer import train
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 
 
 def test_values_of_ppo_are_of_clipped_rewards() -> None:
-    agent = make_agent(PPO, PPO.Config(rollout_steps=8, gae_lambda=0.0, discount=0.0), WORLD.suite, normalizer=clip())
+    agent = make_agent(PPO, PPO.Config(rollout_steps=8, gae_lambda=0.0, discount=0.0), SUITE.spec, normalizer=clip())
     rollouts = []
     learn = agent.with_advantages
     agent.with_advantages = lambda rollout: rollouts.append((rollout, learn(rollout))) or rollouts[-1][1]
-    state = make_train_state(agent, WORLD, 4)
+    state = make_train_state(agent, SUITE, 4)
     list(train(state, 4 * 8))
     (raw, learnt), *_ = rollouts
-    assert raw.reward.max() > 1, "the counting world's rewards grow with the step"
+    assert raw.reward.max() > 1, "the counting suite's rewards grow with the step"
     torch.testing.assert_close(learnt.extras["return"], raw.reward.clamp(-1, 1).flatten())
 
 
 def test_targets_of_sac_are_of_clipped_rewards() -> None:
-    agent = make_agent(SAC, SAC.Config(batch_size=30, random_steps=100, discount=0.0), WORLD.suite, normalizer=clip())
-    state = make_train_state(agent, WORLD, 4)
+    agent = make_agent(SAC, SAC.Config(batch_size=30, random_steps=100, discount=0.0), SUITE.spec, normalizer=clip())
+    state = make_train_state(agent, SUITE, 4)
     list(train(state, 4 * 40))
     batch = state.buffer.sample(30, state.scheduler.weights())
     assert batch.reward.max() > 1

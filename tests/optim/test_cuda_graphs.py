@@ -122,7 +122,7 @@ def test_agents_learn_the_same_from_recordings(agent_type: type[Agent], slots: i
     }
     found = []
     for recorded in (False, True):
-        agent = make_agent(agent_type, configs[agent_type], CONTINUOUS.suite, normalizer=PopArt)
+        agent = make_agent(agent_type, configs[agent_type], CONTINUOUS.spec, normalizer=PopArt)
         agent.cuda_graphs = recorded
         agent.load_state(agent.state())  # makes a new recording
         state = make_train_state(agent, CONTINUOUS, slots)
@@ -134,7 +134,7 @@ def test_agents_learn_the_same_from_recordings(agent_type: type[Agent], slots: i
 
 
 def test_what_takes_tasks_apart_is_refused() -> None:
-    agent = make_agent(PPO, PPO.Config(), CONTINUOUS.suite, aggregator=PCGrad)
+    agent = make_agent(PPO, PPO.Config(), CONTINUOUS.spec, aggregator=PCGrad)
     agent.cuda_graphs = True
     with pytest.raises(BadInput, match="actor-critic take tasks apart"):
         agent.load_state(agent.state())

@@ -13,7 +13,7 @@ from agents.sac import SAC
 from mtrl.optim import matmul_backend as matrix_products
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
-from mtrl.optim.matmul_backend import ONEDNN, SETTING, TORCHS_CHOICE, choose_product_library, torchs_products
+from mtrl.optim.matmul_backend import ONEDNN, SETTING, DEFAULT, choose_matmul_backend, default_matmul_backend
 from mtrl.networks import PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.separate import Separate
@@ -52,14 +52,14 @@ def test_torch_keeps_its_choice_where_that_makes_use_of_the_processor(
     processor: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, processor)
-    assert choose_product_library() == TORCHS_CHOICE
+    assert choose_matmul_backend() == DEFAULT
     assert SETTING.fp32_precision == "none"
 
 
 def test_onednn_multiplies_where_mkl_leaves_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, ZEN_5)
     monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: True)
-    assert [choose_product_library() for _ in range(2)] == [ONEDNN, ONEDNN]
+    assert [choose_matmul_backend() for _ in range(2)] == [ONEDNN, ONEDNN]
 
 
 @pytest.mark.parametrize("rounded", [torch.bfloat16, torch.float16], ids=["8 bits", "11 bits, as TF32"])
@@ -67,16 +67,16 @@ def test_not_where_it_would_round(rounded: torch.dtype, monkeypatch: pytest.Monk
     on(monkeypatch, ZEN_5)
     multiply = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda left, right: multiply(left.to(rounded).float(), right.to(rounded).float()))
-    assert choose_product_library() == TORCHS_CHOICE
+    assert choose_matmul_backend() == DEFAULT
     assert SETTING.fp32_precision == "none"
 
 
 @pytest.mark.parametrize(
     ("setting", "exact", "said"),
     [
-        ("ieee", True, TORCHS_CHOICE),
+        ("ieee", True, DEFAULT),
         ("bf16", True, ONEDNN),
-        ("bf16", False, f"{TORCHS_CHOICE}, told that they may round to bf16"),
+        ("bf16", False, f"{DEFAULT}, told that they may round to bf16"),
     ],
 )
 def test_a_setting_that_somebody_made_stays(
@@ -85,14 +85,14 @@ def test_a_setting_that_somebody_made_stays(
     on(monkeypatch, ZEN_5)
     monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: exact)
     SETTING.fp32_precision = setting
-    assert choose_product_library() == said
+    assert choose_matmul_backend() == said
     assert SETTING.fp32_precision == setting
 
 
 @pytest.mark.parametrize("rows", [1, 10, 160, 1280])
 @pytest.mark.parametrize(("inputs", "outputs"), [(53, 400), (400, 400), (400, 8)])
 def test_chosen_products_are_those_of_single_precision(rows: int, inputs: int, outputs: int) -> None:
-    choose_product_library()
+    choose_matmul_backend()
     generator = torch.Generator().manual_seed(rows)
     values, weight, bias = (
         torch.randn(*shape, generator=generator) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
@@ -110,7 +110,7 @@ def test_chosen_products_are_those_of_single_precision(rows: int, inputs: int, o
     [[1, 12, 46, 192], pytest.param([1, 3, 4, 8, 12, 16, 42, 46, 53, 64, 128, 192, 400], marks=pytest.mark.full)],
 )
 def test_chosen_products_of_whole_numbers_are_exact_in_every_layout(sizes: list[int]) -> None:
-    choose_product_library()
+    choose_matmul_backend()
     generator = torch.Generator().manual_seed(1)
     for rows, inner, columns in itertools.product(sizes, repeat=3):
         # 12 bits and 4, so that every sum fits into float32 and no rounding to bfloat16 or TF32 stays unseen.
@@ -125,18 +125,18 @@ def test_chosen_products_of_whole_numbers_are_exact_in_every_layout(sizes: list[
             assert torch.equal(batched[1].double(), expected)
 
 
-def fail_with_torchs_products() -> None:
-    with torchs_products():
+def fail_with_default_matmul_backend() -> None:
+    with default_matmul_backend():
         assert SETTING.fp32_precision == "none"
         raise ZeroDivisionError
 
 
-def test_torchs_products_are_for_a_while() -> None:
+def test_default_matmul_backend_are_for_a_while() -> None:
     SETTING.fp32_precision = "bf16"
     with pytest.raises(ZeroDivisionError):
-        fail_with_torchs_products()
+        fail_with_default_matmul_backend()
     assert SETTING.fp32_precision == "bf16"
-    setting = torchs_products()(lambda: SETTING.fp32_precision)
+    setting = default_matmul_backend()(lambda: SETTING.fp32_precision)
     assert [setting(), setting(), SETTING.fp32_precision] == ["none", "none", "bf16"]
 
 
@@ -147,7 +147,7 @@ def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
     tasks: list[int], aggregator: type[GradientAggregator], architecture: type[PolicyArchitecture]
 ) -> None:
     SETTING.fp32_precision = "bf16"
-    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.suite, aggregator=aggregator, architecture=architecture)
+    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, aggregator=aggregator, architecture=architecture)
     settings: list[str] = []
     backward = agent.critic_group.aggregator.backward
     agent.critic_group.aggregator.backward = lambda *given: settings.append(SETTING.fp32_precision) or backward(*given)

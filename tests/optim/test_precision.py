@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import agents
 import envs
-from mtrl.training.build import build_agent, build_world
+from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config
 from mtrl.networks import Output, PolicyArchitecture, run
 from mtrl.networks.layers import ParallelLinear, TaskHeads, output_linear
@@ -130,7 +130,7 @@ def test_every_network_of_an_agent_is_told(agent: str, policy: str) -> None:
         config = resolve_config(
             {"suite": "point-mass", "agent": agent, "policy": policy, "precision": precision, "num_workers": 0}
         )
-        built = build_agent(config, build_world(config.suite, 1), torch.device("cpu"))
+        built = build_agent(config, build_suite(config.suite, 1), torch.device("cpu"))
         networks = [module for module in built.modules() if isinstance(module, MixedPrecision)]
         assert len(networks) >= 3
         assert {network.precision for network in networks} == {precision}

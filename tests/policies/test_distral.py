@@ -36,7 +36,7 @@ CONFIGS: dict[type[Agent], Any] = {
     SAC: SAC.Config(batch_size=24, random_steps=2, discount=0.9),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2, discount=0.0, entropy_coefficient=0.5),
 }
-WORLDS = pytest.mark.parametrize("world", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+WORLDS = pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 ALPHA, BETA = 0.25, 4.0
 C_KL, C_ENT = 1 / 16, 3 / 16
 
@@ -47,10 +47,10 @@ P_OWN = {0: [1 / 7, 3 / 7, 1 / 7, 2 / 7], 1: [1 / 5, 3 / 5, 1 / 5, 0.0]}
 
 
 def distral(
-    cls: type[Agent], world: Any, num_columns: int = 1, parts: dict[str, Any] | None = None, **config: Any
+    cls: type[Agent], suite: Any, num_columns: int = 1, parts: dict[str, Any] | None = None, **config: Any
 ) -> Any:
     settings = Distral.Config(**{"num_columns": num_columns, "distral_alpha": ALPHA, "distral_beta": BETA} | config)
-    return make_agent(cls, CONFIGS[cls], world.suite, policy=Distral, policy_config=settings, **parts or {})
+    return make_agent(cls, CONFIGS[cls], suite.spec, policy=Distral, policy_config=settings, **parts or {})
 
 
 def with_columns(agent: Any, common: Sequence[float], task: Sequence[float]) -> Any:
@@ -154,9 +154,9 @@ def test_soft_values_of_gaussians_pay_for_the_sample_and_for_the_exact_divergenc
 
 @WORLDS
 @pytest.mark.parametrize("num_columns", [1, 2])
-def test_what_samples_cost_is_on_average_the_expected_charge(world: Any, num_columns: int) -> None:
-    columns = (COMMON, OWN) if world is DISCRETE else ([0.5, -0.2], [0.1, 0.3])
-    policy = with_columns(distral(PPO, world, num_columns), *columns).networks.policy
+def test_what_samples_cost_is_on_average_the_expected_charge(suite: Any, num_columns: int) -> None:
+    columns = (COMMON, OWN) if suite is DISCRETE else ([0.5, -0.2], [0.1, 0.3])
+    policy = with_columns(distral(PPO, suite, num_columns), *columns).networks.policy
     output = out(policy, [1] * 200_000)
     noise = policy.head.draw_noise(200_000, torch.Generator().manual_seed(1))
     found = output.charge(output.distribution.sample(noise))
@@ -289,7 +289,7 @@ def test_agents_keep_their_contract_with_distral(cls: type[Agent], num_columns: 
     class Regularised(cls):  # type: ignore[misc, valid-type]
         def __init__(self, parts: Any, config: Any):
             def column(in_features: int, out_features: int, *, num_tasks: int | None = None) -> MLP:
-                return MLP(in_features, out_features, num_tasks or parts.suite.num_tasks, MLP.Config(width=8, depth=1))
+                return MLP(in_features, out_features, num_tasks or parts.spec.num_tasks, MLP.Config(width=8, depth=1))
 
             def policy(in_features: int, head: Any) -> Distral:
                 return Distral(column, in_features, head, Distral.Config(num_columns=num_columns))
@@ -304,12 +304,12 @@ def test_every_architecture_can_be_the_columns(name: str) -> None:
     cls = architectures.get(name)
     sizes = [field for field in cls.Config.__dataclass_fields__ if field.endswith(("width", "_size"))]
     parts = {"architecture": cls, "architecture_config": cls.Config(**dict.fromkeys(sizes, 12))}
-    for agent_type, world, num_columns in ((SAC, CONTINUOUS, 2), (PPO, DISCRETE, 1)):
-        agent = distral(agent_type, world, num_columns, parts)
+    for agent_type, suite, num_columns in ((SAC, CONTINUOUS, 2), (PPO, DISCRETE, 1)):
+        agent = distral(agent_type, suite, num_columns, parts)
         policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
         columns = {"common": policy.common, "task": policy.task}
         before = {name: nn.utils.parameters_to_vector(column.parameters()) for name, column in columns.items()}
-        last = list(train(make_train_state(agent, world), 16))[-1]
+        last = list(train(make_train_state(agent, suite), 16))[-1]
         assert last.metrics, "it has not learnt yet"
         assert last.metrics["actor/kl"].shape == (3,)
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
@@ -322,11 +322,11 @@ def test_every_architecture_can_be_the_columns(name: str) -> None:
 
 @WORLDS
 @pytest.mark.parametrize("num_columns", [1, 2])
-def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(world: Any, num_columns: int) -> None:
-    agent = distral(SAC, world, num_columns)
+def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: Any, num_columns: int) -> None:
+    agent = distral(SAC, suite, num_columns)
     for parameter in agent.parameters():  # away from the start, where all is near zero
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    noise = torch.rand(6, 2 if world is CONTINUOUS else 4, generator=torch.Generator().manual_seed(2))
+    noise = torch.rand(6, 2 if suite is CONTINUOUS else 4, generator=torch.Generator().manual_seed(2))
     observation = torch.linspace(-1, 1, 30).view(6, 5)
     batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, draws={"action": noise})
     parameters = agent.actor_group.parameters

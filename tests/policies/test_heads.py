@@ -11,11 +11,11 @@ import torch
 
 from mtrl.policies import CategoricalHead, SquashedGaussianHead, make_soft_head
 from mtrl.seeding import torch_stream
-from mtrl.types import TaskSpec, TaskSuite
-from tests.env.counting import counting_world
+from mtrl.types import TaskSpec, SuiteSpec
+from tests.env.counting import counting_suite
 
-CONTINUOUS = counting_world("counting").suite  # two action dimensions
-DISCRETE = counting_world("counting-discrete").suite  # four actions, task 1 lacks the last
+CONTINUOUS = counting_suite("counting").spec  # two action dimensions
+DISCRETE = counting_suite("counting-discrete").spec  # four actions, task 1 lacks the last
 
 
 def test_the_action_space_chooses_the_head() -> None:
@@ -31,7 +31,7 @@ def test_log_standard_deviations_are_bounded() -> None:
 
 
 def test_continuous_actions_with_other_bounds_are_refused() -> None:
-    suite = TaskSuite(
+    spec = SuiteSpec(
         name="wide",
         tasks=(TaskSpec(name="only", index=0, max_episode_steps=1),),
         observation_space=gym.spaces.Box(-1, 1, (1,), np.float32),
@@ -39,7 +39,7 @@ def test_continuous_actions_with_other_bounds_are_refused() -> None:
         protocol="none",
     )
     with pytest.raises(ValueError, match="bounded by -1 and 1"):
-        make_soft_head(suite)
+        make_soft_head(spec)
 
 
 def test_random_actions_are_uniform_over_the_legal_ones() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mtrl.testing.scheduler import suite_with_targets
-from mtrl.types import FinishedEpisode, TaskSuite
+from mtrl.types import FinishedEpisode, SuiteSpec
 
 
 def episodes(*scores: tuple[int, float]) -> list[FinishedEpisode]:
@@ -17,8 +17,8 @@ def episodes(*scores: tuple[int, float]) -> list[FinishedEpisode]:
     ]
 
 
-def suite_of(targets: Sequence[float | None]) -> TaskSuite:
+def suite_of(targets: Sequence[float | None]) -> SuiteSpec:
     """A suite with these target returns."""
-    suite = suite_with_targets(len(targets))
-    tasks = [dataclasses.replace(task, target_return=target) for task, target in zip(suite.tasks, targets, strict=True)]
-    return dataclasses.replace(suite, tasks=tuple(tasks))
+    spec = suite_with_targets(len(targets))
+    tasks = [dataclasses.replace(task, target_return=target) for task, target in zip(spec.tasks, targets, strict=True)]
+    return dataclasses.replace(spec, tasks=tuple(tasks))

@@ -14,7 +14,7 @@ from mtrl.scheduling.ea4c import EA4C
 from mtrl.scheduling.fixed import Fixed
 from mtrl.scheduling.ua4c import UA4C
 from mtrl.testing import check_scheduler
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 
 ACTIVE = [name for name, cls in schedulers.items() if issubclass(cls, ActiveScheduler)]
 
@@ -48,13 +48,13 @@ def test_extreme_settings_keep_the_contract(cls: type[TaskScheduler], config: An
 class Forgetful(A5C):
     """Leaves a count out of its state."""
 
-    def __init__(self, suite: TaskSuite, config: Any, seed: int):
-        super().__init__(suite, config, seed)
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
+        super().__init__(spec, config, seed)
         self.calls = 0
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         self.calls += 1
-        super().observe(episodes)
+        super().on_episodes(episodes)
 
 
 class Unnormalised(A5C):

@@ -67,7 +67,7 @@ def play(scheduler: EA4C, decisions: int, seed: int = 1, slots: int = 8) -> np.n
     generator, weights = stream(seed, "meta learner test"), []
     for _ in range(decisions):
         tasks = generator.choice(scheduler.num_tasks, size=slots, p=scheduler.weights()).tolist()
-        scheduler.observe(episodes(*[(task, 1.0 if task == 0 else 9.0) for task in tasks]))
+        scheduler.on_episodes(episodes(*[(task, 1.0 if task == 0 else 9.0) for task in tasks]))
         weights.append(scheduler.weights())
     return np.stack(weights)
 
@@ -85,7 +85,7 @@ def test_it_stays_near_uniform_where_all_tasks_are_alike() -> None:
     generator = stream(1, "meta learner test")
     for _ in range(100):
         tasks = generator.choice(4, size=8, p=scheduler.weights()).tolist()
-        scheduler.observe(episodes(*[(task, 5.0) for task in tasks]))
+        scheduler.on_episodes(episodes(*[(task, 5.0) for task in tasks]))
     assert scheduler.weights().max() < 0.5
 
 

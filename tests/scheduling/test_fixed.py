@@ -30,7 +30,7 @@ SUITE = suite_with_targets(3)
 )
 def test_weights_are_normalised(weights: Any, shares: list[float]) -> None:
     scheduler = Fixed(SUITE, Fixed.Config(weights=weights), 1)
-    scheduler.observe([])
+    scheduler.on_episodes([])
     assert scheduler.weights().tolist() == pytest.approx(shares)
 
 

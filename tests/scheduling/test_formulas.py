@@ -22,7 +22,7 @@ AT_ONCE: dict[str, Any] = {"uniform_episodes": 0, "min_share": 0.0}
 
 
 def weights_after(scheduler: ActiveScheduler, *scores: tuple[int, float]) -> list[float]:
-    scheduler.observe(episodes(*scores))
+    scheduler.on_episodes(episodes(*scores))
     return scheduler.weights().tolist()
 
 
@@ -42,10 +42,10 @@ def test_the_three_means() -> None:
 
 def test_proportional() -> None:
     # m = (1/2, 1, 0).
-    suite = suite_of([10.0, 10.0, 10.0])
-    found = weights_after(Proportional(suite, Proportional.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
+    spec = suite_of([10.0, 10.0, 10.0])
+    found = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
     assert found == pytest.approx([1 / 3, 2 / 3, 0])
-    solved = weights_after(Proportional(suite, Proportional.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
+    solved = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
     assert solved == pytest.approx([1 / 3] * 3)
 
 
@@ -66,8 +66,8 @@ def test_ua4c() -> None:
     # then 7.5 as before: n = (0.5, 1.5), rewards (0.5, 0.125 + 0.25), means (1, 0.25), sum of n = 2.
     config = UA4C.Config(**AT_ONCE, discount=0.5, picks=4)
     scheduler = UA4C(suite_of([10.0, 10.0]), config, 1)
-    scheduler.observe(episodes((0, 0.0), (1, 7.5)))
-    scheduler.observe(episodes((1, 7.5)))
+    scheduler.on_episodes(episodes((0, 0.0), (1, 7.5)))
+    scheduler.on_episodes(episodes((1, 7.5)))
     # The second step forgets half of the first.
     assert scheduler._counts.tolist() == [0.5, 1.5]
     assert scheduler._rewards.tolist() == [0.5, 0.375]
@@ -87,7 +87,7 @@ def test_ua4c_picks_one_by_one_as_if_the_mean_reward_had_come() -> None:
         scheduler = UA4C(suite_with_targets(6), config, 1)
         for _ in range(10):
             tasks = generator.integers(6, size=3).tolist()
-            scheduler.observe(episodes(*[(task, float(generator.uniform(0, 10))) for task in tasks]))
+            scheduler.on_episodes(episodes(*[(task, float(generator.uniform(0, 10))) for task in tasks]))
         counts, log_sum = scheduler._counts.copy(), math.log(scheduler._counts.sum())
         counts = np.maximum(counts, 1e-9)
         means = scheduler._rewards / counts
@@ -101,10 +101,10 @@ def test_ua4c_picks_one_by_one_as_if_the_mean_reward_had_come() -> None:
 
 def test_ua4c_comes_back_to_a_task_that_it_has_not_seen_for_long() -> None:
     scheduler = UA4C(suite_of([10.0, 10.0]), UA4C.Config(**AT_ONCE), 1)
-    scheduler.observe(episodes((0, 0.0), (1, 9.0)))
+    scheduler.on_episodes(episodes((0, 0.0), (1, 9.0)))
     shares = []
     for _ in range(800):
-        scheduler.observe(episodes((0, 0.0)))
+        scheduler.on_episodes(episodes((0, 0.0)))
         shares.append(scheduler.weights()[1])
     assert shares[20] == 0
     assert shares[-1] > 0
@@ -118,8 +118,8 @@ def test_a_task_without_an_episode_is_furthest_from_its_target() -> None:
 def test_the_score_is_the_mean_of_the_last_ten_episodes() -> None:
     scheduler = Proportional(suite_of([10.0, 10.0]), Proportional.Config(**AT_ONCE), 1)
     for score in [-1000.0, 0.0, 10.0, *8 * [5.0], 5.0]:  # the last ten are 10 and nine times 5
-        scheduler.observe(episodes((0, score)))
-    scheduler.observe(episodes((1, 0.0)))
+        scheduler.on_episodes(episodes((0, score)))
+    scheduler.on_episodes(episodes((1, 0.0)))
     assert scheduler.weights().tolist() == pytest.approx([0.45 / 1.45, 1 / 1.45])
 
 
@@ -127,10 +127,10 @@ def test_success_is_the_score_where_the_suite_says_so() -> None:
     scheduler = Proportional(suite_with_targets(2, "success"), Proportional.Config(**AT_ONCE), 1)
     # Task 0 succeeds in one of four episodes, task 1 in both; returns are not read.
     for score in (-1e6, 100.0, 0.0, 3.0):
-        scheduler.observe(episodes((0, score)))
-    scheduler.observe(episodes((1, 10.0), (1, 1e9)))
+        scheduler.on_episodes(episodes((0, score)))
+    scheduler.on_episodes(episodes((1, 10.0), (1, 1e9)))
     assert scheduler.weights().tolist() == [1, 0]
-    scheduler.observe(episodes((1, 0.0)))
+    scheduler.on_episodes(episodes((1, 0.0)))
     assert scheduler.weights().tolist() == pytest.approx([0.75 / (0.75 + 1 / 3), (1 / 3) / (0.75 + 1 / 3)])
 
 
@@ -139,11 +139,11 @@ def test_all_tasks_are_equal_until_each_has_had_its_episodes(name: str) -> None:
     cls: Any = schedulers.get(name)
     scheduler = cls(suite_of([10.0, 10.0]), cls.Config(uniform_episodes=3), 1)
     for _ in range(5):
-        scheduler.observe(episodes((0, 0.0)))
-    scheduler.observe(episodes((1, 12.0), (1, 12.0)))
+        scheduler.on_episodes(episodes((0, 0.0)))
+    scheduler.on_episodes(episodes((1, 12.0), (1, 12.0)))
     assert scheduler.weights().tolist() == [0.5, 0.5]
-    scheduler.observe(episodes((1, 12.0)))
-    scheduler.observe(episodes((0, 0.0)))
+    scheduler.on_episodes(episodes((1, 12.0)))
+    scheduler.on_episodes(episodes((0, 0.0)))
     if name != "ea4c":  # which begins with a uniform policy
         assert scheduler.weights()[0] > 0.5
 
@@ -153,7 +153,7 @@ def test_every_task_keeps_a_tenth_of_a_uniform_share(name: str) -> None:
     cls: Any = schedulers.get(name)
     scheduler = cls(suite_of([10.0] * 5), cls.Config(uniform_episodes=0), 1)
     for _ in range(60):
-        scheduler.observe(episodes((0, 0.0), (1, 0.0), (2, 20.0), (3, 20.0), (4, 20.0)))
+        scheduler.on_episodes(episodes((0, 0.0), (1, 0.0), (2, 20.0), (3, 20.0), (4, 20.0)))
         assert scheduler.weights().min() >= 0.1 / 5 - 1e-12
 
 

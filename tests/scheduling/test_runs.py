@@ -23,22 +23,22 @@ from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.aggregation.test_aggregators import IdentityWeighting
-from tests.env.counting import audit, counting_world
+from tests.env.counting import audit, counting_suite
 from tests.training.tiny_runs import in_child, tiny_config
 
-WORLD = counting_world(num_tasks=4)
+SUITE = counting_suite(num_tasks=4)
 
 
 def test_metrics_hold_the_shares_and_the_three_means(tmp_path: Path) -> None:
     config = tiny_config("point-mass-hard", scheduler={"name": "a5c", "uniform_episodes": 1}, total_env_steps=800)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    world = PointMass("point-mass-hard", PointMass.Config(), 1)
+    suite = PointMass("point-mass-hard", PointMass.Config(), 1)
     for row in rows:
-        assert list(row["share"]) == list(world.suite.task_names)
+        assert list(row["share"]) == list(suite.spec.task_names)
         assert sum(row["share"].values()) == pytest.approx(1)
         returns = np.array([np.nan if value is None else value for value in row["train_return"].values()])
-        expected = target_quality(returns, world.suite.target_scores)
+        expected = target_quality(returns, suite.spec.target_scores)
         assert {name: row[name] for name in ("q_am", "q_gm", "q_hm")} == pytest.approx(dict(expected))
     assert set(rows[0]["share"].values()) == {1 / 8}
     assert rows[-1]["share"]["goal+0.8+0.8"] > 0.5
@@ -47,39 +47,39 @@ def test_metrics_hold_the_shares_and_the_three_means(tmp_path: Path) -> None:
 def test_a_suite_without_targets_is_refused_before_there_is_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build_world", lambda *_: WORLD)
+    monkeypatch.setattr(run, "build_suite", lambda *_: SUITE)
     with pytest.raises(BadInput, match=r"needs a positive target return .* 'counting' has none for count-0, count-1"):
         run.train(tiny_config(scheduler="a5c"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_without_targets_there_are_no_means() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), WORLD.suite), WORLD)
+    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), SUITE.spec), SUITE)
     list(train(state, 40))
-    assert evaluate(state.agent, WORLD, 2, seed=1, num_workers=0).target_quality == {}
+    assert evaluate(state.agent, SUITE, 2, seed=1, num_workers=0).target_quality == {}
 
 
 def test_an_evaluation_judges_by_the_suites_score() -> None:
-    world = PointMass("point-mass", PointMass.Config(), 1)
-    result = evaluate(make_agent(SAC, SAC.Config(), world.suite), world, 3, seed=1, num_workers=0)
+    suite = PointMass("point-mass", PointMass.Config(), 1)
+    result = evaluate(make_agent(SAC, SAC.Config(), suite.spec), suite, 3, seed=1, num_workers=0)
     assert result.mean_scores.tolist() == result.mean_returns.tolist()
-    fractions = np.clip(result.mean_returns / [task.target_return for task in world.suite.tasks], 0, 1)
+    fractions = np.clip(result.mean_returns / [task.target_return for task in suite.spec.tasks], 0, 1)
     assert result.target_quality["q_am"] == pytest.approx(fractions.mean())
 
 
 def test_a_slot_may_play_one_task_after_another() -> None:
     # Three slots for four tasks. Every stored transition says which episode it belongs to.
-    scheduler = Fixed(WORLD.suite, Fixed.Config(weights=(4.0, 2.0, 1.0, 0.0)), 1)
-    agent = make_agent(SAC, SAC.Config(batch_size=14, random_steps=5), WORLD.suite)
-    state = make_train_state(agent, WORLD, 3, 1, scheduler)
+    scheduler = Fixed(SUITE.spec, Fixed.Config(weights=(4.0, 2.0, 1.0, 0.0)), 1)
+    agent = make_agent(SAC, SAC.Config(batch_size=14, random_steps=5), SUITE.spec)
+    state = make_train_state(agent, SUITE, 3, 1, scheduler)
     drawn: list[Batch] = []
     learn_from = agent.learn_from
     agent.learn_from = lambda batch: [drawn.append(batch), learn_from(batch)][1]
     episodes = [episode for progress in train(state, 3 * 400) for episode in progress.episodes]
     for batch in drawn[-20:]:
         assert batch.counts == (8, 4, 2, 0)
-        audit(batch, WORLD)
-    audit(state.buffer.rollout(), WORLD)
+        audit(batch, SUITE)
+    audit(state.buffer.rollout(), SUITE)
     played = [{episode.task for episode in episodes if episode.slot == slot} for slot in range(3)]
     assert played == [{0}, {0, 1}, {1, 2}]
     started = np.bincount([episode.task for episode in episodes], minlength=4)
@@ -91,9 +91,9 @@ def test_a_slot_may_play_one_task_after_another() -> None:
 @pytest.mark.parametrize("suite", ["point-mass", "point-mass-discrete"])
 def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, loss: str) -> None:
     # The Jacobian methods take task slices there, and every task's gradient counts with its share.
-    world = PointMass(suite, PointMass.Config(), 1)
-    agent = make_agent(SAC, SAC.Config(batch_size=30, random_steps=1), world.suite)
-    state = make_train_state(agent, world, 8)
+    suite = PointMass(suite, PointMass.Config(), 1)
+    agent = make_agent(SAC, SAC.Config(batch_size=30, random_steps=1), suite.spec)
+    state = make_train_state(agent, suite, 8)
     list(train(state, 8 * 30))
     for weights, counts in (([0.5, 0.3, 0.2, 0.0], (15, 9, 6, 0)), ([1.0, 1.0, 2.0, 1.0], (6, 6, 12, 6))):
         batch = state.buffer.sample(30, np.array(weights))
@@ -109,9 +109,9 @@ def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, los
 
 
 def test_shares_follow_what_training_episodes_bring() -> None:
-    world = PointMass("point-mass-hard", PointMass.Config(), 1)
-    scheduler: Any = A5C(world.suite, A5C.Config(uniform_episodes=1), 1)
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), world.suite), world, 8, 1, scheduler)
+    suite = PointMass("point-mass-hard", PointMass.Config(), 1)
+    scheduler: Any = A5C(suite.spec, A5C.Config(uniform_episodes=1), 1)
+    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), suite.spec), suite, 8, 1, scheduler)
     list(train(state, 8 * 19))
     assert scheduler.weights().tolist() == [1 / 8] * 8
     list(train(state, 8 * 21))

@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def learn(name: str, seed: int) -> tuple[float, float]:
     """Mean share of the hard task, and the worst task's mean score as a fraction of its target."""
-    world = PointMass("point-mass-hard", PointMass.Config(), seed)
+    suite = PointMass("point-mass-hard", PointMass.Config(), seed)
     config = SAC.Config(
         batch_size=8,
         random_steps=20,
@@ -41,12 +41,12 @@ def learn(name: str, seed: int) -> tuple[float, float]:
         initial_alpha=0.2,
         target_rate=0.05,
     )
-    agent = make_agent(SAC, config, world.suite, seed, architecture_config=MLP.Config(width=32, depth=2))
+    agent = make_agent(SAC, config, suite.spec, seed, architecture_config=MLP.Config(width=32, depth=2))
     cls: Any = schedulers.get(name)
-    scheduler = cls(world.suite, cls.Config(**SETTINGS[name]), seed)
-    state = make_train_state(agent, world, NUM_ENVS, seed, scheduler)
+    scheduler = cls(suite.spec, cls.Config(**SETTINGS[name]), seed)
+    state = make_train_state(agent, suite, NUM_ENVS, seed, scheduler)
     shares = [scheduler.weights()[-1] for _ in train(state, VECTOR_STEPS * NUM_ENVS)]
-    result = evaluate(agent, world, 25, seed=1, num_workers=0)
+    result = evaluate(agent, suite, 25, seed=1, num_workers=0)
     return float(np.mean(shares)), float((result.mean_scores / result.target_scores).min())
 
 

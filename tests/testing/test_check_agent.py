@@ -24,7 +24,7 @@ class ContinuousOnly(SAC):
     """Keeps the contract: it says what it cannot play."""
 
     def __init__(self, parts: Parts, config: SAC.Config):
-        if isinstance(parts.suite.action_space, gym.spaces.Discrete):
+        if isinstance(parts.spec.action_space, gym.spaces.Discrete):
             raise BadInput("continuous actions only")
         super().__init__(parts, config)
 
@@ -75,8 +75,8 @@ class BeyondTheBox(SAC):
 
 class IgnoresTheMask(SAC):
     def __init__(self, parts: Parts, config: SAC.Config):
-        suite = parts.suite
-        if not isinstance(suite.action_space, gym.spaces.Discrete):
+        spec = parts.spec
+        if not isinstance(spec.action_space, gym.spaces.Discrete):
             raise BadInput("discrete actions only")
         super().__init__(parts, config)
 

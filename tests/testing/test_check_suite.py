@@ -1,4 +1,4 @@
-"""The contract of a suite finds what it is meant to find. Each world below breaks it in one way."""
+"""The contract of a suite finds what it is meant to find. Each suite below breaks it in one way."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from envs.point_mass import PointMass
 from mtrl.env.episodes import EpisodeSource
 from mtrl.errors import BadInput
-from mtrl.env.suite import SuiteType
+from mtrl.env.suite import Suite
 from mtrl.testing import check_suite
-from mtrl.testing.counting_world import CountingEnvs, CountingWorld
-from mtrl.types import FinishedEpisode, State, TaskSuite
+from mtrl.testing.counting_suite import CountingEnvs, CountingSuite
+from mtrl.types import FinishedEpisode, State, SuiteSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
-@pytest.mark.parametrize("name", CountingWorld.suite_names)
+@pytest.mark.parametrize("name", CountingSuite.suite_names)
 @pytest.mark.parametrize("num_tasks", [1, 3])
 @pytest.mark.parametrize("num_variations", [1, 16, None])
-def test_the_counting_world_passes(name: str, num_tasks: int, num_variations: int | None) -> None:
-    check_suite(CountingWorld, name, CountingWorld.Config(num_tasks=num_tasks, num_variations=num_variations))
+def test_the_counting_suite_passes(name: str, num_tasks: int, num_variations: int | None) -> None:
+    check_suite(CountingSuite, name, CountingSuite.Config(num_tasks=num_tasks, num_variations=num_variations))
 
 
 @pytest.mark.parametrize("name", PointMass.suite_names)
@@ -32,8 +32,8 @@ def test_every_point_mass_passes(name: str) -> None:
     check_suite(PointMass, name)
 
 
-class Broken(CountingWorld):
-    """A counting world of other environments, or of another description."""
+class Broken(CountingSuite):
+    """A counting suite of other environments, or of another description."""
 
     suite_names: ClassVar[Mapping[str, str]] = {"counting": "broken"}
     envs_type: type[CountingEnvs] = CountingEnvs
@@ -41,7 +41,7 @@ class Broken(CountingWorld):
 
     def __init__(self, name: str, config: Any, seed: int):
         super().__init__(name, config, seed)
-        self.suite = dataclasses.replace(self.suite, **self.replaced)
+        self.spec = dataclasses.replace(self.spec, **self.replaced)
 
     def make_envs(self, num_envs: int, episodes: EpisodeSource, **rest: Any) -> MultiTaskVectorEnv:
         return self.envs_type(self, num_envs, episodes)
@@ -187,7 +187,7 @@ def test_broken_environments_are_told_what_is_wrong(
         check_suite(Broken, "counting")
 
 
-TASKS = CountingWorld("counting", CountingWorld.Config(), 1).suite.tasks
+TASKS = CountingSuite("counting", CountingSuite.Config(), 1).spec.tasks
 DESCRIPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ()}, "it has no task"),
     ({"tasks": tuple(dataclasses.replace(task, name="same") for task in TASKS)}, "two tasks share a name"),
@@ -211,13 +211,13 @@ def test_a_broken_description_is_told_what_is_wrong(
         check_suite(Broken, "counting")
 
 
-class Unfindable(CountingWorld):
+class Unfindable(CountingSuite):
     @classmethod
     def accepts(cls, name: str) -> bool:
         return False
 
 
-class Moody(CountingWorld):
+class Moody(CountingSuite):
     """Another description every time."""
 
     made = 0
@@ -225,13 +225,13 @@ class Moody(CountingWorld):
     def __init__(self, name: str, config: Any, seed: int):
         super().__init__(name, config, seed)
         Moody.made += 1
-        self.suite = dataclasses.replace(self.suite, settings={"made": Moody.made})
+        self.spec = dataclasses.replace(self.spec, settings={"made": Moody.made})
 
 
 @pytest.mark.parametrize(
     ("family", "message"), [(Unfindable, "would not find it"), (Moody, "made twice with one seed it differs")]
 )
-def test_a_broken_family_is_told_what_is_wrong(family: type[SuiteType], message: str) -> None:
+def test_a_broken_family_is_told_what_is_wrong(family: type[Suite], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_suite(family, "counting")
 
@@ -251,14 +251,14 @@ def test_environments_that_say_they_cannot_replay_are_not_asked_to(monkeypatch: 
 
 
 def test_a_task_suite_refuses_what_does_not_fit_together() -> None:
-    suite = CountingWorld("counting-discrete", CountingWorld.Config(), 1).suite
-    assert isinstance(suite, TaskSuite)
+    spec = CountingSuite("counting-discrete", CountingSuite.Config(), 1).spec
+    assert isinstance(spec, SuiteSpec)
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"tasks": suite.tasks[::-1]}, "has index 2 at position 0"),
+        ({"tasks": spec.tasks[::-1]}, "has index 2 at position 0"),
         ({"action_mask": np.ones((2, 4), bool)}, r"action mask \(2, 4\) does not fit 3 tasks with 4 actions"),
         ({"action_mask": np.zeros((3, 4), bool)}, "a task has no legal action"),
         ({"action_space": gym.spaces.Box(-1, 1, (4,), np.float32)}, "an action mask needs a discrete action space"),
     ]
     for replaced, message in wrong:
         with pytest.raises((ValueError, BadInput), match=message):
-            dataclasses.replace(suite, **replaced)
+            dataclasses.replace(spec, **replaced)

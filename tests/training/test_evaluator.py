@@ -19,14 +19,14 @@ from mtrl.training import evaluator as evaluator_module
 from mtrl.agent import Agent
 from mtrl.env.episodes import EpisodeSource
 from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
-from mtrl.env.suite import Mode, SuiteType
+from mtrl.env.suite import Mode, Suite
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.trainer import train
-from mtrl.types import Acted, TaskSpec, TaskSuite
+from mtrl.types import Acted, TaskSpec, SuiteSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
-from tests.env.counting import counting_world
+from tests.env.counting import counting_suite
 
 SAC_CONFIG = SAC.Config(batch_size=16, random_steps=5)
 
@@ -35,8 +35,8 @@ def point_mass(name: str = "point-mass") -> PointMass:
     return PointMass(name, PointMass.Config(), 1)
 
 
-def sac(world: SuiteType) -> Agent:
-    agent = make_agent(SAC, SAC_CONFIG, world.suite)
+def sac(suite: Suite) -> Agent:
+    agent = make_agent(SAC, SAC_CONFIG, suite.spec)
     with torch.no_grad():  # new output layers are near zero, and all actions alike
         for parameter in agent.policy.parameters():
             parameter.mul_(30)
@@ -45,26 +45,26 @@ def sac(world: SuiteType) -> Agent:
 
 @pytest.mark.parametrize("name", ["point-mass", "point-mass-discrete"])
 def test_the_numbers_do_not_depend_on_how_many_slots_play(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = point_mass(name)
-    agent, results = sac(world), []
+    suite = point_mass(name)
+    agent, results = sac(suite), []
     for slots in (1, 10, 12, 40):
         monkeypatch.setattr(evaluator_module, "MIN_SLOTS", slots)
-        results.append(evaluate(agent, world, 7, seed=1, num_workers=0))
+        results.append(evaluate(agent, suite, 7, seed=1, num_workers=0))
     for result in results[1:]:
         assert leaves(result) == leaves(results[0])
     assert results[0].returns.std() > 0
 
 
-class Recorded(SuiteType):
-    """A world whose episodes are noted as they end."""
+class Recorded(Suite):
+    """A suite whose episodes are noted as they end."""
 
-    def __init__(self, world: SuiteType):
-        self.suite = world.suite
-        self.world = world
+    def __init__(self, suite: Suite):
+        self.spec = suite.spec
+        self.suite = suite
         self.episodes: list[tuple[int, int]] = []
 
     def make_envs(self, num_envs: int, episodes: EpisodeSource, **rest: Any) -> MultiTaskVectorEnv:
-        envs = self.world.make_envs(num_envs, episodes, **rest)
+        envs = self.suite.make_envs(num_envs, episodes, **rest)
         recv = envs.recv
 
         def recorded() -> Any:
@@ -79,37 +79,37 @@ class Recorded(SuiteType):
 @pytest.mark.parametrize("slots", [1, 12, 30])
 def test_every_variation_of_every_task_is_played_once(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator_module, "MIN_SLOTS", slots)
-    world = Recorded(point_mass())
-    evaluate(sac(world.world), world, 25, seed=1, num_workers=0)
-    assert Counter(world.episodes) == Counter((task, variation) for task in range(4) for variation in range(25))
+    suite = Recorded(point_mass())
+    evaluate(sac(suite.suite), suite, 25, seed=1, num_workers=0)
+    assert Counter(suite.episodes) == Counter((task, variation) for task in range(4) for variation in range(25))
 
 
 def test_fewer_episodes_are_spread_over_the_variations_and_more_go_round() -> None:
     for episodes, expected in ((5, [0, 5, 10, 15, 20]), (1, [0]), (30, [*range(25), *range(5)])):
-        world = Recorded(point_mass("point-mass-conflict"))
-        evaluate(sac(world.world), world, episodes, seed=1, num_workers=0)
-        assert Counter(world.episodes) == Counter((task, variation) for task in range(2) for variation in expected)
+        suite = Recorded(point_mass("point-mass-conflict"))
+        evaluate(sac(suite.suite), suite, episodes, seed=1, num_workers=0)
+        assert Counter(suite.episodes) == Counter((task, variation) for task in range(2) for variation in expected)
 
 
 def test_unlimited_variations_follow_from_the_seed() -> None:
-    world = counting_world(num_variations=None)
-    agent, played = make_agent(SAC, SAC_CONFIG, world.suite), []
+    suite = counting_suite(num_variations=None)
+    agent, played = make_agent(SAC, SAC_CONFIG, suite.spec), []
     for seed in (1, 1, 2):
-        recorded = Recorded(world)
+        recorded = Recorded(suite)
         evaluate(agent, recorded, 20, seed=seed, num_workers=0)
         played.append(Counter(recorded.episodes))
     assert played[0] == played[1]
     assert not played[0] & played[2]
 
 
-class ProbeWorld(SuiteType):
+class ProbeSuite(Suite):
     """Every variation of a task has a plan: the steps of the episode with success, and its length."""
 
     suite_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, plans: list[list[tuple[tuple[int, ...], int]]]):
         self.plans = plans
-        self.suite = TaskSuite(
+        self.spec = SuiteSpec(
             name="probe",
             tasks=tuple(
                 TaskSpec(name=f"probe-{index}", index=index, max_episode_steps=500, num_variations=len(own))
@@ -127,11 +127,11 @@ class ProbeWorld(SuiteType):
 
 
 class ProbeEnvs(MultiTaskVectorEnv):
-    """Plays the plans of a probe world."""
+    """Plays the plans of a probe suite."""
 
-    def __init__(self, world: ProbeWorld, num_envs: int, episodes: EpisodeSource):
-        super().__init__(world.suite, num_envs, episodes)
-        self.world = world
+    def __init__(self, suite: ProbeSuite, num_envs: int, episodes: EpisodeSource):
+        super().__init__(suite.spec, num_envs, episodes)
+        self.suite = suite
         self.step_of_episode = np.zeros(num_envs, np.int64)
 
     def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ class ProbeEnvs(MultiTaskVectorEnv):
         self.step_of_episode += 1
         success, ended = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for slot in np.flatnonzero(self.playing >= 0):
-            at, length = self.world.plans[self.playing[slot]][self.variations[slot]]
+            at, length = self.suite.plans[self.playing[slot]][self.variations[slot]]
             success[slot] = self.step_of_episode[slot] in at
             ended[slot] = self.step_of_episode[slot] == length
         self.playing[ended], self.variations[ended] = self.coming[0][ended], self.coming[1][ended]
@@ -167,9 +167,9 @@ class Still(Agent):
     rollout_steps = 1
     buffer_steps = 1
 
-    def __init__(self, suite: TaskSuite, when_acting: Callable[[], None] = lambda: None):
+    def __init__(self, spec: SuiteSpec, when_acting: Callable[[], None] = lambda: None):
         torch.nn.Module.__init__(self)
-        self.suite = suite
+        self.spec = spec
         self.when_acting = when_acting
         self.frozen = torch.nn.Dropout()
         self.frozen.eval()
@@ -179,7 +179,7 @@ class Still(Agent):
         assert not explore
         assert not self.training
         self.when_acting()
-        return Acted(np.zeros((len(observation), *(self.suite.action_space.shape or ())), np.float32))
+        return Acted(np.zeros((len(observation), *(self.spec.action_space.shape or ())), np.float32))
 
     def update(self, buffer: Any, task_weights: np.ndarray) -> dict[str, Any]:
         raise NotImplementedError
@@ -192,8 +192,8 @@ class Still(Agent):
 
 
 def played(plans: list[list[tuple[tuple[int, ...], int]]], episodes: int) -> EvaluationResult:
-    world = ProbeWorld(plans)
-    return evaluate(Still(world.suite), world, episodes, seed=1, num_workers=0)
+    suite = ProbeSuite(plans)
+    return evaluate(Still(suite.spec), suite, episodes, seed=1, num_workers=0)
 
 
 def test_success_at_any_step_of_an_episode_counts() -> None:
@@ -224,27 +224,27 @@ def test_ten_thousand_episodes_report_their_true_rate() -> None:
 
 
 def test_an_evaluation_leaves_a_running_training_untouched() -> None:
-    world = point_mass()
-    state = make_train_state(make_agent(SAC, SAC_CONFIG, world.suite), world)
+    suite = point_mass()
+    state = make_train_state(make_agent(SAC, SAC_CONFIG, suite.spec), suite)
     run = train(state, 10_000)
     for _ in range(30):
         next(run)
     before = leaves(state)
     with global_generators_untouched("the evaluator"):
-        evaluate(state.agent, world, 5, seed=1, num_workers=0)
+        evaluate(state.agent, suite, 5, seed=1, num_workers=0)
     after = leaves(state)
     assert before == after, differences(before, after)
 
 
 def test_an_evaluation_plays_on_one_thread_and_gives_the_others_back() -> None:
-    world = point_mass()
-    agent = make_agent(SAC, SAC_CONFIG, world.suite)
+    suite = point_mass()
+    agent = make_agent(SAC, SAC_CONFIG, suite.spec)
     act, threads = agent.act, set()
     agent.act = lambda *a, **k: threads.add(torch.get_num_threads()) or act(*a, **k)  # type: ignore[method-assign]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        evaluate(agent, world, 2, seed=1, num_workers=0)
+        evaluate(agent, suite, 2, seed=1, num_workers=0)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -252,10 +252,10 @@ def test_an_evaluation_plays_on_one_thread_and_gives_the_others_back() -> None:
 
 
 def test_a_run_with_evaluations_learns_what_a_run_without_learns() -> None:
-    world, finals = point_mass(), []
+    suite, finals = point_mass(), []
     for every in (1000, 3):
-        state = make_train_state(make_agent(SAC, SAC_CONFIG, world.suite), world)
-        with Evaluator(world, 1, 0) as evaluator:
+        state = make_train_state(make_agent(SAC, SAC_CONFIG, suite.spec), suite)
+        with Evaluator(suite, 1, 0) as evaluator:
             for turn, _ in zip(range(24), train(state, 10_000), strict=False):
                 if turn % every == every - 1:
                     evaluator.evaluate(state.agent, 2)
@@ -273,19 +273,19 @@ def raising() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_training_flags_are_put_back_also_when_the_agent_raises(training: bool) -> None:
-    world = ProbeWorld([[((1,), 3)]])
-    for agent in (Still(world.suite), Still(world.suite, raising)):
+    suite = ProbeSuite([[((1,), 3)]])
+    for agent in (Still(suite.spec), Still(suite.spec, raising)):
         agent.trained.train(training)
         before = flags(agent)
         assert not agent.frozen.training
         try:
-            evaluate(agent, world, 2, seed=1, num_workers=0)
+            evaluate(agent, suite, 2, seed=1, num_workers=0)
         except ZeroDivisionError:
             assert agent.when_acting is raising
         assert flags(agent) == before
 
 
-class CountedCloses(ProbeWorld):
+class CountedCloses(ProbeSuite):
     """Counts the environments made and closed."""
 
     made = closed = 0
@@ -302,43 +302,43 @@ class CountedCloses(ProbeWorld):
 
 
 def test_environments_are_kept_for_the_next_evaluation_but_not_after_a_failure() -> None:
-    world = CountedCloses([[((1,), 3)]])
-    with Evaluator(world, 1, 0) as evaluator:
+    suite = CountedCloses([[((1,), 3)]])
+    with Evaluator(suite, 1, 0) as evaluator:
         for _ in range(3):
-            evaluator.evaluate(Still(world.suite), 2)
-        assert (world.made, world.closed) == (2, 0), "one set for each crew"
+            evaluator.evaluate(Still(suite.spec), 2)
+        assert (suite.made, suite.closed) == (2, 0), "one set for each crew"
         with pytest.raises(ZeroDivisionError):
-            evaluator.evaluate(Still(world.suite, raising), 2)
-        assert (world.made, world.closed) == (2, 2)
+            evaluator.evaluate(Still(suite.spec, raising), 2)
+        assert (suite.made, suite.closed) == (2, 2)
         # The half-played episodes of the failed evaluation are gone.
-        assert evaluator.evaluate(Still(world.suite), 2).success_rates.tolist() == [1]
-    assert (world.made, world.closed) == (4, 4)
+        assert evaluator.evaluate(Still(suite.spec), 2).success_rates.tolist() == [1]
+    assert (suite.made, suite.closed) == (4, 4)
 
 
 def test_an_evaluation_stops_when_it_is_asked_to() -> None:
-    world = CountedCloses([[((1,), 300)]])
+    suite = CountedCloses([[((1,), 300)]])
     asked: Iterator[bool] = iter([False] * 5 + [True])
-    with Evaluator(world, 1, 0) as evaluator, pytest.raises(EvaluationStopped):
-        evaluator.evaluate(Still(world.suite), 2, should_stop=lambda: next(asked))
-    assert world.closed == world.made == 2
+    with Evaluator(suite, 1, 0) as evaluator, pytest.raises(EvaluationStopped):
+        evaluator.evaluate(Still(suite.spec), 2, should_stop=lambda: next(asked))
+    assert suite.closed == suite.made == 2
 
 
 def test_a_suite_of_many_tasks_plays_in_one_set_of_environments() -> None:
-    world = CountedCloses([[((1,), 3)]] * 11)
-    with Evaluator(world, 1, 0) as evaluator:
-        result = evaluator.evaluate(Still(world.suite), 2)
-    assert world.made == 1
+    suite = CountedCloses([[((1,), 3)]] * 11)
+    with Evaluator(suite, 1, 0) as evaluator:
+        result = evaluator.evaluate(Still(suite.spec), 2)
+    assert suite.made == 1
     assert result.successes.shape == (11, 2)
 
 
 @pytest.mark.parametrize(("cls", "config"), [(SAC, SAC_CONFIG), (PPO, PPO.Config())], ids=["sac", "ppo"])
 def test_a_protocol_may_play_actions_drawn_from_the_policy(cls: type[Agent], config: Any) -> None:
-    world = PointMass("point-mass-discrete", PointMass.Config(), 1)
-    agent = make_agent(cls, config, world.suite)
-    mode = evaluate(agent, world, 10, seed=1, num_workers=0)
-    world.suite = dataclasses.replace(world.suite, samples_policy=True)
+    suite = PointMass("point-mass-discrete", PointMass.Config(), 1)
+    agent = make_agent(cls, config, suite.spec)
+    mode = evaluate(agent, suite, 10, seed=1, num_workers=0)
+    suite.spec = dataclasses.replace(suite.spec, samples_policy=True)
     before = leaves(agent)
-    drawn = [evaluate(agent, world, 10, seed=seed, num_workers=0).returns for seed in (1, 1, 2)]
+    drawn = [evaluate(agent, suite, 10, seed=seed, num_workers=0).returns for seed in (1, 1, 2)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
     assert not np.array_equal(drawn[0], mode.returns)
@@ -346,10 +346,10 @@ def test_a_protocol_may_play_actions_drawn_from_the_policy(cls: type[Agent], con
 
 
 def test_a_result_carries_the_protocol_it_belongs_to() -> None:
-    world = point_mass()
-    result = evaluate(sac(world), world, 2, seed=1, num_workers=0)
+    suite = point_mass()
+    result = evaluate(sac(suite), suite, 2, seed=1, num_workers=0)
     assert (result.suite, result.protocol) == ("point-mass", "point-mass")
-    assert result.settings == world.suite.settings
-    assert result.task_names == world.suite.task_names
+    assert result.settings == suite.spec.settings
+    assert result.task_names == suite.spec.task_names
     assert result.episodes_per_task == 2
     assert dataclasses.is_dataclass(result)

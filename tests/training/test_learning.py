@@ -1,4 +1,4 @@
-"""Agents learn the small worlds to their known optimum, and fail where they must.
+"""Agents learn the small suites to their known optimum, and fail where they must.
 
 The settings are chosen for speed: a short horizon, small networks and 16 slots need a few hundred updates.
 """
@@ -56,51 +56,51 @@ MARGIN = 2.0
 
 
 def learn(
-    world: PointMass, vector_steps: int, parts: dict[str, Any] | None = None, **settings: Any
+    suite: PointMass, vector_steps: int, parts: dict[str, Any] | None = None, **settings: Any
 ) -> EvaluationResult:
     """SAC's returns on every start of every task after a short training."""
-    return returns_of(SAC, SAC.Config(**SETTINGS | settings), world, vector_steps, parts)
+    return returns_of(SAC, SAC.Config(**SETTINGS | settings), suite, vector_steps, parts)
 
 
 def learn_by_ppo(
-    world: PointMass, rollouts: int, parts: dict[str, Any] | None = None, **settings: Any
+    suite: PointMass, rollouts: int, parts: dict[str, Any] | None = None, **settings: Any
 ) -> EvaluationResult:
     """PPO's, its learning rate falling to zero: what the mode of a policy does depends on its last steps."""
     vector_steps = rollouts * PPO_SETTINGS["rollout_steps"]
     config = PPO.Config(**PPO_SETTINGS | settings, annealing_steps=vector_steps * NUM_ENVS)
-    return returns_of(PPO, config, world, vector_steps, parts)
+    return returns_of(PPO, config, suite, vector_steps, parts)
 
 
 def returns_of(
-    cls: type[Agent], config: Any, world: PointMass, vector_steps: int, parts: dict[str, Any] | None
+    cls: type[Agent], config: Any, suite: PointMass, vector_steps: int, parts: dict[str, Any] | None
 ) -> EvaluationResult:
-    agent = make_agent(cls, config, world.suite, **(parts or SMALL_MLP))
-    state = make_train_state(agent, world, NUM_ENVS)
+    agent = make_agent(cls, config, suite.spec, **(parts or SMALL_MLP))
+    state = make_train_state(agent, suite, NUM_ENVS)
     for _ in train(state, vector_steps * NUM_ENVS):
         pass
-    return evaluate(agent, world, 25, seed=1, num_workers=0)
+    return evaluate(agent, suite, 25, seed=1, num_workers=0)
 
 
 def point_mass(name: str) -> PointMass:
     return PointMass(name, PointMass.Config(), 1)
 
 
-def optimum(world: PointMass) -> np.ndarray:
+def optimum(suite: PointMass) -> np.ndarray:
     """Best mean return of each task (M,)."""
-    return np.array([task.target_return for task in world.suite.tasks])
+    return np.array([task.target_return for task in suite.spec.tasks])
 
 
 def test_sac_learns_continuous_actions_to_the_optimum() -> None:
-    world = point_mass("point-mass")
-    result = learn(world, 600)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass("point-mass")
+    result = learn(suite, 600)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
     assert result.mean_success_rate >= 0.95
 
 
 def test_sac_learns_discrete_actions_to_the_optimum() -> None:
-    world = point_mass("point-mass-discrete")
-    result = learn(world, 550, **DISCRETE)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass("point-mass-discrete")
+    result = learn(suite, 550, **DISCRETE)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
     assert result.mean_success_rate >= 0.95
 
 
@@ -121,30 +121,30 @@ def test_sac_learns_discrete_actions_to_the_optimum() -> None:
     ],
 )
 def test_sac_learns_opposite_optimal_actions_when_it_knows_the_task(name: str, parts: dict[str, Any]) -> None:
-    world = point_mass(name)
-    result = learn(world, 400, parts, **(DISCRETE if world.discrete else {}))
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    result = learn(suite, 400, parts, **(DISCRETE if suite.discrete else {}))
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 def test_sac_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
     # Who does not know the task moves alike in both. The goals are at x = -0.8 and 0.8, so the two distances along x
     # add up to 1.6 at least, the mean reward of a step is 0.2 at most, and that of 20 steps is 4. (Not so with
     # discrete actions: there the tasks differ in which ones are legal.)
-    world = point_mass("point-mass-conflict")
+    suite = point_mass("point-mass-conflict")
     blind = {"architecture_config": MLP.Config(width=64, depth=2, task_input="none")}
-    result = learn(world, 200, blind)
+    result = learn(suite, 200, blind)
     assert result.mean_returns.mean() <= 20 * 0.2 + 1e-3, result.mean_returns
-    assert optimum(world).mean() - MARGIN > 12
+    assert optimum(suite).mean() - MARGIN > 12
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(1, 6))
 @pytest.mark.parametrize("name", ["point-mass", "point-mass-discrete", "point-mass-visible", "point-mass-conflict"])
 def test_sac_learns_from_every_seed(name: str, seed: int) -> None:
-    world = point_mass(name)
-    settings = DISCRETE if world.discrete else {}
-    result = learn(world, 700, SMALL_MLP | {"seed": seed}, **settings)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    settings = DISCRETE if suite.discrete else {}
+    result = learn(suite, 700, SMALL_MLP | {"seed": seed}, **settings)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 PPO_CASES = [
@@ -156,41 +156,41 @@ PPO_CASES = [
 
 @pytest.mark.parametrize(("name", "parts"), PPO_CASES)
 def test_ppo_learns_to_the_optimum(name: str, parts: dict[str, Any]) -> None:
-    world = point_mass(name)
-    result = learn_by_ppo(world, 20, parts)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    result = learn_by_ppo(suite, 20, parts)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 def test_ppo_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
-    world = point_mass("point-mass-conflict")
+    suite = point_mass("point-mass-conflict")
     blind = {"architecture_config": MLP.Config(width=64, depth=2, task_input="none")}
-    result = learn_by_ppo(world, 10, blind)
+    result = learn_by_ppo(suite, 10, blind)
     assert result.mean_returns.mean() <= 20 * 0.2 + 1e-3, result.mean_returns  # as above
 
 
-def solved(world: PointMass, result: EvaluationResult) -> list[bool]:
+def solved(suite: PointMass, result: EvaluationResult) -> list[bool]:
     """Task by task, in the units of each."""
-    scales = np.array([goal.reward_scale for goal in world.goals])
-    return (result.mean_returns / scales >= optimum(world) / scales - MARGIN).tolist()
+    scales = np.array([goal.reward_scale for goal in suite.goals])
+    return (result.mean_returns / scales >= optimum(suite) / scales - MARGIN).tolist()
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_sac_learns_rewards_that_differ_by_1000_with_popart_and_not_without(seed: int) -> None:
-    world = point_mass("point-mass-scales")
+    suite = point_mass("point-mass-scales")
     parts = SMALL_MLP | {"seed": seed}
-    assert solved(world, learn(world, 450, parts | {"normalizer": PopArt})) == [True, True]
-    assert solved(world, learn(world, 450, parts)) == [False, False]
+    assert solved(suite, learn(suite, 450, parts | {"normalizer": PopArt})) == [True, True]
+    assert solved(suite, learn(suite, 450, parts)) == [False, False]
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> None:
     # Advantages normalised per task would cancel the scale in both arms.
-    world = point_mass("point-mass-scales")
+    suite = point_mass("point-mass-scales")
     parts = SMALL_MLP | {"seed": seed}
     plain = {"normalize_advantages": False}
-    assert solved(world, learn_by_ppo(world, 20, parts | {"normalizer": PopArt}, **plain)) == [True, True]
+    assert solved(suite, learn_by_ppo(suite, 20, parts | {"normalizer": PopArt}, **plain)) == [True, True]
     # Without, the large task is as good as alone: all of a step's direction is its.
-    without = learn_by_ppo(world, 20, parts, **plain)
+    without = learn_by_ppo(suite, 20, parts, **plain)
     assert without.success_rates[0] < 0.2
     assert without.success_rates[1] > 0.5
 
@@ -199,9 +199,9 @@ def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> Non
 @pytest.mark.parametrize("seed", range(1, 6))
 @pytest.mark.parametrize(("name", "parts"), PPO_CASES)
 def test_ppo_learns_from_every_seed(name: str, parts: dict[str, Any], seed: int) -> None:
-    world = point_mass(name)
-    result = learn_by_ppo(world, 40, parts | {"seed": seed})
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    result = learn_by_ppo(suite, 40, parts | {"seed": seed})
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 def distral(num_columns: int, alpha: float = 0.5) -> dict[str, Any]:
@@ -218,9 +218,9 @@ def distral(num_columns: int, alpha: float = 0.5) -> dict[str, Any]:
     ],
 )
 def test_sac_with_distral_learns_related_tasks(name: str, policy: dict[str, Any]) -> None:
-    world = point_mass(name)
-    result = learn(world, 300 if world.discrete else 600, SMALL_MLP | policy)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    result = learn(suite, 300 if suite.discrete else 600, SMALL_MLP | policy)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_sac_with_distral_learns_related_tasks(name: str, policy: dict[str, Any]
     ],
 )
 def test_ppo_with_distral_learns_related_tasks(name: str, policy: dict[str, Any], settings: dict[str, Any]) -> None:
-    world = point_mass(name)
-    result = learn_by_ppo(world, 16, SMALL_MLP | policy, **settings)
-    assert (result.mean_returns >= optimum(world) - MARGIN).all(), result.mean_returns
+    suite = point_mass(name)
+    result = learn_by_ppo(suite, 16, SMALL_MLP | policy, **settings)
+    assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_networks_of_their_own_learn_no_less_when_distral_ties_them(seed: int) -> None:
-    # No more is asserted: what it gains in these worlds is within the spread of seeds.
-    world = point_mass("point-mass-related-discrete")
+    # No more is asserted: what it gains in these suites is within the spread of seeds.
+    suite = point_mass("point-mass-related-discrete")
     parts = {"architecture": Separate, "architecture_config": Separate.Config(width=64, depth=2), "seed": seed}
-    alone = learn_by_ppo(world, 20, parts)
-    tied = learn_by_ppo(world, 20, parts | distral(num_columns=1))
+    alone = learn_by_ppo(suite, 20, parts)
+    tied = learn_by_ppo(suite, 20, parts | distral(num_columns=1))
     assert tied.mean_returns.mean() >= alone.mean_returns.mean() - MARGIN / 2

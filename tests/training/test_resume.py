@@ -132,7 +132,7 @@ def test_a_resume_says_that_another_library_multiplies(
     libraries = iter(["torch's choice", "torch's choice", "oneDNN", "torch's choice"])
     expected = ["", "", "'matrix products' 'unknown', now 'oneDNN'", "'matrix products' 'oneDNN', now 'unknown'"]
     for turn, (library, message) in enumerate(zip(libraries, expected, strict=True)):
-        monkeypatch.setattr(run, "choose_product_library", lambda library=library: library)
+        monkeypatch.setattr(run, "choose_matmul_backend", lambda library=library: library)
         config = tiny_config(total_env_steps=160)
         steps = {"total_env_steps": 160 + 80 * turn}
         assert (run.resume(tmp_path / "run", steps) if turn else run.train(config, tmp_path / "run")) == 0

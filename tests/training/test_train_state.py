@@ -54,10 +54,10 @@ IDS = [", ".join(cell) for cell in CELLS]
 def new_state(
     suite: str, architecture: str = "mlp", aggregator: str = "mean", agent: str = "sac", seed: int = 1
 ) -> TrainState:
-    world = PointMass(suite, PointMass.Config(), seed)
+    suite = PointMass(suite, PointMass.Config(), seed)
     cls = AGENTS[agent]
-    learner = make_agent(cls, CONFIGS[cls], world.suite, seed, **ARCHITECTURES[architecture], **AGGREGATORS[aggregator])
-    return make_train_state(learner, world, NUM_ENVS, seed)
+    learner = make_agent(cls, CONFIGS[cls], suite.spec, seed, **ARCHITECTURES[architecture], **AGGREGATORS[aggregator])
+    return make_train_state(learner, suite, NUM_ENVS, seed)
 
 
 def advance(state: TrainState, vector_steps: int) -> list[Progress]:
@@ -116,13 +116,13 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
 @pytest.mark.parametrize("name", ["proportional", "a5c", "ua4c", "ea4c", "explicit"])
 def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
-        world = PointMass("point-mass-hard", PointMass.Config(), seed)
+        suite = PointMass("point-mass-hard", PointMass.Config(), seed)
         config = SAC.Config(batch_size=16, random_steps=30, buffer_steps=50)
         cls: Any = schedulers.get(name)
         quick = {"decisions_per_update": 2} if name == "ea4c" else {}
-        scheduler = cls(world.suite, cls.Config(uniform_episodes=1, **quick), seed)
+        scheduler = cls(suite.spec, cls.Config(uniform_episodes=1, **quick), seed)
         # Five slots for eight tasks: what each plays changes all the time.
-        return make_train_state(make_agent(SAC, config, world.suite, seed), world, 5, seed, scheduler)
+        return make_train_state(make_agent(SAC, config, suite.spec, seed), suite, 5, seed, scheduler)
 
     def go_on(state: TrainState, vector_steps: int) -> list[Progress]:
         return list(train(state, state.env_steps + 5 * vector_steps))

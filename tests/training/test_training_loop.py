@@ -20,9 +20,9 @@ from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
 from mtrl.types import Batch, FinishedEpisode, Metrics
-from tests.env.counting import audit, counting_world
+from tests.env.counting import audit, counting_suite
 
-WORLD = counting_world()
+SUITE = counting_suite()
 NUM_ENVS = 4
 
 
@@ -39,8 +39,8 @@ class Watching(PPO):
 
 
 def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
-    agent = make_agent(Watching, PPO.Config(rollout_steps=5), WORLD.suite)
-    state = make_train_state(agent, WORLD, NUM_ENVS)
+    agent = make_agent(Watching, PPO.Config(rollout_steps=5), SUITE.spec)
+    state = make_train_state(agent, SUITE, NUM_ENVS)
     reported = list(train(state, 7 * 5 * NUM_ENVS))
     assert [bool(progress.metrics) for progress in reported] == 7 * [False, False, False, False, True]
     assert len(agent.rollouts) == 7
@@ -50,7 +50,7 @@ def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
     assert state.buffer.num_rows == 2
     for rollout in agent.rollouts:
         assert rollout.reward.shape == (5, NUM_ENVS)
-        audit(rollout, WORLD)
+        audit(rollout, SUITE)
     for earlier, later in zip(agent.rollouts, agent.rollouts[1:], strict=False):
         going_on = ~(earlier.terminated | earlier.truncated)[-1]
         assert torch.equal(earlier.next_observation[-1][going_on], later.observation[0][going_on])
@@ -59,7 +59,7 @@ def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
 @pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 10), (3, 37, 10), (3, 36, 9)])
 def test_env_steps_count_single_environments(steps_per_update: int, total: int, turns: int) -> None:
     config = SAC.Config(batch_size=6, random_steps=1, steps_per_update=steps_per_update)
-    state = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    state = make_train_state(make_agent(SAC, config, SUITE.spec), SUITE, NUM_ENVS)
     reported = list(train(state, total))
     assert [progress.vector_steps for progress in reported] == list(range(1, turns + 1))
     learnt = [progress.vector_steps for progress in reported if progress.metrics]
@@ -70,7 +70,7 @@ def test_env_steps_count_single_environments(steps_per_update: int, total: int, 
 
 
 def test_learning_from_replay_overlaps_with_stepping() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(batch_size=6, random_steps=2), WORLD.suite), WORLD, NUM_ENVS)
+    state = make_train_state(make_agent(SAC, SAC.Config(batch_size=6, random_steps=2), SUITE.spec), SUITE, NUM_ENVS)
     order: list[str] = []
 
     def note(owner: Any, name: str) -> None:
@@ -93,7 +93,7 @@ def test_learning_from_replay_overlaps_with_stepping() -> None:
 
 
 def test_every_finished_episode_is_reported_once() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10_000), WORLD.suite), WORLD, NUM_ENVS)
+    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10_000), SUITE.spec), SUITE, NUM_ENVS)
     reported = list(train(state, 200 * NUM_ENVS))
     episodes = [episode for progress in reported for episode in progress.episodes]
     rewards = sum(episode.return_ for episode in episodes)
@@ -112,7 +112,7 @@ class OnlyOneTask(TaskScheduler):
     def __init__(self) -> None:
         self.seen: list[FinishedEpisode] = []
 
-    def observe(self, episodes: Sequence[FinishedEpisode]) -> None:
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
         self.seen += episodes
 
     def weights(self) -> np.ndarray:
@@ -121,7 +121,7 @@ class OnlyOneTask(TaskScheduler):
 
 def test_the_schedulers_weights_reach_environments_and_batches() -> None:
     config = SAC.Config(batch_size=6, random_steps=2)
-    plain = make_train_state(make_agent(SAC, config, WORLD.suite), WORLD, NUM_ENVS)
+    plain = make_train_state(make_agent(SAC, config, SUITE.spec), SUITE, NUM_ENVS)
     state = TrainState(plain.agent, plain.envs, plain.buffer, OnlyOneTask())
     shares: list[tuple[int, ...]] = []
     learn_from = state.agent.learn_from

@@ -52,5 +52,5 @@ class CARE(PolicyArchitecture):
         own = one_hot(task_ids, self.num_tasks)
         attention, context = own @ attention, own @ context
         encoding = mix(attention, self.encoders(features))
-        values = self.head(self.trunk(torch.cat([encoding, context], dim=-1)))
-        return Output(values, diagnostics={"attention": attention.detach()})
+        representation = self.trunk(torch.cat([encoding, context], dim=-1))
+        return Output(self.head(representation), representation, diagnostics={"attention": attention.detach()})

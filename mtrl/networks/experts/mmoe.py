@@ -38,4 +38,4 @@ class MultiGateMixture(PolicyArchitecture):
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: gates, which sum to 1."""
         gates = F.softmax(self.gates(features, task_ids), dim=-1)  # (B, K)
         mixed = mix(gates, self.experts(features).relu())
-        return Output(self.towers(mixed, task_ids), diagnostics={"gates": gates.detach()})
+        return Output(self.towers(mixed, task_ids), mixed, diagnostics={"gates": gates.detach()})

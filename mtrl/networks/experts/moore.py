@@ -2,7 +2,7 @@
 
 K experts give K representations of the observation; Gram-Schmidt makes them orthonormal at every observation, each
 task weighs them, and a head per task reads tanh(sum_k w_ik v_k(s)), the multi-head form of the paper. Experts are
-perceptrons with a linear last layer. The Gram-Schmidt of the paper divides by the norm; here a small number is added
+MLPs with a linear last layer. The Gram-Schmidt of the paper divides by the norm; here a small number is added
 under the root (relative to the largest expert's norm), so that experts that agree give a short vector and finite
 gradients.
 Shapes: B batch, K experts, d width.
@@ -41,8 +41,8 @@ class MOORE(PolicyArchitecture):
     def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: the task's weights."""
         weights = task_rows(self.weights, task_ids)
-        mixed = mix(weights, float32_island(orthonormalized, self.experts(features)))
-        return Output(self.heads(mixed.tanh(), task_ids), diagnostics={"expert_weights": weights.detach()})
+        mixed = mix(weights, float32_island(orthonormalized, self.experts(features))).tanh()
+        return Output(self.heads(mixed, task_ids), mixed, diagnostics={"expert_weights": weights.detach()})
 
 
 def orthonormalized(vectors: Tensor, epsilon: float = 1e-6) -> Tensor:

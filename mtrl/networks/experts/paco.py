@@ -38,7 +38,7 @@ class ComposedLinear(nn.Module):
 
 @architectures.register("paco")
 class PaCo(PolicyArchitecture):
-    """A perceptron whose parameters each task composes from a few shared sets."""
+    """An MLP whose parameters each task composes from a few shared sets."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -61,4 +61,6 @@ class PaCo(PolicyArchitecture):
         weights = task_rows(self.composition, task_ids)
         for layer in self.layers:
             features = layer(features, weights).relu()
-        return Output(float32_island(self.head, features, weights), diagnostics={"composition": weights.detach()})
+        return Output(
+            float32_island(self.head, features, weights), features, diagnostics={"composition": weights.detach()}
+        )

@@ -1,4 +1,4 @@
-"""Feature-wise linear modulation of a shared perceptron by a task embedding (Perez et al., 2018, arXiv:1709.07871).
+"""Feature-wise linear modulation of a shared MLP by a task embedding (Perez et al., 2018, arXiv:1709.07871).
 
 Every hidden layer gives relu((1 + gamma_i) * (W x + b) + beta_i), with gamma_i and beta_i linear in the embedding of
 task i. The paper modulates convolutional features after a normalisation; here the layer's own outputs are modulated,
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.networks.architecture import PolicyArchitecture, architectures
+from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
 from mtrl.networks.layers import hidden_linear, one_hot, output_linear
 
 
@@ -39,11 +39,11 @@ class FiLM(PolicyArchitecture):
         self.layers = nn.ModuleList(hidden_linear(*pair) for pair in pairwise(sizes))
         self.head = output_linear(config.width, out_features)
 
-    def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         own = one_hot(task_ids, self.num_tasks)
         for layer, modulator in zip(self.layers, self.modulators, strict=True):
             # Once per task, then spread over the rows as a product: cheaper than a modulator on every row.
             scale, shift = (own @ modulator(self.embedding.weight)).chunk(2, dim=-1)  # each (B, width)
             features = F.relu(torch.addcmul(shift, 1 + scale, layer(features)))
-        return self.head(features)
+        return Output(self.head(features), features)

@@ -1,4 +1,4 @@
-"""A plain multilayer perceptron that sees which task it plays: the baseline of every comparison."""
+"""A plain MLP that sees which task it plays: the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.networks.architecture import PolicyArchitecture, architectures
+from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
 from mtrl.networks.layers import one_hot, output_linear, relu_layers
 
 
@@ -35,10 +35,11 @@ class MLP(PolicyArchitecture):
         self.trunk = relu_layers([in_features + task_features] + config.depth * [config.width], config.layer_norm)
         self.head = output_linear(config.width if config.depth else in_features + task_features, out_features)
 
-    def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         if self.task_input == "one-hot":
             features = torch.cat([features, one_hot(task_ids, self.num_tasks)], dim=-1)
         elif self.task_input == "embedding":
             features = torch.cat([features, self.embedding(task_ids)], dim=-1)
-        return self.head(self.trunk(features))
+        representation = self.trunk(features)
+        return Output(self.head(representation), representation)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.networks.architecture import PolicyArchitecture, architectures
+from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
 from mtrl.networks.layers import TaskHeads, one_hot, relu_layers
 
 
@@ -32,7 +32,8 @@ class MultiHead(PolicyArchitecture):
         self.trunk = relu_layers([in_features + num_tasks] + config.depth * [config.width], config.layer_norm)
         self.heads = TaskHeads(config.width, out_features, num_tasks)
 
-    def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         features = torch.cat([features, one_hot(task_ids, self.num_tasks)], dim=-1)
-        return self.heads(self.trunk(features), task_ids)
+        representation = self.trunk(features)
+        return Output(self.heads(representation, task_ids), representation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,16 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.optim.matmul_backend import torchs_products
 from mtrl.networks.architecture import PolicyArchitecture, architectures
 from mtrl.networks.layers import output_linear, relu_layers
 
 
 @architectures.register("separate")
 class Separate(PolicyArchitecture):
-    """One perceptron per task; tasks share no parameter."""
+    """One MLP per task; tasks share no parameter."""
 
-    works_under_vmap = False  # the rows of a task are found by counting
+    works_under_vmap = False  # the samples of a task are found by counting
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -40,9 +38,8 @@ class Separate(PolicyArchitecture):
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         order = task_ids.argsort(stable=True)
         counts = torch.bincount(task_ids, minlength=self.num_tasks).tolist()
-        # Each network sees its own rows alone: the work of one network, whatever the number of tasks. Padded to equal
-        # counts and stacked in batched products it is no faster on a CPU.
+        # Each network sees its own samples alone: the work of one network, whatever the number of tasks. Batched
+        # products of samples padded to equal counts are no faster on a CPU.
         pieces = features[order].split(counts)
-        with nullcontext() if len(set(counts)) == 1 else torchs_products():
-            values = torch.cat([network(piece) for network, piece in zip(self.networks, pieces, strict=True)])
+        values = torch.cat([network(piece) for network, piece in zip(self.networks, pieces, strict=True)])
         return values[order.argsort()]

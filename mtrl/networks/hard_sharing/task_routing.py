@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtrl.networks.architecture import PolicyArchitecture, architectures
+from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
 from mtrl.networks.layers import TaskHeads, hidden_linear
 
 
@@ -40,8 +40,8 @@ class TaskRouting(PolicyArchitecture):
         self.masks: Tensor
         self.register_buffer("masks", (ranks >= num_off).float())  # (depth, M, width)
 
-    def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         for layer, mask in zip(self.layers, self.masks, strict=True):
             features = layer(features).relu() * mask[task_ids]
-        return self.heads(features, task_ids)
+        return Output(self.heads(features, task_ids), features)

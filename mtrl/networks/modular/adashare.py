@@ -1,7 +1,7 @@
 """AdaShare (Sun et al., 2020, arXiv:1911.12423): every task learns which of the shared residual blocks it executes.
 
-x <- x + u_il relu(W_l x + b_l), u_il a Bernoulli choice of probability a_il per task and block, drawn anew for every
-row as a straight-through Gumbel-softmax (of two classes, so a logistic). Without a draw the likelier choice is taken.
+x <- x + u_il relu(W_l x + b_l), u_il a Bernoulli choice of probability a_il per task and block, sampled anew for every
+row as a straight-through Gumbel-softmax (of two classes, so a logistic). Without noise the likelier choice is taken.
 Both regularisers are auxiliary losses per task. Sparsity, sum_l -log(1 - a_il): the survey's `sum log a` has no lower
 bound. Sharing, sum_l (L - l) / L * mean_j |a_il - a_jl|, lower blocks more; the paper sums over pairs of tasks, the
 mean over the others makes the weight independent of their number. The paper's curriculum over blocks, its
@@ -40,7 +40,7 @@ class AdaShare(PolicyArchitecture):
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Config):
         super().__init__(in_features, out_features, num_tasks, config)
         self.num_tasks = num_tasks
-        self.draw_size = config.num_blocks
+        self.noise_size = config.num_blocks
         self.temperature, self.sparsity, self.sharing = config.temperature, config.sparsity, config.sharing
         self.first = hidden_linear(in_features, config.width)
         self.blocks = nn.ModuleList(hidden_linear(config.width, config.width) for _ in range(config.num_blocks))
@@ -48,24 +48,25 @@ class AdaShare(PolicyArchitecture):
         self.logits = nn.Parameter(torch.full((num_tasks, config.num_blocks), start))
         self.heads = TaskHeads(config.width, out_features, num_tasks)
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
-        """features (B, in_features), task_ids (B,) int64, draw (B, L) uniform -> (B, out_features)."""
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
+        """features (B, in_features), task_ids (B,) int64, noise (B, L) uniform -> (B, out_features)."""
         logits = task_rows(self.logits, task_ids)
-        choices = self.choose(logits, draw)
+        choices = self.choose(logits, noise)
         values = self.first(features).relu()
         for block, chosen in zip(self.blocks, choices.unsqueeze(-1).unbind(1), strict=True):
             values = torch.addcmul(values, chosen, block(values).relu())
         return Output(
             self.heads(values, task_ids),
+            values,
             losses=self.regularizers(),
             diagnostics={"execution_probability": logits.detach().sigmoid()},
         )
 
-    def choose(self, logits: Tensor, draw: Tensor | None) -> Tensor:
+    def choose(self, logits: Tensor, noise: Tensor | None) -> Tensor:
         """1 to execute, 0 to skip, for logits (B, L), with the gradient of the relaxed choice."""
-        if draw is None:
+        if noise is None:
             return (logits > 0).float()
-        noisy = logits + torch.logit(draw, eps=1e-6)
+        noisy = logits + torch.logit(noise, eps=1e-6)
         relaxed = torch.sigmoid(noisy / self.temperature)
         return (noisy > 0).float() + (relaxed - relaxed.detach())
 

@@ -5,7 +5,7 @@ x <- (1/k) sum_{n in path} relu(W_n x + b_n). The paper sums (a mean keeps the s
 by a tournament and freezes a task's modules before the next task comes. Tasks are learnt together here, so nothing is
 frozen, and a pathway is learnt by gradient in place of evolution: it is the k best of learned scores per task, layer
 and module, with Gumbel noise on them while training (the mutations), and the gradient is that of the softmax of the
-noisy scores, straight through. Without a draw the k best scores are taken.
+noisy scores, straight through. Without noise the k best scores are taken.
 Shapes: B batch, L layers, N modules per layer.
 """
 
@@ -44,27 +44,27 @@ class PathNet(PolicyArchitecture):
         super().__init__(in_features, out_features, num_tasks, config)
         self.num_tasks, self.num_modules = num_tasks, config.num_modules
         self.num_chosen, self.temperature = config.num_chosen, config.temperature
-        self.draw_size = config.num_layers * config.num_modules
+        self.noise_size = config.num_layers * config.num_modules
         # All modules of a layer see the same input: one product gives them side by side.
         sizes = [in_features] + config.num_layers * [config.width]
         self.layers = nn.ModuleList(
             hidden_linear(below, config.num_modules * above) for below, above in pairwise(sizes)
         )
-        self.scores = nn.Parameter(0.1 * torch.randn(num_tasks, self.draw_size))
+        self.scores = nn.Parameter(0.1 * torch.randn(num_tasks, self.noise_size))
         self.heads = TaskHeads(config.width, out_features, num_tasks)
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
-        """features (B, in_features), task_ids (B,) int64, draw (B, L * N) uniform -> (B, out_features)."""
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
+        """features (B, in_features), task_ids (B,) int64, noise (B, L * N) uniform -> (B, out_features)."""
         scores = task_rows(self.scores, task_ids)
-        path = self.choose(self._by_layer(scores), None if draw is None else self._by_layer(draw))  # (B, L, N)
+        path = self.choose(self._by_layer(scores), None if noise is None else self._by_layer(noise))  # (B, L, N)
         for layer, chosen in zip(self.layers, path.unbind(1), strict=True):
             features = mix(chosen, layer(features).relu().unflatten(-1, (self.num_modules, -1))) / self.num_chosen
-        return Output(self.heads(features, task_ids), diagnostics={"path": path.detach()})
+        return Output(self.heads(features, task_ids), features, diagnostics={"path": path.detach()})
 
-    def choose(self, scores: Tensor, draw: Tensor | None) -> Tensor:
+    def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
         """1 for the k best of N scores (B, L, N), 0 for the others, with the gradient of k times their softmax."""
-        if draw is not None:
-            scores = scores + gumbel(draw)
+        if noise is not None:
+            scores = scores + gumbel(noise)
         best = torch.zeros_like(scores).scatter(-1, scores.detach().topk(self.num_chosen).indices, 1.0)
         relaxed = self.num_chosen * F.softmax(scores / self.temperature, dim=-1)
         return best + (relaxed - relaxed.detach())

@@ -3,7 +3,7 @@
     x_0 = relu(W x),    x_d = relu(W_n x_{d-1} + b_n) for the choice n,  or x_d = x_{d-1} for the choice "pass"
 
 The blocks serve at every depth; what brings the features to their width, and the head, are all tasks' alike: a task
-enters through the choices alone. Without a draw the most likely ones are taken. A router learns in one of three ways:
+enters through the choices alone. Without noise the most likely ones are taken. A router learns in one of three ways:
 `reinforce`, the route being part of the action (its log-probability and entropy are the agent's to use); `wpl`, the
 same by another rule (`WeightedPolicyLearner`); or `gumbel`, Gumbel noise on the log-probabilities and straight through
 the gradient of their softmax. Value and Q networks, which have no action, always learn by `gumbel`.
@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mtrl.aggregation import mean_per_task
 from mtrl.networks.architecture import Output, PolicyArchitecture, architectures
 from mtrl.networks.layers import gumbel, hidden_linear, mix, one_hot, output_linear
 from mtrl.networks.modular.routers import Router, SharedRouter, SoftmaxTable, TabularRouter, WeightedPolicyLearner
+from mtrl.per_task import mean_per_task
 
 
 @architectures.register("routing")
@@ -45,12 +45,12 @@ class Routing(PolicyArchitecture):
         router_width: Annotated[int, Field(ge=1)] = 64  # hidden units of the shared router
         learning: Literal["gumbel", "reinforce", "wpl"] = "gumbel"  # how the policy's router learns
         temperature: Annotated[float, Field(gt=0)] = 1.0  # of the softmax whose gradient gumbel takes
-        table_spread: Annotated[float, Field(ge=0)] = 2.0  # deviation of a table's first logits; 0: uniform choices
+        table_spread: Annotated[float, Field(ge=0)] = 2.0  # std of a table's first logits; 0: uniform choices
         table_rate: Annotated[float, Field(gt=0)] = 100.0  # of a table's logits, in learning rates of the agent
         wpl_rate: Annotated[float, Field(gt=0)] = 0.05  # step of wpl's probabilities along their gradient
         collaboration: Annotated[float, Field(ge=0)] = 0.0  # reward of choosing blocks by their share of all use
         diversity: Annotated[float, Field(ge=0)] = 0.0  # weight of the entropy of each task's use of blocks
-        commitment: Annotated[float, Field(ge=0)] = 0.003  # loss per nat that a choice is left open: routers decide
+        commitment: Annotated[float, Field(ge=0)] = 0.003  # penalty on the entropy of single choices, per nat
 
         def __post_init__(self) -> None:
             if self.router != "tabular" and self.learning == "wpl":
@@ -65,7 +65,7 @@ class Routing(PolicyArchitecture):
         self.num_choices = config.num_modules + config.pass_block
         self.relaxed, self.temperature = config.learning == "gumbel", config.temperature
         self.collaboration, self.diversity, self.commitment = config.collaboration, config.diversity, config.commitment
-        self.draw_size = config.depth * self.num_choices
+        self.noise_size = config.depth * self.num_choices
         self.route_size = 0 if self.relaxed else config.depth
         self.first = hidden_linear(in_features, config.width)
         self.blocks = hidden_linear(config.width, config.num_modules * config.width)  # one product gives all
@@ -84,19 +84,26 @@ class Routing(PolicyArchitecture):
     def value_config(cls, config: Config) -> Config:
         return replace(config, learning="gumbel")
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
-        """features (B, in_features), task_ids (B,), draw (B, L * K) uniform or (B, L) int64 -> (B, out_features)."""
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Output:
+        """features (B, in_features), task_ids (B,), noise (B, L * K) uniform, route (B, L) -> (B, out_features)."""
         values = self.first(features).relu()
         all_log_probs, all_choices = [], []
-        for depth, drawn in enumerate(self._by_depth(draw)):
+        noise = None if noise is None else noise.unflatten(-1, (self.depth, -1))  # (B, L, K)
+        for depth in range(self.depth):
             log_probs = self.router(values, task_ids, depth)
-            choice = self.choose(log_probs, drawn)
+            if route is None:
+                choice = self.choose(log_probs, None if noise is None else noise[:, depth])
+            else:
+                choice = one_hot(route[:, depth], self.num_choices)
             values = self._chosen(choice, values)
             all_log_probs.append(log_probs)
             all_choices.append(choice)
         log_probs, choices = torch.stack(all_log_probs, dim=1), torch.stack(all_choices, dim=1)  # (B, L, K)
         output = Output(
             self.head(values),
+            values,
             losses=self._losses(log_probs, task_ids),
             diagnostics={
                 "choice": choices.detach(),
@@ -112,11 +119,9 @@ class Routing(PolicyArchitecture):
             route_entropy=-(log_probs.exp() * log_probs).sum((1, 2)),
         )
 
-    def choose(self, log_probs: Tensor, draw: Tensor | None) -> Tensor:
-        """One-hot choices (B, K) of log-probabilities (B, K) and a draw: (B, K) uniform, (B,) int64 choices or None."""
-        if draw is not None and draw.dtype == torch.int64:
-            return one_hot(draw, self.num_choices)
-        noisy = log_probs if draw is None else log_probs + gumbel(draw)
+    def choose(self, log_probs: Tensor, noise: Tensor | None) -> Tensor:
+        """One-hot choices (B, K) of log-probabilities (B, K) and uniform noise (B, K); without it the most likely."""
+        noisy = log_probs if noise is None else log_probs + gumbel(noise)
         choice = one_hot(noisy.argmax(-1), self.num_choices)
         if not self.relaxed:
             return choice
@@ -127,11 +132,6 @@ class Routing(PolicyArchitecture):
         """Entropy (M,) in nats of what each task uses: weights (B, L, K) averaged over its rows and depths."""
         use = mean_per_task(weights.mean(1), task_ids, self.num_tasks)
         return -(use * use.clamp(min=1e-8).log()).sum(-1)
-
-    def _by_depth(self, draw: Tensor | None) -> tuple[Tensor | None, ...]:
-        if draw is None:
-            return self.depth * (None,)
-        return (draw if draw.dtype == torch.int64 else draw.unflatten(-1, (self.depth, -1))).unbind(1)
 
     def _chosen(self, choice: Tensor, values: Tensor) -> Tensor:
         """What the chosen block gives; a choice beyond the blocks passes the values on."""

@@ -7,7 +7,7 @@ With f(s) the embedding of the observation, h(z) that of the task and phat the s
 
 Where paper and released code differ the code is followed: the ReLU stands outside the sum (`activation="inside"` is the
 paper's), every routing step sees all earlier ones, a last routing vector mixes the last layer's modules, and weights
-start as there: uniform within 1 / sqrt(inputs) with bias 0.1, routing layers and the head uniform within 3e-3, so that
+start as there: uniform within 1 / sqrt(outputs) of a layer with bias 0.1, routing layers and the head uniform within 3e-3, so that
 routing starts near uniform. Its weighting of the tasks by their temperatures is the agent's `temperature_task_weights`.
 Shapes: B batch, n modules per layer, d width.
 """
@@ -60,6 +60,8 @@ class SoftModules(PolicyArchitecture):
         self.first = nn.Linear(size, n * config.width)  # all modules of the first layer see relu(f)
         self.layers = nn.ModuleList(ParallelLinear(n, config.width, config.width) for _ in later)
         self.apply(_initialize)
+        bound = config.width**-0.5  # n layers in one, each with `width` outputs
+        nn.init.uniform_(self.first.weight, -bound, bound)
         # The last step has one target, the head, instead of n modules.
         targets = [*(n for _ in later), 1]
         self.routers = nn.ModuleList(output_linear(config.gating_width, rows * n, bound=3e-3) for rows in targets)
@@ -73,9 +75,9 @@ class SoftModules(PolicyArchitecture):
         modules = self.first(F.relu(f)).unflatten(-1, (self.num_modules, -1))  # (B, n, d)
         for weights, layer in zip(routing, self.layers, strict=False):
             modules = layer(self._mixed(weights, modules))
-        values = self.head(self._mixed(routing[-1], modules).squeeze(1))
+        representation = self._mixed(routing[-1], modules).squeeze(1)
         diagnostics = {f"routing_{step}": weights.detach() for step, weights in enumerate(routing, start=1)}
-        return Output(values, diagnostics=diagnostics)
+        return Output(self.head(representation), representation, diagnostics=diagnostics)
 
     def route(self, g: Tensor) -> list[Tensor]:
         """Gating input (B, gating_width) -> softmaxed matrices (B, n, n), target by source, and a last (B, 1, n)."""
@@ -107,6 +109,7 @@ class DeepSoftModules(SoftModules):
 
 def _initialize(layer: nn.Module) -> None:
     if isinstance(layer, nn.Linear | ParallelLinear):
-        in_features = layer.weight.shape[1]  # (out, in), or (K, in, out)
-        nn.init.uniform_(layer.weight, -(in_features**-0.5), in_features**-0.5)
+        # The released code takes the first dimension of torch's (out, in) weights for the number of inputs.
+        out_features = layer.bias.shape[-1]
+        nn.init.uniform_(layer.weight, -(out_features**-0.5), out_features**-0.5)
         nn.init.constant_(layer.bias, 0.1)

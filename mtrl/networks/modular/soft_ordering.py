@@ -46,4 +46,4 @@ class SoftOrdering(PolicyArchitecture):
         values = self.encoder(torch.cat([features, own], dim=-1)).relu()
         for shares in order:
             values = mix(shares, self.layers(values).relu().unflatten(-1, (self.num_layers, -1)))
-        return Output(self.heads(values, task_ids), diagnostics={"order": order.transpose(0, 1).detach()})
+        return Output(self.heads(values, task_ids), values, diagnostics={"order": order.transpose(0, 1).detach()})

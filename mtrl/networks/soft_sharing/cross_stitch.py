@@ -47,5 +47,8 @@ class CrossStitch(PolicyArchitecture):
         for stitch, layer in zip(self.stitches, self.layers, strict=False):
             columns = layer(torch.einsum("ij,bjw->biw", stitch, columns)).relu()
         # After the last layer only the mixture of the row's own task is read.
-        values = self.heads(mix(shares[-1], columns), task_ids)
-        return Output(values, diagnostics={f"stitch_{layer}": row.detach() for layer, row in enumerate(shares, 1)})
+        mixed = mix(shares[-1], columns)
+        values = self.heads(mixed, task_ids)
+        return Output(
+            values, mixed, diagnostics={f"stitch_{layer}": row.detach() for layer, row in enumerate(shares, 1)}
+        )

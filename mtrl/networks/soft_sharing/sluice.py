@@ -55,9 +55,12 @@ class Sluice(PolicyArchitecture):
             subspaces = self._split(layer(columns).relu().flatten(1))
             read.append(self._of_own_task(task_ids, alpha, subspaces))
         beta = task_rows(self.beta, task_ids)
-        values = self.heads(mix(beta, torch.stack(read, dim=1)), task_ids)
+        mixed = mix(beta, torch.stack(read, dim=1))
         return Output(
-            values, losses={"orthogonality": self.orthogonality * self.overlap()}, diagnostics={"beta": beta.detach()}
+            self.heads(mixed, task_ids),
+            mixed,
+            losses={"orthogonality": self.orthogonality * self.overlap()},
+            diagnostics={"beta": beta.detach()},
         )
 
     def overlap(self) -> Tensor:

@@ -30,8 +30,8 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.cli.main import main
 from mtrl.config.schema import resolve_config
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput, WorkerFailure
 from mtrl.env.scores import HUMAN, TARGET, normalized_scores, overall_score, reference_returns
+from mtrl.errors import BadInput, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing import check_suite
 from mtrl.types import Acted, EnvStep
@@ -44,15 +44,15 @@ def atari(name: str = "atari:pong,breakout", **config: Any) -> Atari:
 @pytest.fixture
 def short() -> Iterator[AtariEnvs]:
     """Three slots of pong and breakout in episodes of 12 env steps."""
-    world = atari(max_episode_frames=48)
-    episodes = RandomEpisodes(world.suite, 3, 1)
-    with world.make_envs(3, episodes, mode="train", num_workers=2, worker_timeout=1.0) as envs:
+    suite = atari(max_episode_frames=48)
+    episodes = RandomEpisodes(suite.spec, 3, 1)
+    with suite.make_envs(3, episodes, mode="train", num_workers=2, worker_timeout=1.0) as envs:
         assert isinstance(envs, AtariEnvs)
         yield envs
 
 
 def legal(envs: AtariEnvs, generator: np.random.Generator) -> np.ndarray:
-    return np.array([generator.choice(LEGAL_ACTIONS[envs.suite.tasks[max(task, 0)].name]) for task in envs.task_ids])
+    return np.array([generator.choice(LEGAL_ACTIONS[envs.spec.tasks[max(task, 0)].name]) for task in envs.task_ids])
 
 
 # The contract.
@@ -67,8 +67,8 @@ def test_the_suite_keeps_its_contract(name: str, exact_resume: bool, frames: int
 
 def test_observations_are_those_of_ale_py_bit_for_bit() -> None:
     # Of whole stacks: zeros before the episode, then the frames as they come; also the one an episode ends with.
-    world = atari(max_episode_frames=48)
-    theirs = GamePool("breakout", world.emulation)
+    suite = atari(max_episode_frames=48)
+    theirs = GamePool("breakout", suite.emulation)
     expected = [theirs.begin(emulator_seed(7))]
     actions = stream(1, "actions").choice(LEGAL_ACTIONS["breakout"], size=12)
     for action in actions:
@@ -76,7 +76,7 @@ def test_observations_are_those_of_ale_py_bit_for_bit() -> None:
         expected.append(theirs.recv()[0][0].copy())
     assert [int(frame.any()) for frame in expected[0]] == [0, 0, 0, 1]
     with AtariEnvs(
-        world.suite, 1, ListedEpisodes([[(1, 7), (0, 3)]]), world.emulation, seed_every_episode=False
+        suite.spec, 1, ListedEpisodes([[(1, 7), (0, 3)]]), suite.emulation, seed_every_episode=False
     ) as envs:
         assert np.array_equal(envs.reset()[0], expected[0])
         for number, action in enumerate(actions, start=1):
@@ -87,12 +87,12 @@ def test_observations_are_those_of_ale_py_bit_for_bit() -> None:
         assert step.truncated.all()
         assert not step.terminated.any()
         assert envs.task_ids.tolist() == [0]
-        pong = GamePool("pong", world.emulation).begin(emulator_seed(3))
+        pong = GamePool("pong", suite.emulation).begin(emulator_seed(3))
         assert np.array_equal(step.observation[0], pong)
 
 
 def test_the_buffer_stacks_frames_as_ale_py_does(short: AtariEnvs) -> None:
-    buffer, generator = RolloutBuffer(short.suite, 3, 20, 1), stream(1, "actions")
+    buffer, generator = RolloutBuffer(short.spec, 3, 20, 1), stream(1, "actions")
     observation = short.reset()
     played: list[tuple[np.ndarray, EnvStep]] = []
     for _ in range(31):
@@ -138,7 +138,7 @@ def test_an_action_that_no_game_has_is_refused(short: AtariEnvs) -> None:
     # An emulator's thread that met it would never answer.
     short.reset()
     for action in (NUM_ACTIONS, -1):
-        with pytest.raises(ValueError, match="actions must be 0 to 17"):
+        with pytest.raises(BadInput, match="actions must be 0 to 17"):
             short.send(np.array([0, action, 0]))
         short._sent = None
 
@@ -147,15 +147,15 @@ def test_closed_environments_stay_closed(short: AtariEnvs) -> None:
     short.reset()
     short.close()
     short.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(WorkerFailure, match="closed"):
         short.reset()
 
 
 def test_an_evaluations_episode_does_not_depend_on_what_was_played_before() -> None:
-    world = atari(max_episode_frames=24)
+    suite = atari(max_episode_frames=24)
     found = []
     for orders in ([[(1, 5), (0, 2)]], [[(0, 2), (1, 5)]]):
-        with world.make_envs(1, ListedEpisodes(orders), mode="evaluate", num_workers=0, worker_timeout=1.0) as envs:
+        with suite.make_envs(1, ListedEpisodes(orders), mode="evaluate", num_workers=0, worker_timeout=1.0) as envs:
             assert envs.replays_exactly
             first = envs.reset()
             traces = {int(envs.task_ids[0]): [first[0]]}
@@ -171,12 +171,12 @@ def test_an_evaluations_episode_does_not_depend_on_what_was_played_before() -> N
 
 
 def test_success_is_an_episode_with_the_target_score() -> None:
-    world = atari("atari:pong", max_episode_frames=400)
+    suite = atari("atari:pong", max_episode_frames=400)
     for target, success in ((-50.0, True), (0.0, False)):  # a player who does nothing loses points
-        suite = dataclasses.replace(
-            world.suite, tasks=(dataclasses.replace(world.suite.tasks[0], target_return=target),)
+        spec = dataclasses.replace(
+            suite.spec, tasks=(dataclasses.replace(suite.spec.tasks[0], target_return=target),)
         )
-        with AtariEnvs(suite, 1, ListedEpisodes([[(0, 1)]]), world.emulation, seed_every_episode=True) as envs:
+        with AtariEnvs(spec, 1, ListedEpisodes([[(0, 1)]]), suite.emulation, seed_every_episode=True) as envs:
             envs.reset()
             finished = [episode for _ in range(100) for episode in envs.step(np.zeros(1, np.int64)).episodes]
         assert [episode.success for episode in finished] == [success]
@@ -191,14 +191,14 @@ def test_the_metadata_of_gymnasiums_environments_stay_as_they_are() -> None:
     assert pool.metadata == {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
 
-def test_a_film_shows_the_episode_that_the_agent_saw() -> None:
+def test_a_rendered_episode_is_the_one_that_the_agent_saw() -> None:
     seen: list[np.ndarray] = []
 
     def act(observation: np.ndarray) -> np.ndarray:
         seen.append(observation)
         return np.int64(len(seen) % 4)
 
-    pictures, success = atari(max_episode_frames=40).film(1, 3, act)
+    pictures, success = atari(max_episode_frames=40).render_episode(1, 3, act)
     assert len(pictures) == len(seen) + 1 == 11
     assert {picture.shape for picture in pictures} == {(210, 160, 3)}
     assert pictures[0].dtype == np.uint8
@@ -221,21 +221,21 @@ def test_the_suites_have_the_games_of_the_paper() -> None:
         assert set(games) <= set(REFERENCES)
         if name != "atari57":
             assert set(games) <= set(SHARMA_TARGETS)
-    suite = atari("atari-mt4").suite
-    assert suite.task_names[0] == "atlantis"
-    assert (suite.tasks[6].target_return, suite.tasks[6].random_return, suite.tasks[6].human_return) == (
+    spec = atari("atari-mt4").spec
+    assert spec.task_names[0] == "atlantis"
+    assert (spec.tasks[6].target_return, spec.tasks[6].random_return, spec.tasks[6].human_return) == (
         19.5,
         -20.7,
         14.6,
     )
-    assert suite.tasks[0].max_episode_steps == 27_000
+    assert spec.tasks[0].max_episode_steps == 27_000
 
 
 def test_targets_are_chosen_by_name() -> None:
-    assert atari("atari:pong", targets="human").suite.tasks[0].target_return == 14.6
-    assert atari("atari57").suite.settings["targets"] == "human"  # not all have one of the other kind
-    assert atari("atari-mt1").suite.settings["targets"] == "sharma"
-    assert atari("atari:carnival").suite.tasks[0].target_return is None
+    assert atari("atari:pong", targets="human").spec.tasks[0].target_return == 14.6
+    assert atari("atari57").spec.settings["targets"] == "human"  # not all have one of the other kind
+    assert atari("atari-mt1").spec.settings["targets"] == "sharma"
+    assert atari("atari:carnival").spec.tasks[0].target_return is None
     with pytest.raises(BadInput, match=r"suite.targets: 'sharma' has no target score for freeway; known: alien"):
         atari("atari:pong,freeway", targets="sharma")
     with pytest.raises(BadInput, match=r"'human' has no target score for carnival"):
@@ -248,7 +248,7 @@ def test_the_mask_is_the_emulators_minimal_action_set(game: str) -> None:
     emulator = ale_py.ALEInterface()
     emulator.loadROM(ale_py.roms.get_rom_path(game))
     minimal = [int(action.value) for action in emulator.getMinimalActionSet()]
-    mask = atari(f"atari:{game}").suite.action_mask
+    mask = atari(f"atari:{game}").spec.action_mask
     assert mask is not None
     assert np.flatnonzero(mask[0]).tolist() == minimal
     assert list(LEGAL_ACTIONS) == sorted(LEGAL_ACTIONS)
@@ -256,7 +256,7 @@ def test_the_mask_is_the_emulators_minimal_action_set(game: str) -> None:
 
 
 def test_the_two_protocols_differ_in_name_and_settings() -> None:
-    machado, classic = atari().suite, atari(protocol="classic").suite
+    machado, classic = atari().spec, atari(protocol="classic").spec
     assert (machado.protocol, classic.protocol) == ("atari-machado", "atari-classic")
     changed = {name for name, value in machado.settings.items() if classic.settings[name] != value}
     assert changed == {"sticky_actions", "fire_at_reset"}
@@ -324,26 +324,26 @@ def test_the_presets_resolve(name: str) -> None:
 
 
 def test_scores_are_normalised_by_random_human_and_target() -> None:
-    tasks = atari("atari:pong,breakout").suite.tasks
+    tasks = atari("atari:pong,breakout").spec.tasks
     scores = normalized_scores(tasks, np.array([14.6, 1.7]))
     np.testing.assert_allclose(scores[HUMAN], [1, 0])
     np.testing.assert_allclose(scores[TARGET], [14.6 / 19.5, 1.7 / 560])
     np.testing.assert_allclose(normalized_scores(tasks, np.array([-21.0, 900.0]))[TARGET], [0, 1])
-    assert list(normalized_scores(atari("atari:tennis", targets="human").suite.tasks, np.zeros(1))) == [HUMAN]
-    assert normalized_scores(atari("atari:carnival").suite.tasks, np.zeros(1)) == {}
+    assert list(normalized_scores(atari("atari:tennis", targets="human").spec.tasks, np.zeros(1))) == [HUMAN]
+    assert normalized_scores(atari("atari:carnival").spec.tasks, np.zeros(1)) == {}
     assert reference_returns(tasks)["pong"] == {"random": -20.7, "human": 14.6, "target": 19.5}
-    assert reference_returns(atari("atari:carnival").suite.tasks) == {}
+    assert reference_returns(atari("atari:carnival").spec.tasks) == {}
 
 
 def test_evaluations_are_compared_by_targets_then_by_humans_then_by_success() -> None:
     returns, rates = np.array([14.6, 1.7]), np.array([0.25, 0.75])
-    targets = atari("atari:pong,breakout").suite
+    targets = atari("atari:pong,breakout").spec
     assert overall_score(targets, returns, rates) == pytest.approx((14.6 / 19.5 + 1.7 / 560) / 2)
     assert overall_score(dataclasses.replace(targets, score="success"), returns, rates) == 0.5
-    without = atari("atari:pong,skiing").suite  # skiing's target is negative
+    without = atari("atari:pong,skiing").spec  # skiing's target is negative
     assert without.target_scores is None
     assert overall_score(without, np.array([14.6, -17098.1]), rates) == pytest.approx(0.5)
-    assert overall_score(atari("atari:carnival").suite, np.zeros(1), rates[:1]) == 0.25
+    assert overall_score(atari("atari:carnival").spec, np.zeros(1), rates[:1]) == 0.25
 
 
 def test_an_emulator_that_fails_ends_the_run_with_its_name(short: AtariEnvs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,9 +356,28 @@ def test_an_emulator_that_fails_ends_the_run_with_its_name(short: AtariEnvs, mon
         short.step(np.zeros(3, np.int64))
 
 
+def test_a_game_that_cannot_begin_ends_the_run_with_its_name(short: AtariEnvs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(WorkerFailure, match="an episode of pong, breakout cannot begin: can't start new thread"):
+        short.reset()
+
+
+def test_targets_below_random_play_are_the_three_that_are_named() -> None:
+    below = {game for game, target in SHARMA_TARGETS.items() if target <= REFERENCES[game].random}
+    assert below == {"bowling", "kangaroo", "krull"}
+
+
+def test_doctor_names_the_copyleft_licence() -> None:
+    assert Atari.packages == ("ale-py",)
+    assert "GPL-2.0-only" in dict(Atari.diagnose())["ale-py"]
+
+
 def test_ale_py_is_imported_only_where_games_are_played() -> None:
     code = (
-        "import sys, envs; envs.register(); from mtrl.env.suite import find_suite_type as find; "
+        "import sys, envs; envs.register(); from mtrl.env.suite import find_suite as find; "
         "family = find('atari57'); family('atari57', family.Config(), 1); assert 'ale_py' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

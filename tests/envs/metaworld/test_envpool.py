@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from envs.metaworld.envpool import EnvPoolEnvs, _envpool_name
-from envs.metaworld.names import MT50
 from envs.metaworld.suite import HORIZON, MetaWorld
+from envs.metaworld.tasks import MT50
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.errors import BadInput
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
 
 CONFIG = MetaWorld.Config(env_backend="envpool")
 needs_envpool = pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="envpool is not installed")
 
 
-def make(world: MetaWorld, num_envs: int, seed: int = 1) -> MultiTaskVectorEnv:
-    episodes = RandomEpisodes(world.suite, num_envs, seed)
-    return world.make_envs(num_envs, episodes, mode="train", num_workers=1, worker_timeout=60.0)
+def make(suite: MetaWorld, num_envs: int, seed: int = 1) -> MultiTaskVectorEnv:
+    episodes = RandomEpisodes(suite.spec, num_envs, seed)
+    return suite.make_envs(num_envs, episodes, mode="train", num_workers=1, worker_timeout=60.0)
 
 
 def test_without_the_package_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,26 +45,26 @@ def test_it_knows_every_task() -> None:
 
 @needs_envpool
 def test_results_carry_another_suite_name_and_say_where_the_agent_was_trained() -> None:
-    suite = MetaWorld("mt3", CONFIG, 1).suite
-    assert suite.name == "mt3-envpool"
-    assert suite.settings["trained_in"].startswith("envpool 1.")
-    assert "trained_in" not in MetaWorld("mt3", MetaWorld.Config(), 1).suite.settings
+    spec = MetaWorld("mt3", CONFIG, 1).spec
+    assert spec.name == "mt3-envpool"
+    assert spec.settings["trained_in"].startswith("envpool 1.")
+    assert "trained_in" not in MetaWorld("mt3", MetaWorld.Config(), 1).spec.settings
 
 
 @needs_envpool
 def test_evaluations_play_the_official_environments() -> None:
-    world = MetaWorld("mt3", CONFIG, 1)
-    episodes = RandomEpisodes(world.suite, 3, 1)
-    with world.make_envs(3, episodes, mode="evaluate", num_workers=0, worker_timeout=60.0) as envs:
+    suite = MetaWorld("mt3", CONFIG, 1)
+    episodes = RandomEpisodes(suite.spec, 3, 1)
+    with suite.make_envs(3, episodes, mode="evaluate", num_workers=0, worker_timeout=60.0) as envs:
         assert isinstance(envs, WorkerPool)
-    with make(world, 3) as envs:
+    with make(suite, 3) as envs:
         assert isinstance(envs, EnvPoolEnvs)
 
 
 @needs_envpool
 def test_episodes_follow_each_other_in_the_same_step_without_a_row_of_the_reset() -> None:
-    world = MetaWorld("mt3", CONFIG, 1)
-    with make(world, 3) as envs:
+    suite = MetaWorld("mt3", CONFIG, 1)
+    with make(suite, 3) as envs:
         first = envs.reset()
         goals = [first[:, 36:]]
         previous = first
@@ -87,14 +87,14 @@ def test_episodes_follow_each_other_in_the_same_step_without_a_row_of_the_reset(
 
 @needs_envpool
 def test_a_restart_begins_new_episodes_with_other_goals() -> None:
-    world = MetaWorld("mt1-reach", CONFIG, 1)
-    with make(world, 2) as envs:
+    suite = MetaWorld("mt1-reach", CONFIG, 1)
+    with make(suite, 2) as envs:
         first = envs.reset()
         envs.step(np.zeros((2, 4), np.float32))
         state = envs.state()
-    with make(world, 2, seed=2) as envs:
+    with make(suite, 2, seed=2) as envs:
         restarted = envs.load_state(state)
         assert not np.array_equal(restarted[:, 36:], first[:, 36:])
         assert not envs.replays_exactly
-    with make(world, 2) as envs:
+    with make(suite, 2) as envs:
         np.testing.assert_array_equal(envs.reset(), first)

@@ -25,8 +25,8 @@ HORIZON = 500
 @pytest.fixture(scope="module")
 def goals() -> dict[str, np.ndarray]:
     """Of each task the official 50 goal vectors."""
-    world = MetaWorld("mt50", MetaWorld.Config(), seed=1)
-    return dict(zip(world.suite.task_names, world.goals, strict=True))
+    suite = MetaWorld("mt50", MetaWorld.Config(), seed=1)
+    return dict(zip(suite.spec.task_names, suite.goals, strict=True))
 
 
 def bits(value: Any) -> tuple[str, bytes]:

@@ -21,14 +21,14 @@ from metaworld.policies import SawyerReachV3Policy
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
-from envs.metaworld.names import MT3, MT10, MT25, MT50, parse
 from envs.metaworld.suite import MetaWorld
+from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput, WorkerFailure
-from mtrl.env.suite import Mode, find_suite_type
-from mtrl.types import EnvStep
+from mtrl.env.suite import Mode, find_suite
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput, WorkerFailure
+from mtrl.types import EnvStep
 
 CONFIG = MetaWorld.Config()
 
@@ -42,11 +42,11 @@ def goal_cache(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def make_envs(
-    world: MetaWorld, *, num_workers: int = 2, mode: Mode = "train", episodes: EpisodeSource | None = None
+    suite: MetaWorld, *, num_workers: int = 2, mode: Mode = "train", episodes: EpisodeSource | None = None
 ) -> MultiTaskVectorEnv:
-    num_envs = world.suite.num_tasks
-    episodes = episodes or RandomEpisodes(world.suite, num_envs, seed=1)
-    return world.make_envs(num_envs, episodes, mode=mode, num_workers=num_workers, worker_timeout=60)
+    num_envs = suite.spec.num_tasks
+    episodes = episodes or RandomEpisodes(suite.spec, num_envs, seed=1)
+    return suite.make_envs(num_envs, episodes, mode=mode, num_workers=num_workers, worker_timeout=60)
 
 
 def draw_actions(num_steps: int, num_envs: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_a_suite_name_stands_for_tasks_and_goals(
     import envs
 
     envs.register()
-    assert find_suite_type(name) is MetaWorld
+    assert find_suite(name) is MetaWorld
     named = parse(name)
     assert (named.name, named.tasks, named.benchmarks) == (full, tasks, benchmarks)
 
@@ -117,8 +117,8 @@ def test_a_wrong_name_is_refused(name: str, said: str) -> None:
 
 
 def test_a_suite_says_what_its_protocol_fixes() -> None:
-    settings = json.loads(json.dumps(dict(MetaWorld("mt3", CONFIG, 2**32 + 3).suite.settings)))
-    assert settings.pop("goals_sha256") == MetaWorld("mt3", CONFIG, 3).suite.settings["goals_sha256"]
+    settings = json.loads(json.dumps(dict(MetaWorld("mt3", CONFIG, 2**32 + 3).spec.settings)))
+    assert settings.pop("goals_sha256") == MetaWorld("mt3", CONFIG, 3).spec.settings["goals_sha256"]
     assert settings == {
         "metaworld": "3.1.1",
         "mujoco": "3.3.0",
@@ -148,9 +148,9 @@ def test_goals_are_those_of_the_official_benchmark(
     name: str, seed: int, official: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
-    world = MetaWorld(name, CONFIG, seed)
+    suite = MetaWorld(name, CONFIG, seed)
     expected = official_goals(official(seed=seed))
-    for task, goals in zip(world.suite.task_names, world.goals, strict=True):
+    for task, goals in zip(suite.spec.task_names, suite.goals, strict=True):
         np.testing.assert_array_equal(goals, expected[task])
 
 
@@ -169,8 +169,8 @@ def test_cached_goals_need_no_simulator() -> None:
     MetaWorld("mt3", CONFIG, 1)
     program = (
         "import sys, envs; envs.register()\n"
-        "from mtrl.env.suite import suite_types\n"
-        "family = suite_types.get('metaworld'); family('mt3', family.Config(), 1)\n"
+        "from mtrl.env.suite import suites\n"
+        "family = suites.get('metaworld'); family('mt3', family.Config(), 1)\n"
         "print([name for name in ('mujoco', 'metaworld', 'torch') if name in sys.modules])"
     )
     result = subprocess.run(
@@ -261,12 +261,12 @@ class OfficialEnv:
     ],
 )
 def test_trajectories_are_those_of_the_official_environment(name: str, reward_function: Literal["v1", "v2"]) -> None:
-    world = MetaWorld(name, MetaWorld.Config(reward_function=reward_function), 1)
-    num_envs = world.suite.num_tasks
+    suite = MetaWorld(name, MetaWorld.Config(reward_function=reward_function), 1)
+    num_envs = suite.spec.num_tasks
     actions = draw_actions(505, num_envs)
-    with make_envs(world) as envs:
+    with make_envs(suite) as envs:
         tasks, goals = envs.episodes.peek()
-        official = [OfficialEnv(world.suite.task_names[task], world.goals[task], reward_function) for task in tasks]
+        official = [OfficialEnv(suite.spec.task_names[task], suite.goals[task], reward_function) for task in tasks]
         observation = envs.reset()
         successes = np.zeros(num_envs, bool)
         for slot, env in enumerate(official):
@@ -290,10 +290,10 @@ def test_trajectories_are_those_of_the_official_environment(name: str, reward_fu
 
 def reach_goals(mode: Mode) -> list[EnvStep]:
     """Steps of the scripted policy on two goals of reach, until both slots have ended an episode."""
-    world = MetaWorld("mt1-reach", CONFIG, 1)
+    suite = MetaWorld("mt1-reach", CONFIG, 1)
     policy, episodes = SawyerReachV3Policy(), ListedEpisodes([[(0, 7)], [(0, 8)]])
     steps: list[EnvStep] = []
-    with world.make_envs(2, episodes, mode=mode, num_workers=1, worker_timeout=60) as envs:
+    with suite.make_envs(2, episodes, mode=mode, num_workers=1, worker_timeout=60) as envs:
         observation = envs.reset()
         while (envs.task_ids != -1).any():
             action = np.array([policy.get_action(row) for row in observation], np.float32)
@@ -314,9 +314,9 @@ def test_success_ends_an_episode_in_an_evaluation_only() -> None:
 
 
 def test_a_reset_draws_nothing_and_forgets_what_was_played() -> None:
-    world = MetaWorld("mt3", CONFIG, 1)
+    suite = MetaWorld("mt3", CONFIG, 1)
     factory = MetaWorldFactory(
-        task_names=world.suite.task_names, goals=world.goals, reward_function="v2", end_at_success=False
+        task_names=suite.spec.task_names, goals=suite.goals, reward_function="v2", end_at_success=False
     )
     before = np.random.get_state()[1].copy()
     for task in range(3):
@@ -334,9 +334,9 @@ def test_a_reset_draws_nothing_and_forgets_what_was_played() -> None:
 
 
 def test_slots_change_tasks_and_share_idle_environments() -> None:
-    world = MetaWorld("mt3", CONFIG, 1)
+    suite = MetaWorld("mt3", CONFIG, 1)
     factory = MetaWorldFactory(
-        task_names=world.suite.task_names, goals=world.goals, reward_function="v2", end_at_success=False
+        task_names=suite.spec.task_names, goals=suite.goals, reward_function="v2", end_at_success=False
     )
     one, other = factory(), factory()
     first = one.begin(0, 0)
@@ -350,23 +350,23 @@ def test_slots_change_tasks_and_share_idle_environments() -> None:
 
 
 def test_the_seed_decides_which_goals_are_played() -> None:
-    world = MetaWorld("mt3", CONFIG, 1)
-    played = {seed: RandomEpisodes(world.suite, 3, seed).peek()[1].tolist() for seed in (0, 1, 2)}
+    suite = MetaWorld("mt3", CONFIG, 1)
+    played = {seed: RandomEpisodes(suite.spec, 3, seed).peek()[1].tolist() for seed in (0, 1, 2)}
     assert len({tuple(goals) for goals in played.values()}) == 3
     assert len(set(played[1])) > 1, "the tasks share one stream"
 
 
 @pytest.mark.parametrize("name", ["mt3", pytest.param("mt50", marks=pytest.mark.full)])
 def test_a_resumed_run_goes_on_bit_for_bit_in_mid_episode(name: str) -> None:
-    world = MetaWorld(name, CONFIG, 1)
-    actions = draw_actions(80, world.suite.num_tasks)
-    with make_envs(world, num_workers=2) as envs:
+    suite = MetaWorld(name, CONFIG, 1)
+    actions = draw_actions(80, suite.spec.num_tasks)
+    with make_envs(suite, num_workers=2) as envs:
         envs.reset()
         for action in actions[:40]:
             observation = envs.step(action).observation
         state = envs.state()
         expected = [envs.step(action) for action in actions[40:]]
-    with make_envs(world, num_workers=1) as envs:
+    with make_envs(suite, num_workers=1) as envs:
         np.testing.assert_array_equal(envs.load_state(state), observation)
         for action, step in zip(actions[40:], expected, strict=True):
             resumed = envs.step(action)
@@ -375,17 +375,17 @@ def test_a_resumed_run_goes_on_bit_for_bit_in_mid_episode(name: str) -> None:
 
 
 def test_a_reset_that_never_ends_is_named() -> None:
-    world = MetaWorld("mt1-reach", CONFIG, 1)
+    suite = MetaWorld("mt1-reach", CONFIG, 1)
     # Object and goal in one place break the task's distance rule: it draws the frozen goal again, for ever.
     factory = MetaWorldFactory(
-        task_names=world.suite.task_names,
-        goals=tuple(np.zeros_like(goals) for goals in world.goals),
+        task_names=suite.spec.task_names,
+        goals=tuple(np.zeros_like(goals) for goals in suite.goals),
         reward_function="v2",
         end_at_success=False,
     )
-    episodes = RandomEpisodes(world.suite, 1, seed=1)
+    episodes = RandomEpisodes(suite.spec, 1, seed=1)
     with (
-        WorkerPool(world.suite, 1, episodes, factory, num_workers=1, worker_timeout=6) as envs,
+        WorkerPool(suite.spec, 1, episodes, factory, num_workers=1, worker_timeout=6) as envs,
         pytest.raises(WorkerFailure, match=r"at task reach-v3 in slot 0 did not answer for 6 s\n(.*\n)*.*reset_model"),
     ):
         envs.reset()
@@ -395,9 +395,9 @@ def test_a_simulator_that_cannot_be_imported_is_named() -> None:
     MetaWorld("mt1-reach", CONFIG, 1)
     program = (
         "from envs.metaworld.suite import MetaWorld\nfrom mtrl.env.episodes import RandomEpisodes\n"
-        "world = MetaWorld('mt1-reach', MetaWorld.Config(), 1)\n"
-        "episodes = RandomEpisodes(world.suite, 1, 1)\n"
-        "world.make_envs(1, episodes, mode='train', num_workers=1, worker_timeout=60).reset()"
+        "suite = MetaWorld('mt1-reach', MetaWorld.Config(), 1)\n"
+        "episodes = RandomEpisodes(suite.suite, 1, 1)\n"
+        "suite.make_envs(1, episodes, mode='train', num_workers=1, worker_timeout=60).reset()"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -412,10 +412,10 @@ def test_a_simulator_that_cannot_be_imported_is_named() -> None:
 
 @pytest.mark.full
 def test_fifty_environments_take_at_most_60_megabytes_each() -> None:
-    world = MetaWorld("mt50", CONFIG, 1)
-    with make_envs(world, num_workers=2) as envs:
+    suite = MetaWorld("mt50", CONFIG, 1)
+    with make_envs(suite, num_workers=2) as envs:
         envs.reset()
-        workers = [worker.process.pid for worker in envs._workers._workers]
+        workers = [worker.process.pid for worker in envs._group._workers]
         taken = sum(psutil.Process(worker).memory_info().rss for worker in workers)
     assert taken / 50 < 60e6, f"{taken / 50e6:.0f} MB for each environment"
 
@@ -428,3 +428,36 @@ def test_the_user_chooses_where_goals_are_kept(monkeypatch: pytest.MonkeyPatch) 
     assert goal_store.cache_folder() == Path("/b/mtrl/goals")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert goal_store.cache_folder() == Path(os.path.expanduser("~/.cache/mtrl/goals"))
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME and without an entry in the passwd file, as in `docker run --user`."""
+    for name in ("MTRL_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_user_without_a_home_computes_the_goals_in_every_run() -> None:
+    assert goal_store.cache_folder() is None
+    assert len(goal_store.benchmark_goals("MT1-reach-v3", 1)["reach-v3"]) == 50
+    assert dict(MetaWorld.diagnose())["goals cache"].startswith("none: no HOME")
+
+
+def test_doctor_asks_what_renders_and_where_the_goals_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    found = dict(MetaWorld.diagnose())
+    assert found["rendering"].endswith("MUJOCO_GL egl")
+    assert found["goals cache"] == f"{tmp_path}/goals (empty so far)"
+    MetaWorld("mt1-reach", CONFIG, 1)
+    assert dict(MetaWorld.diagnose())["goals cache"] == f"{tmp_path}/goals (1 file)"
+
+
+def test_results_depend_on_the_recorded_packages() -> None:
+    assert set(MetaWorld.packages) == {"metaworld", "mujoco"} < set(MetaWorld("mt3", CONFIG, 1).spec.settings)

@@ -18,10 +18,10 @@ import envs
 from envs.metaworld.official import OfficialAgent
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.training.evaluator import evaluate
+from mtrl.env.suite import find_suite
 from mtrl.optim.parameter_group import OptimizedGroup
-from mtrl.env.suite import find_suite_type
-from mtrl.types import Acted, Metrics, TaskSuite
+from mtrl.training.evaluator import evaluate
+from mtrl.types import Acted, Metrics, SuiteSpec
 
 TASKS = ("reach-v3", "drawer-close-v3", "button-press-v3")
 SEED = 5
@@ -30,11 +30,11 @@ SEED = 5
 class ScriptedAgent(Agent):
     """Meta-World's scripted policies; `skill` decides by the goal's position which of them are used."""
 
-    def __init__(self, suite: TaskSuite, skill: str):
+    def __init__(self, spec: SuiteSpec, skill: str):
         nn.Module.__init__(self)
-        self.suite, self.num_tasks, self.device = suite, suite.num_tasks, torch.device("cpu")
+        self.spec, self.num_tasks, self.device = spec, spec.num_tasks, torch.device("cpu")
         self.skill = skill
-        self.policies = [ENV_POLICY_MAP[name]() for name in suite.task_names]
+        self.policies = [ENV_POLICY_MAP[name]() for name in spec.task_names]
 
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
         return Acted(np.stack([self._row(row, task) for row, task in zip(observation, task_ids, strict=True)]))
@@ -76,12 +76,12 @@ def official_envs(benchmarks: list[tuple[metaworld.Benchmark, str]], goals: list
 
 
 def assert_same_counts(suite_name: str, official: gym.vector.SyncVectorEnv, skill: str, episodes: int) -> None:
-    family = find_suite_type(suite_name)
-    world = family(suite_name, family.Config(), SEED)
-    agent = ScriptedAgent(world.suite, skill)
-    ours = evaluate(agent, world, episodes, seed=SEED, num_workers=2)
+    family = find_suite(suite_name)
+    suite = family(suite_name, family.Config(), SEED)
+    agent = ScriptedAgent(suite.spec, skill)
+    ours = evaluate(agent, suite, episodes, seed=SEED, num_workers=2)
     _, mean_return, success_rates, returns = evaluation(OfficialAgent(agent), official, num_episodes=episodes)
-    names = world.suite.task_names
+    names = suite.spec.task_names
     assert [round(success_rates[name] * episodes) for name in names] == ours.successes.sum(1).tolist()
     # The goals come in another order.
     for name, own in zip(names, ours.returns, strict=True):

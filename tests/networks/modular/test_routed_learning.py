@@ -29,15 +29,15 @@ SMALL: dict[str, Any] = {"width": 32, "router_width": 32, "depth": 2, "num_modul
 
 def trained(cls: type[Agent], vector_steps: int, seed: int = 1, **parts: Any) -> tuple[Any, list[float]]:
     """An agent after a short training, and its mean return on every start of each task."""
-    world = point_mass("point-mass-conflict")
+    suite = point_mass("point-mass-conflict")
     if cls is PPO:
         settings = PPO.Config(**PPO_SETTINGS, annealing_steps=vector_steps * NUM_ENVS)
     else:
         settings = SAC.Config(**SETTINGS)
-    agent = make_agent(cls, settings, world.suite, seed, **parts)
-    for _ in train(make_train_state(agent, world, NUM_ENVS), vector_steps * NUM_ENVS):
+    agent = make_agent(cls, settings, suite.spec, seed, **parts)
+    for _ in train(make_train_state(agent, suite, NUM_ENVS), vector_steps * NUM_ENVS):
         pass
-    return agent, evaluate(agent, world, 25, seed=1, num_workers=0).mean_returns.tolist()
+    return agent, evaluate(agent, suite, 25, seed=1, num_workers=0).mean_returns.tolist()
 
 
 def routed(cls: type[Agent], vector_steps: int, seed: int = 1, **settings: Any) -> tuple[list[Any], list[float]]:

@@ -139,7 +139,7 @@ def test_the_policy_gradient_of_ppo_is_that_of_the_expectation_over_all_routes()
     # Routes stored by a uniform policy: the mean of ratio times advantage is the expectation under the router.
     parts = {"architecture": Routing, "architecture_config": small(learning="reinforce")}
     agent = make_agent(
-        PPO, PPO.Config(clip_range=1e6, entropy_coefficient=0, value_coefficient=0), CONTINUOUS.suite, **parts
+        PPO, PPO.Config(clip_range=1e6, entropy_coefficient=0, value_coefficient=0), CONTINUOUS.spec, **parts
     )
     network = with_table(agent.networks.policy.architecture, torch.cat([TABLE, TABLE[:1]]))
     advantage = torch.linspace(-1, 2, 9).square()
@@ -170,7 +170,7 @@ def test_the_policy_gradient_of_ppo_is_that_of_the_expectation_over_all_routes()
 
 def test_the_actor_gradient_of_sac_is_that_of_the_expected_cost_over_all_routes() -> None:
     parts = {"architecture": Routing, "architecture_config": small(learning="reinforce", depth=1)}
-    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.suite, **parts)
+    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **parts)
     network = with_table(agent.policy.architecture, torch.cat([TABLE, TABLE[:1]])[:, :1])
     with torch.no_grad():  # heads that tell the blocks apart
         for part in (network, *agent.critics.ensemble.members):
@@ -222,7 +222,7 @@ def test_the_weighted_policy_learner_is_slow_towards_certainty_and_quick_to_leav
 @pytest.mark.parametrize("agent_type", [SAC, PPO])
 def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(agent_type: Any) -> None:
     parts = {"architecture": Routing, "architecture_config": small(learning="wpl")}
-    agent = make_agent(agent_type, agent_type.Config(), CONTINUOUS.suite, **parts)
+    agent = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, **parts)
     group = list(agent.groups().values())[-1]
     left = [name for name in group.parameters if name not in group.optimizer.state()]
     assert [name.rpartition(".")[2] for name in left] == ["probabilities"]
@@ -233,7 +233,7 @@ def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(a
         extras = {"draw": routes.float(), "sample": torch.zeros(6, 2), "advantage": torch.linspace(-1, 1, 6)}
         batch = batch.with_extras({**extras, **dict.fromkeys(("log_prob", "return", "value"), torch.zeros(6))})
     agent.learn_from(batch)
-    other = make_agent(agent_type, agent_type.Config(), CONTINUOUS.suite, seed=2, **parts)
+    other = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, seed=2, **parts)
     other.load_state(agent.state())
     before = group.parameters[left[0]].clone()
     for each in (agent, other):
@@ -248,8 +248,8 @@ def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(a
 @pytest.mark.parametrize("learning", ["reinforce", "wpl"])
 def test_values_learn_through_gumbel_choices_however_the_policy_learns(learning: str) -> None:
     parts = {"architecture": Routing, "architecture_config": small(learning=learning)}
-    sac = make_agent(SAC, SAC.Config(), CONTINUOUS.suite, **parts)
-    ppo = make_agent(PPO, PPO.Config(), CONTINUOUS.suite, **parts)
+    sac = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **parts)
+    ppo = make_agent(PPO, PPO.Config(), CONTINUOUS.spec, **parts)
     assert sac.policy.route_size == ppo.networks.policy.route_size == 2
     for network in (*sac.critics.ensemble.members, *ppo.networks.value.members):
         assert (network.route_size, network.relaxed) == (0, True)

@@ -1,0 +1,67 @@
+"""Checkpoints of a run, and how a run continues from one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mtrl.checkpoints.checkpoint import Checkpoint
+from mtrl.checkpoints.manifest import dependency_versions, package_versions
+from mtrl.checkpoints.store import CheckpointStore
+from mtrl.config.schema import RunConfig
+from mtrl.env.suite import Suite
+from mtrl.errors import BadInput
+from mtrl.loggers.console import say
+from mtrl.optim.matmul_backend import DEFAULT, choose_matmul_backend
+from mtrl.runs.run_directory import RunDirectory
+from mtrl.training.train_state import TrainState
+from mtrl.types import SuiteSpec
+
+
+def suite_facts(spec: SuiteSpec) -> dict[str, Any]:
+    """What a number or a checkpoint of a suite depends on, as JSON."""
+    return {
+        "suite": spec.name,
+        "protocol": spec.protocol,
+        "tasks": list(spec.task_names),
+        "settings": dict(spec.settings),
+    }
+
+
+def checkpoint_store(run: RunDirectory, config: RunConfig, suite: Suite, device: torch.device) -> CheckpointStore:
+    """The checkpoints of a run, which record the versions of what their numbers depend on."""
+    versions = {**dependency_versions(), **package_versions(suite.packages)}
+    backend = choose_matmul_backend()
+    if device.type == "cpu" and backend != DEFAULT:
+        versions["matmul backend"] = backend  # another library sums up in another order
+    return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
+
+
+def refuse_another_suite(checkpoint: Checkpoint, suite: Suite) -> None:
+    """Raises BadInput if the checkpoint's tasks, goals, rewards or protocol are not those of `suite`."""
+    now, then = suite_facts(suite.spec), dict(checkpoint.info)
+    fields = [(name, then.get(name), now[name]) for name in ("suite", "protocol", "tasks")]
+    settings = then.get("settings", {})
+    # Versions of packages are compared by `CheckpointStore.version_changes`, which warns.
+    fields += [
+        (name, settings.get(name), value) for name, value in now["settings"].items() if name not in suite.packages
+    ]
+    for name, stored, value in fields:
+        if stored != value:
+            raise BadInput(f"checkpoint {checkpoint.path}: {name} is {stored!r}, not {value!r}")
+
+
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Loads a checkpoint and says if the resume is not exact. Raises BadInput for one of another configuration."""
+    threads = checkpoint.state.get("torch_threads")
+    if isinstance(threads, int) and 0 < threads <= 4096:
+        torch.set_num_threads(threads)  # the last bits of a matrix product depend on their number
+    try:
+        exact = state.load_state(checkpoint.state, checkpoint.chunks())
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
+    if not state.envs.replays_exactly:
+        say(f"this suite cannot replay the running episodes: resumed at step {checkpoint.step} with new ones")
+    elif not exact:
+        say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")
