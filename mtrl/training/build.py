@@ -10,7 +10,7 @@ import torch
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.config.schema import PARTS, Choice, RunConfig
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.env.suite import Suite
@@ -24,7 +24,7 @@ from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
 from mtrl.types import SuiteSpec
 
-_GROUPS = {part.name: part for part in PARTS}
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 class Chosen(NamedTuple):
@@ -124,7 +124,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
     settings = config.settings
     return make_agent(
         suite.spec,
-        {part.name: Chosen(part.find(choice.name), choice.config) for part, choice in config.choices()},
+        {group.name: Chosen(group.find(choice.name), choice.config) for group, choice in config.choices()},
         num_envs=settings.num_envs or suite.spec.num_tasks,
         seed=settings.seed,
         device=device,
