@@ -67,7 +67,7 @@ class PPO(Agent):
         head = make_policy_gradient_head(components.spec, config.initial_log_std)
         policy = components.policy(encoder.out_features, head)
         value = Ensemble([components.value_network(encoder.out_features, 1)])
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.networks = ActorCritic(encoder, policy, value, self.normalizer.make_output(1))
         # A policy with an entropy coefficient of its own gets no bonus beside it.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0

@@ -59,7 +59,7 @@ class SAC(Agent):
         self.head = make_soft_head(components.spec)
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_noise_size = self.critics.ensemble.noise_size

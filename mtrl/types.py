@@ -37,6 +37,9 @@ class Chunk:
     tensors: Callable[[], Mapping[str, Tensor]]
 
 
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products in networks, see `mtrl.optim.precision`."""
+
 Score = Literal["return", "success"]
 """What an episode is judged by: its undiscounted return of raw rewards, or 1 for a success and 0 without."""
 

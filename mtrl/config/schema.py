@@ -16,7 +16,7 @@ presets honour it alike:
 `PositiveInt`, `NonNegativeInt`, `PositiveFloat` and `NonNegativeFloat` are pydantic's own. What depends on two fields
 is checked in `__post_init__` by raising ValueError. NaN and infinities are refused everywhere.
 
-Precedence: defaults of the classes < preset of the suite for the agent < YAML < flags. Settings belong to a class:
+Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to a class:
 whoever chooses another class for a group drops the settings that lower layers had for it.
 """
 
@@ -35,8 +35,8 @@ from mtrl.config.validation import field_types, plain, refuse_unknown, shown, va
 from mtrl.config.yaml_io import dump_mapping, load_mapping
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
-from mtrl.optim.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
+from mtrl.types import Precision
 
 
 class ConfigGroup(NamedTuple):
@@ -66,6 +66,9 @@ CONFIG_GROUPS = (
     ConfigGroup("scheduler", "mtrl.scheduling", "schedulers", "uniform"),
     ConfigGroup("normalizer", "mtrl.normalization", "normalizers", "none"),
 )
+
+
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,10 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
     for group, name in ("suite", suite_name), ("agent", agent_name):
         preset[group] = {**preset.get(group, {}), "name": name}
-    layers = (preset, *documents)
+    architecture = _GROUPS["architecture"]
+    published = architecture.find(_merged(architecture, (preset, *documents)).name)
+    own = _checked(getattr(published, "preset", lambda agent: {})(agent_name))
+    layers = (preset, own, *documents)
     merged = {group.name: _merged(group, layers) for group in CONFIG_GROUPS}
     settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
     choices = {

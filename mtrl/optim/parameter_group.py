@@ -19,8 +19,8 @@ from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.optim.precision import Precision, autocast
-from mtrl.types import Batch, State
+from mtrl.optim.precision import autocast
+from mtrl.types import Batch, Precision, State
 
 AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
 """A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
-import torch
 
 from mtrl.checkpoints.state_tree import flatten, unflatten
 from mtrl.scheduling import TaskScheduler

@@ -17,12 +17,11 @@ from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
 from mtrl.optim.cpu import available_cores
-from mtrl.optim.precision import Precision
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
-from mtrl.types import SuiteSpec
+from mtrl.types import Precision, SuiteSpec
 
 _GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
@@ -70,7 +69,7 @@ def make_agent(
         encoder=lambda: encoder.cls(spec.observation_space, encoder.config),
         policy=make_policy,
         value_network=make_value_network,
-        normalizer=lambda: normalizer.cls(spec.num_tasks, normalizer.config),
+        normalizer=lambda discount: normalizer.cls(spec.num_tasks, normalizer.config, discount),
         aggregator=make_aggregator,
         seed=seed,
         device=device,
