@@ -16,8 +16,8 @@ presets honour it alike:
 `PositiveInt`, `NonNegativeInt`, `PositiveFloat` and `NonNegativeFloat` are pydantic's own. What depends on two fields
 is checked in `__post_init__` by raising ValueError. NaN and infinities are refused everywhere.
 
-Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to a class:
-whoever chooses another class for a group drops the settings that lower layers had for it.
+Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to
+a class: a layer that chooses another class for a group drops the settings that lower layers had for it.
 """
 
 from __future__ import annotations

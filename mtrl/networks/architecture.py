@@ -61,7 +61,7 @@ class PolicyArchitecture(nn.Module, ABC):
 
     @classmethod
     def preset(cls, agent: str) -> Mapping[str, Any]:
-        """Default settings of a run that belong to the published method, as the nested mapping a YAML file would hold."""
+        """Settings of a run that belong to the published method, as the nested mapping a YAML file would hold."""
         return {}
 
     forward: Callable[..., Tensor | Output]
