@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.agent import seeded_construction
+from mtrl.seeding import seeded_construction
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import (
     MAX_SEED,

@@ -25,7 +25,7 @@ from mtrl.policies.distral import Distral
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Batch, Progress
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 
@@ -53,7 +53,7 @@ def rows_of(task_ids: list[int], **extras: Any) -> Batch:
     rows = len(task_ids)
     names = {"log_prob": 0.0, "value": 0.0, "advantage": 0.0, "return": 0.0}
     columns = {name: torch.tensor(extras.pop(name, rows * [value])) for name, value in names.items()}
-    return batch_of(task_ids, draws={}, extras={**columns, "sample": torch.zeros(rows, 2), **extras})
+    return batch_of(task_ids, noise={}, extras={**columns, "sample": torch.zeros(rows, 2), **extras})
 
 
 def losses(agent: PPO, batch: Batch) -> list[float]:
@@ -63,7 +63,7 @@ def losses(agent: PPO, batch: Batch) -> list[float]:
 class Routed(PolicyArchitecture):
     """Chooses one of two linear layers for each row."""
 
-    draw_size = 1
+    noise_size = 1
     route_size = 1
 
     @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Routed(PolicyArchitecture):
         self.router = nn.Embedding(num_tasks, 2)
         self.blocks = nn.ModuleList(nn.Linear(in_features, out_features) for _ in range(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
         log_probs = torch.log_softmax(self.router(task_ids), dim=-1)
         if draw is None:
             route = log_probs.argmax(-1, keepdim=True)
@@ -98,7 +98,7 @@ class Noisy(Routed):
 
     route_size = 0
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
         output = super().forward(features, task_ids, draw)
         return Output(output.values)
 
@@ -139,7 +139,7 @@ def test_the_loss_is_surrogate_plus_value_error_minus_entropy_within_each_task()
     task_0 = (-1.0 + 0.5 * 4 - 1.2 + 0.0) / 2 - 0.1 * entropy
     task_2 = 1.0 + 0.5 * 1 - 0.1 * entropy
     assert losses(agent, batch) == pytest.approx([task_0, 0.0, task_2], rel=1e-5)
-    rows = agent.losses(agent.group.parameters, batch).rows
+    rows = agent.losses(agent.group.parameters, batch).metrics
     assert rows["policy_loss"].tolist() == pytest.approx([-1.0, -1.2, 1.0], rel=1e-5)
     assert rows["value_loss"].tolist() == pytest.approx([4.0, 0.0, 1.0])
     assert rows["entropy"].tolist() == pytest.approx([entropy] * 3)
@@ -158,7 +158,7 @@ def test_every_task_has_a_deviation_of_its_own() -> None:
     ]
     stored = torch.tensor(densities)
     batch = replace(batch, extras={**batch.extras, "log_prob": stored})
-    rows = agent.losses(agent.group.parameters, batch).rows
+    rows = agent.losses(agent.group.parameters, batch).metrics
     assert rows["policy_loss"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
     gradients = agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
     assert gradients is not None
@@ -170,10 +170,10 @@ def test_values_may_be_clipped_around_the_old_ones() -> None:
     batch = rows_of([0, 1, 2], value=[1.0, 1.0, 4.0], **{"return": [0.0, 5.0, 3.0]})
     plain = with_constants(ppo(value_coefficient=1.0), [0.0, 0.0], value=2.0)
     clipped = with_constants(ppo(value_coefficient=1.0, value_clip_range=0.5), [0.0, 0.0], value=2.0)
-    assert plain.losses(plain.group.parameters, batch).rows["value_loss"].tolist() == [4.0, 9.0, 1.0]
+    assert plain.losses(plain.group.parameters, batch).metrics["value_loss"].tolist() == [4.0, 9.0, 1.0]
     # Clipped values 1.5, 1.5 and 3.5: the larger error counts.
     expected = [4.0, 3.5**2, 1.0]
-    assert clipped.losses(clipped.group.parameters, batch).rows["value_loss"].tolist() == expected
+    assert clipped.losses(clipped.group.parameters, batch).metrics["value_loss"].tolist() == expected
 
 
 def test_discrete_ratios_are_of_the_legal_actions() -> None:
@@ -208,10 +208,10 @@ def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None
 def test_before_the_first_step_every_ratio_is_one(suite: Any, architecture: type[PolicyArchitecture]) -> None:
     agent = ppo(suite, {"architecture": architecture})
     seen: list[Batch] = []
-    agent.learn_from = lambda batch: seen.append(batch) or {}  # type: ignore[func-returns-value]
-    list(train(make_train_state(agent, suite), 4 * agent.rollout_steps))
+    agent.learn = lambda batch: seen.append(batch) or {}  # type: ignore[func-returns-value]
+    list(training_loop(make_train_state(agent, suite), 4 * agent.rollout_steps))
     for batch in seen:
-        rows = agent.losses(agent.group.parameters, batch).rows
+        rows = agent.losses(agent.group.parameters, batch).metrics
         torch.testing.assert_close(rows["approximate_kl"], torch.zeros(len(batch.reward)), atol=1e-5, rtol=0)
 
 
@@ -221,7 +221,7 @@ def test_advantages_are_normalised_over_the_whole_rollout_task_by_task() -> None
     kept: list[Batch] = []
     with_advantages = agent.with_advantages
     agent.with_advantages = lambda rollout: kept.append(with_advantages(rollout)) or kept[-1]  # type: ignore
-    list(train(state, 40 * agent.rollout_steps))
+    list(training_loop(state, 40 * agent.rollout_steps))
     for batch in kept:
         advantage = batch.extras["advantage"]
         for task in batch.task_ids.unique():
@@ -241,7 +241,7 @@ def test_the_values_of_successors_are_of_final_observations_where_episodes_end()
     kept: list[Batch] = []
     with_advantages = agent.with_advantages
     agent.with_advantages = lambda rollout: kept.append(rollout) or with_advantages(rollout)  # type: ignore
-    run = train(state, 10_000)
+    run = training_loop(state, 10_000)
     for _ in range(5):
         before = {name: value.clone() for name, value in agent.state_dict().items()}
         until_it_learns(run)
@@ -286,7 +286,7 @@ def test_values_are_those_at_the_rollouts_end_whenever_they_are_taken(encoder: t
         return batch
 
     agent.with_advantages = compared  # type: ignore[method-assign]
-    run = train(make_train_state(agent, CONTINUOUS), 1000)
+    run = training_loop(make_train_state(agent, CONTINUOUS), 1000)
     for _ in range(2):
         until_it_learns(run)
     for values, one_by_one in seen:
@@ -309,7 +309,7 @@ def test_a_return_that_is_not_finite_stops_before_the_first_minibatch() -> None:
     state.buffer.add = poisoned  # type: ignore[method-assign]
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
     with pytest.raises(Diverged, match=r"return is not finite for the task\(s\) with index \[") as raised:
-        until_it_learns(train(state, 1000))
+        until_it_learns(training_loop(state, 1000))
     assert str(bad[0]) in str(raised.value)
     assert all(torch.equal(parameter, before[name]) for name, parameter in agent.named_parameters())
 
@@ -321,7 +321,7 @@ def test_a_row_that_is_not_finite_stops_before_the_step_and_names_its_task(colum
     batch.row_tensors()[column][1] = torch.nan
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
     with pytest.raises(Diverged, match=r"actor-critic loss is not finite for the task\(s\) with index \[1\]"):
-        agent.learn_from(batch)
+        agent.learn(batch)
     assert all(torch.equal(parameter, before[name]) for name, parameter in agent.named_parameters())
 
 
@@ -365,7 +365,7 @@ def test_a_route_is_part_of_the_action() -> None:
     batch = rows_of([0, 1], sample=torch.tensor([[0.0, 0.0], [0.5, 0.0]]), advantage=[1.0, 1.0])
     batch = batch.with_extras({"draw": torch.tensor([[0.0], [1.0]])})
     log_probs = [LOG_DENSITY + math.log(0.5), LOG_DENSITY + math.log(0.25)]
-    rows = agent.losses(agent.group.parameters, batch).rows
+    rows = agent.losses(agent.group.parameters, batch).metrics
     assert rows["policy_loss"].tolist() == pytest.approx([-math.exp(value) for value in log_probs], rel=1e-5)
     gaussian = 1 + math.log(2 * math.pi)
     of_routes = [math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]
@@ -427,7 +427,7 @@ def test_a_router_learns_by_reinforcement() -> None:
 
 def test_metrics_are_means_per_task() -> None:
     agent = ppo(epochs=1, minibatches=1)
-    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+    progress = until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
     names = {"policy_loss", "value_loss", "entropy", "approximate_kl", "clip_rate", "value"}
     assert set(progress.metrics) == names
     assert all(tuple(value.shape) == (3,) for value in progress.metrics.values())
@@ -436,7 +436,7 @@ def test_metrics_are_means_per_task() -> None:
 @pytest.mark.parametrize("aggregator", aggregators.names())
 def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) -> None:
     agent = ppo(parts={"aggregator": aggregators.get(aggregator)})
-    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+    progress = until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
     assert not any(value.requires_grad for value in progress.metrics.values())
     assert not any(parameter.grad.requires_grad for parameter in agent.group.parameters.values())
 
@@ -444,7 +444,7 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
 def test_the_learning_rate_falls_to_zero_over_the_steps_given() -> None:
     agent = ppo(annealing_steps=4 * 8 * 4, learning_rate=0.1)
     state = make_train_state(agent, CONTINUOUS)
-    turns = train(state, 5 * 8 * 4)
+    turns = training_loop(state, 5 * 8 * 4)
     rates = [agent.group.optimizer.learning_rate for turn in turns if turn.metrics]
     assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0, 0.0])
 
@@ -453,9 +453,9 @@ def test_an_epoch_beyond_the_target_divergence_is_the_last() -> None:
     for target_kl, epochs in ((1e-9, 1), (1e9, 5), (None, 5)):
         agent = ppo(epochs=5, minibatches=1, learning_rate=0.05, target_kl=target_kl)
         steps = []
-        learn_from = agent.learn_from
-        agent.learn_from = lambda batch, learn=learn_from, steps=steps: steps.append(1) or learn(batch)  # type: ignore
-        until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+        learn = agent.learn
+        agent.learn = lambda batch, learn=learn, steps=steps: steps.append(1) or learn(batch)  # type: ignore
+        until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
         # In the first pass over a rollout with one minibatch nothing has diverged yet.
         assert len(steps) == (2 if epochs == 1 else epochs)
 

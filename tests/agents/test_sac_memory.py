@@ -28,7 +28,7 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
     suite = build_suite(config.suite, config.settings.seed)
     agent = build_agent(config, suite, torch.device("cpu"))
     assert isinstance(agent, SAC)
-    metrics = agent.learn_from(filled_buffer(suite.spec, capacity=30).sample(32))
+    metrics = agent.learn(filled_buffer(suite.spec, capacity=30).sample(32))
     assert not any(value.requires_grad for value in metrics.values())
     for group in agent.groups().values():
         assert not any(parameter.grad.requires_grad for parameter in group.parameters.values())

@@ -73,7 +73,7 @@ def test_one_vectorised_pass_gives_what_task_slices_give(counts: Sequence[int]) 
     for name in by_slices:
         torch.testing.assert_close(by_vmap[name], by_slices[name])
     torch.testing.assert_close(vmap_losses.losses, slice_losses.losses)
-    assert torch.equal(vmap_losses.rows["reward"], slice_losses.rows["reward"])
+    assert torch.equal(vmap_losses.metrics["reward"], slice_losses.metrics["reward"])
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4), (1, 4, 2), (4, 0, 4)], ids=str)
@@ -83,7 +83,7 @@ def test_an_auxiliary_loss_of_every_task_is_counted_once(counts: Sequence[int]) 
 
     def regularised(parameters: Parameters, batch: Batch) -> TaskLosses:
         result = problem.loss(parameters, batch)
-        return TaskLosses(result.losses + parameters["bias"].square().sum() * torch.arange(1.0, 4.0), result.rows)
+        return TaskLosses(result.losses + parameters["bias"].square().sum() * torch.arange(1.0, 4.0), result.metrics)
 
     found: list[dict[str, Tensor]] = []
     for cls in (IdentityWeighting, Mean):

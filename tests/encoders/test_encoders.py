@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtrl.agent import seeded_construction
+from mtrl.seeding import seeded_construction
 from mtrl.encoders import Encoder, Impala, Nature, encoders
 from mtrl.encoders.impala import ResidualBlock
 from mtrl.encoders.pixels import Scale

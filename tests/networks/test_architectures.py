@@ -21,7 +21,7 @@ from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.modular.routing import Routing
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from tests.agents.constants import CONTINUOUS, DISCRETE
 
 
@@ -58,7 +58,7 @@ def test_every_registered_architecture_keeps_the_contract(cls: type[PolicyArchit
 
 
 AGENTS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=2),
+    SAC: SAC.Config(batch_size=24, learning_starts=2),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
 }
 """Each learns within four vector steps."""
@@ -76,7 +76,7 @@ def test_every_agent_learns_with_every_registered_architecture(
         state = make_train_state(agent, suite)
         groups = agent.groups().values()
         before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
-        last = list(train(state, 4 * state.envs.num_envs))[-1]
+        last = list(training_loop(state, 4 * state.envs.num_envs))[-1]
         assert last.metrics, "it has not learnt yet"
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
         assert {len(values) for values in last.metrics.values()} == {suite.spec.num_tasks}
@@ -151,7 +151,7 @@ class Talkative(PolicyArchitecture):
         self.layer = torch.nn.Linear(in_features, out_features)
 
     def forward(
-        self, features: torch.Tensor, task_ids: torch.Tensor, draw: torch.Tensor | None = None
+        self, features: torch.Tensor, task_ids: torch.Tensor, noise: torch.Tensor | None = None
     ) -> torch.Tensor | Output:
         return Output(self.layer(features), losses={"size": self.layer.bias.square().sum().expand(3)})
 

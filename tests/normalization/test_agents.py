@@ -16,12 +16,12 @@ from mtrl.normalization import ReturnNormalizer, normalizers
 from mtrl.normalization.popart import PopArt
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Batch
 from tests.agents.constants import CONTINUOUS, batch_of
 
 CONFIGS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=12, random_steps=5),
+    SAC: SAC.Config(batch_size=12, learning_starts=5),
     PPO: PPO.Config(rollout_steps=8, epochs=2, minibatches=2),
 }
 
@@ -61,21 +61,21 @@ def test_statistics_move_under_online_and_target_critics_alike() -> None:
     agent = make_agent(SAC, CONFIGS[SAC], CONTINUOUS.spec, normalizer=QuickPopArt)
     reward = torch.tensor([1.0, -3.0, 1000.0, 3000.0])
     batch = batch_of([0, 0, 1, 1], observation=torch.randn(4, 5, generator=agent.update_stream), reward=reward)
-    agent.learn_from(batch)
-    before, deviation = q_values(agent, batch), agent.normalizer.deviation
+    agent.learn(batch)
+    before, deviation = q_values(agent, batch), agent.normalizer.std
     seen: list[Tensor] = []
     step = agent.critic_group.step
 
-    def watched(loss_of: Any, batch: Batch) -> Any:
+    def watched(loss_fn: Any, batch: Batch) -> Any:
         seen.append(q_values(agent, batch))
-        return step(loss_of, batch)
+        return step(loss_fn, batch)
 
     agent.critic_group.step = watched  # type: ignore[method-assign]
-    agent.learn_from(batch)
+    agent.learn(batch)
     # After the statistics moved and before the critics learnt.
-    sizes = before.abs() + agent.normalizer.deviation[batch.task_ids] + agent.normalizer.mean[batch.task_ids].abs()
+    sizes = before.abs() + agent.normalizer.std[batch.task_ids] + agent.normalizer.mean[batch.task_ids].abs()
     assert ((seen[0] - before).abs() <= 1e-5 * sizes).all()
-    assert agent.normalizer.deviation[1] / deviation[1] > 1.05
+    assert agent.normalizer.std[1] / deviation[1] > 1.05
     assert not torch.allclose(q_values(agent, batch)[0], before[0], rtol=1e-4)
 
 
@@ -89,10 +89,10 @@ def test_the_affine_learns_with_the_critics_and_the_targets_follow() -> None:
 def test_without_normalised_advantages_the_policy_gradient_is_weighted_in_the_normalisers_units() -> None:
     agent = make_agent(PPO, PPO.Config(normalize_advantages=False), CONTINUOUS.spec, normalizer=QuickPopArt)
     tasks = torch.tensor([0, 1, 2])
-    agent.normalizer.update(torch.tensor([4.0, 1000.0, -7.0]), tasks, [agent.networks.output])
+    agent.normalizer.update_statistics(torch.tensor([4.0, 1000.0, -7.0]), tasks, [agent.networks.output])
     return_, value = torch.tensor([3.0, 900.0, -8.0]), torch.tensor([2.0, 1100.0, 0.5])
     batch = batch_of([0, 1, 2]).with_extras({"advantage": return_ - value})
-    mean, deviation = agent.normalizer.mean, agent.normalizer.deviation
+    mean, deviation = agent.normalizer.mean, agent.normalizer.std
     # (G - mu) / sigma - v
     expected = (return_ - mean) / deviation - (value - mean) / deviation
     torch.testing.assert_close(agent._advantage(batch).double(), expected, rtol=1e-5, atol=1e-6)
@@ -103,11 +103,11 @@ def test_every_step_is_shown_to_the_normaliser_once(cls: type[Agent]) -> None:
     shown: list[np.ndarray] = []
 
     class Watching(normalizers.get("none")):  # type: ignore[misc]
-        def observe(self, step: Any) -> None:
+        def on_env_step(self, step: Any) -> None:
             shown.append(step.reward)
 
     state = make_train_state(make_agent(cls, CONFIGS[cls], CONTINUOUS.spec, normalizer=Watching), CONTINUOUS)
-    list(train(state, 16 * 4))
+    list(training_loop(state, 16 * 4))
     assert len(shown) == 16
 
 
@@ -133,6 +133,6 @@ def test_the_values_that_advantages_are_measured_from_are_in_reward_units() -> N
     kept: list[Batch] = []
     with_advantages = agent.with_advantages
     agent.with_advantages = lambda rollout: kept.append(with_advantages(rollout)) or kept[-1]
-    next(progress for progress in train(make_train_state(agent, CONTINUOUS), 1000) if progress.metrics)
+    next(progress for progress in training_loop(make_train_state(agent, CONTINUOUS), 1000) if progress.metrics)
     (batch,) = kept
     assert set(batch.extras["value"].tolist()) == {500.0}

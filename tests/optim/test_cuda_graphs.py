@@ -21,7 +21,7 @@ from mtrl.errors import BadInput
 from mtrl.normalization.popart import PopArt
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Metrics
 from tests.agents.constants import CONTINUOUS
 
@@ -117,7 +117,7 @@ def test_forms_that_never_come_back_take_no_memory() -> None:
 @pytest.mark.parametrize("slots", [3, 4])
 def test_agents_learn_the_same_from_recordings(agent_type: type[Agent], slots: int) -> None:
     configs = {
-        SAC: SAC.Config(batch_size=12, random_steps=2),
+        SAC: SAC.Config(batch_size=12, learning_starts=2),
         PPO: PPO.Config(rollout_steps=8, epochs=2, minibatches=3),
     }
     found = []
@@ -126,7 +126,7 @@ def test_agents_learn_the_same_from_recordings(agent_type: type[Agent], slots: i
         agent.cuda_graphs = recorded
         agent.load_state(agent.state())  # makes a new recording
         state = make_train_state(agent, CONTINUOUS, slots)
-        for _ in train(state, 24 * slots):
+        for _ in training_loop(state, 24 * slots):
             pass
         found.append(leaves(dict(agent.named_parameters())))
     assert found[0] == found[1], differences(*found)

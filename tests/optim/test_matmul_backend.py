@@ -151,7 +151,7 @@ def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
     settings: list[str] = []
     backward = agent.critic_group.aggregator.backward
     agent.critic_group.aggregator.backward = lambda *given: settings.append(SETTING.fp32_precision) or backward(*given)
-    agent.learn_from(batch_of(tasks))
+    agent.learn(batch_of(tasks))
     takes_apart = architecture is Separate or aggregator is PCGrad
     assert settings == ["none" if takes_apart and len(set(map(tasks.count, tasks))) > 1 else "bf16"]
     assert SETTING.fp32_precision == "bf16"

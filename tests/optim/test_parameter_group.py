@@ -1,4 +1,4 @@
-"""What `OptimizedGroup` makes of gradients, against an optimiser that reads them one number at a time."""
+"""What `ParameterGroup` makes of gradients, against an optimiser that reads them one number at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtrl.aggregation import Mean, Parameters, TaskLosses
 from mtrl.encoders import encoders
 from mtrl.errors import Diverged
 from mtrl.networks import PolicyArchitecture, SelfUpdating, run
-from mtrl.optim.parameter_group import OptimizedGroup
+from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.types import Batch
 from tests.agents.constants import batch_of
 from tests.networks.test_architectures import CASES
@@ -21,12 +21,12 @@ from tests.networks.test_architectures import CASES
 TASKS = {1: [0, 0, 0, 0], 3: [0, 0, 1, 1, 2, 2]}
 
 
-def group_of(module: nn.Module, num_tasks: int = 3, max_grad_norm: float = 0.1) -> OptimizedGroup:
+def group_of(module: nn.Module, num_tasks: int = 3, max_grad_norm: float = 0.1) -> ParameterGroup:
     aggregator = Mean(num_tasks, Mean.Config(), torch.Generator())
-    return OptimizedGroup("group", module, aggregator, learning_rate=0.1, max_grad_norm=max_grad_norm)
+    return ParameterGroup("group", module, aggregator, learning_rate=0.1, max_grad_norm=max_grad_norm)
 
 
-def step_of_plain_adam(module: nn.Module, group: OptimizedGroup, loss: Tensor) -> dict[str, Tensor]:
+def step_of_plain_adam(module: nn.Module, group: ParameterGroup, loss: Tensor) -> dict[str, Tensor]:
     """What a step makes of the optimised parameters, in plain torch."""
     apart = {parameter for part in group.self_updating for parameter in part.parameters()}
     loss.backward()  # type: ignore[no-untyped-call]
@@ -55,10 +55,10 @@ def check_against_plain_adam(module: nn.Module, outputs: Any, num_tasks: int) ->
             value.copy_(initial[name])
             value.grad = None
 
-    def loss_of(parameters: Parameters, batch: Batch) -> TaskLosses:
+    def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses(per_task())
 
-    group.step(loss_of, batch_of(TASKS[num_tasks]))
+    group.step(loss_fn, batch_of(TASKS[num_tasks]))
     found = dict(module.named_parameters())
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -78,7 +78,7 @@ def test_a_step_of_every_architecture_is_that_of_plain_adam(
         network = cls(5, 4, num_tasks, config)
     task_ids = torch.tensor(TASKS[num_tasks])
     features = 3 * torch.randn(len(task_ids), 5, generator=generator)
-    draw = torch.rand(len(task_ids), network.draw_size, generator=generator) if network.draw_size else None
+    draw = torch.rand(len(task_ids), network.noise_size, generator=generator) if network.noise_size else None
     check_against_plain_adam(network, lambda: 100 * run(network, features, task_ids, draw).values, num_tasks)
 
 
@@ -115,7 +115,7 @@ def test_two_parameters_with_one_gradient_are_clipped_once() -> None:
 def test_moments_of_a_transposed_parameter_are_taken_up_where_they_belong() -> None:
     scales = torch.arange(1.0, 7.0).view(3, 2)
 
-    def loss_of(parameters: Parameters, batch: Batch) -> TaskLosses:
+    def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses((parameters["weight"] * scales).sin().sum(1))
 
     found = []
@@ -124,7 +124,7 @@ def test_moments_of_a_transposed_parameter_are_taken_up_where_they_belong() -> N
         module.weight = nn.Parameter(torch.zeros(2, 3).t())
         group = group_of(module, max_grad_norm=100.0)
         for _ in range(3):
-            group.step(loss_of, batch_of([0, 1, 2]))
+            group.step(loss_fn, batch_of([0, 1, 2]))
             if restarted:
                 state = group.state()
                 moments = state["optimizer"]["weight"]
@@ -160,18 +160,18 @@ def test_on_a_gpu_parts_that_move_themselves_stand_still_too_and_a_loaded_state_
     state = group.state()
     group.not_finite = torch.zeros(4, dtype=torch.bool)  # as it is on a GPU
 
-    def loss_of(parameters: Parameters, batch: Batch) -> TaskLosses:
+    def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses((parameters["stepping.table"] + parameters["weight"]) * batch.reward)
 
-    group.step(loss_of, batch_of([0, 1, 2], reward=torch.tensor([1.0, torch.nan, 1.0])))
-    group.step(loss_of, batch_of([0, 1, 2], reward=torch.ones(3)))
+    group.step(loss_fn, batch_of([0, 1, 2], reward=torch.tensor([1.0, torch.nan, 1.0])))
+    group.step(loss_fn, batch_of([0, 1, 2], reward=torch.ones(3)))
     assert not module.stepping.table.any()
     assert not module.weight.any()
     with pytest.raises(Diverged, match=r"group loss is not finite for the task\(s\) with index \[1\]"):
         group.check()
     group.load_state(state)
     group.check()
-    group.step(loss_of, batch_of([0, 1, 2], reward=torch.ones(3)))
+    group.step(loss_fn, batch_of([0, 1, 2], reward=torch.ones(3)))
     assert module.stepping.table.all()
     assert module.weight.all()
 
@@ -180,10 +180,10 @@ def test_a_gradient_that_was_not_finite_on_a_gpu_is_told_though_the_next_one_is(
     group = group_of(Sum())
     group.not_finite = torch.zeros(4, dtype=torch.bool)
 
-    def loss_of(parameters: Parameters, batch: Batch) -> TaskLosses:
+    def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses((parameters["shared"] - 1).clamp(min=0).sqrt() * batch.reward)  # 0, with a slope of 0 / 0
 
     for reward in (torch.ones(3), torch.zeros(3)):
-        group.step(loss_of, batch_of([0, 1, 2], reward=reward))
+        group.step(loss_fn, batch_of([0, 1, 2], reward=reward))
     with pytest.raises(Diverged, match="group gradient is not finite"):
         group.check()

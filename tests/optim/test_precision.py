@@ -29,7 +29,7 @@ class OneLayer(PolicyArchitecture):
         nn.Module.__init__(self)
         self.layer = layer
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Output:
         values = self.layer(features)
         return Output(values, route=task_ids, losses={"sum": values.sum(0)}, diagnostics={"values": values.detach()})
 

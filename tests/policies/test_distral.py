@@ -28,15 +28,15 @@ from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Batch
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 
 CONFIGS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=2, discount=0.9),
+    SAC: SAC.Config(batch_size=24, learning_starts=2, discount=0.9),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2, discount=0.0, entropy_coefficient=0.5),
 }
-WORLDS = pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+SUITES = pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 ALPHA, BETA = 0.25, 4.0
 C_KL, C_ENT = 1 / 16, 3 / 16
 
@@ -152,16 +152,16 @@ def test_soft_values_of_gaussians_pay_for_the_sample_and_for_the_exact_divergenc
     assert losses == pytest.approx([0.0, charge - 2 + C_KL * kl, 0.0], rel=1e-5)
 
 
-@WORLDS
+@SUITES
 @pytest.mark.parametrize("num_columns", [1, 2])
 def test_what_samples_cost_is_on_average_the_expected_charge(suite: Any, num_columns: int) -> None:
     columns = (COMMON, OWN) if suite is DISCRETE else ([0.5, -0.2], [0.1, 0.3])
     policy = with_columns(distral(PPO, suite, num_columns), *columns).networks.policy
     output = out(policy, [1] * 200_000)
-    noise = policy.head.draw_noise(200_000, torch.Generator().manual_seed(1))
-    found = output.charge(output.distribution.sample(noise))
+    noise = policy.head.sample_noise(200_000, torch.Generator().manual_seed(1))
+    found = output.regularization(output.distribution.sample(noise))
     entropy = output.distribution.entropy()
-    expected = output.expected_charge(-entropy, torch.tensor(policy.temperature))
+    expected = output.expected_regularization(-entropy, torch.tensor(policy.temperature))
     assert found.mean().item() == pytest.approx(expected[0].item(), abs=2e-3)
 
 
@@ -169,8 +169,8 @@ def rollout_of(agent: PPO, acted: Any, tasks: np.ndarray, reward: Tensor) -> Bat
     """One vector step (1, N) of what the agent did."""
     rows = len(tasks)
     columns = {name: torch.from_numpy(value) for name, value in acted.extras.items()}
-    batch = batch_of(tasks.tolist(), reward=reward, action=torch.from_numpy(acted.action), draws={}, extras=columns)
-    return batch.map_rows(lambda value: value.view(1, rows, *value.shape[1:]))
+    batch = batch_of(tasks.tolist(), reward=reward, action=torch.from_numpy(acted.action), noise={}, extras=columns)
+    return batch.map_columns(lambda value: value.view(1, rows, *value.shape[1:]))
 
 
 def test_ppo_learns_from_the_regularised_reward() -> None:
@@ -196,7 +196,7 @@ def test_ppo_pays_for_the_sample_before_it_was_clipped_to_the_box() -> None:
     log_own = -0.5 * sample.square().sum(1) - math.log(2 * math.pi)
     log_common = -0.5 * ((sample[:, 0] - 1).square() + sample[:, 1].square()) - math.log(2 * math.pi)
     assert (sample.abs() > 1).any()
-    torch.testing.assert_close(torch.from_numpy(acted.extras["charge"]), log_own / BETA - ALPHA / BETA * log_common)
+    torch.testing.assert_close(torch.from_numpy(acted.extras["regularization"]), log_own / BETA - ALPHA / BETA * log_common)
 
 
 def test_the_charge_is_in_the_units_of_the_normaliser() -> None:
@@ -213,10 +213,10 @@ def test_ppo_gives_no_entropy_bonus() -> None:
     agent = with_columns(distral(PPO, DISCRETE), COMMON, OWN)
     make_constant(agent.networks.value.members[0], [0.0])
     rows = {"log_prob": torch.tensor([math.log(P_OWN[0][1])]), **dict.fromkeys(("value", "return"), torch.zeros(1))}
-    batch = batch_of([0], action=torch.tensor([1]), draws={}, extras=rows | {"advantage": torch.tensor([2.0])})
+    batch = batch_of([0], action=torch.tensor([1]), noise={}, extras=rows | {"advantage": torch.tensor([2.0])})
     result = agent.losses(agent.group.parameters, batch)
     assert result.losses[0].item() == pytest.approx(-2 + C_KL * divergence(P_OWN[0], P_COMMON[0]), rel=1e-5)
-    assert result.rows["entropy"].item() == pytest.approx(-sum(p * math.log(p) for p in P_OWN[0]), rel=1e-5)
+    assert result.metrics["entropy"].item() == pytest.approx(-sum(p * math.log(p) for p in P_OWN[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_columns", [1, 2])
@@ -260,13 +260,13 @@ def test_kl_only_pays_nothing_for_a_policy_like_the_common_one() -> None:
         policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
         assert policy.temperature == 0
         output = out(policy, [0, 1, 2])
-        assert output.charge(torch.tensor([0, 1, 2])).tolist() == [0.0] * 3
-        assert output.expected_charge(torch.tensor([-1.0] * 3), torch.zeros(3)).tolist() == [0.0] * 3
+        assert output.regularization(torch.tensor([0, 1, 2])).tolist() == [0.0] * 3
+        assert output.expected_regularization(torch.tensor([-1.0] * 3), torch.zeros(3)).tolist() == [0.0] * 3
 
 
 def test_no_temperature_is_learnt() -> None:
     agent = distral(SAC, CONTINUOUS)
-    metrics = agent.learn_from(batch_of([0, 1, 2]))
+    metrics = agent.learn(batch_of([0, 1, 2]))
     assert not {"alpha", "alpha_loss"} & set(metrics)
     assert not [name for name, _ in agent.named_parameters() if "alpha" in name]
     assert agent.state()["temperatures"] == {}
@@ -309,7 +309,7 @@ def test_every_architecture_can_be_the_columns(name: str) -> None:
         policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
         columns = {"common": policy.common, "task": policy.task}
         before = {name: nn.utils.parameters_to_vector(column.parameters()) for name, column in columns.items()}
-        last = list(train(make_train_state(agent, suite), 16))[-1]
+        last = list(training_loop(make_train_state(agent, suite), 16))[-1]
         assert last.metrics, "it has not learnt yet"
         assert last.metrics["actor/kl"].shape == (3,)
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
@@ -320,7 +320,7 @@ def test_every_architecture_can_be_the_columns(name: str) -> None:
             torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-7)
 
 
-@WORLDS
+@SUITES
 @pytest.mark.parametrize("num_columns", [1, 2])
 def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: Any, num_columns: int) -> None:
     agent = distral(SAC, suite, num_columns)
@@ -328,7 +328,7 @@ def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: 
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     noise = torch.rand(6, 2 if suite is CONTINUOUS else 4, generator=torch.Generator().manual_seed(2))
     observation = torch.linspace(-1, 1, 30).view(6, 5)
-    batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, draws={"action": noise})
+    batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, noise={"action": noise})
     parameters = agent.actor_group.parameters
     together, alone = (task_gradients(agent.actor_losses, batch, parameters, 3, once) for once in (True, False))
     for name, gradient in together[0].items():

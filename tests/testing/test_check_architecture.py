@@ -31,17 +31,17 @@ class Plain(PolicyArchitecture):
 
     def build(self) -> None: ...
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return self.layer(torch.cat([features, self.embedding(task_ids)], dim=-1))
 
 
 class Drawing(Plain):
     """Keeps the contract, with everything an author may use."""
 
-    draw_size = 2
+    noise_size = 2
     route_size = 2
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         noise = torch.full((len(features), 2), 0.6) if draw is None else draw
         route = noise if noise.dtype == torch.int64 else (noise > 0.5).long()
         values = super().forward(features, task_ids) + route.float().mean(-1, keepdim=True)
@@ -60,7 +60,7 @@ class OneTaskAtATime(Plain):
 
     works_under_vmap = False
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         values = super().forward(features, task_ids)
         return 2 * values if values.sum().item() > 1e30 else values
 
@@ -89,17 +89,17 @@ class NoDataclass(Plain):
 
 
 class WrongShape(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features, task_ids).squeeze(-1)
 
 
 class DoublePrecision(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features, task_ids).double()
 
 
 class DrawsByItself(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return nn.functional.dropout(super().forward(features, task_ids), 0.5)
 
 
@@ -107,7 +107,7 @@ class CountsCalls(Plain):
     def build(self) -> None:
         self.history: list[int] = []
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         self.history.append(len(features))
         return super().forward(features, task_ids)
 
@@ -116,18 +116,18 @@ class KeepsStatistics(Plain):
     def build(self) -> None:
         self.register_buffer("average", torch.zeros(1))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         self.average += features.detach().mean()
         return super().forward(features, task_ids)
 
 
 class LooksAtTheBatch(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features - features.mean(0), task_ids)
 
 
 class LooksAtPositions(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features, torch.arange(len(features)) % self.num_tasks)
 
 
@@ -135,12 +135,12 @@ class HidesATensor(Plain):
     def build(self) -> None:
         self.hidden = torch.randn(1)
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features, task_ids) + self.hidden
 
 
 class DiagnosticOfNoRow(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return Output(super().forward(features, task_ids), diagnostics={"size": self.layer.weight.detach()[0]})
 
 
@@ -148,7 +148,7 @@ class SlicesAParameterList(Plain):
     def build(self) -> None:
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         (last,) = self.scales[1:]  # wraps what functional_call put there into a new parameter
         return super().forward(features, task_ids) * self.scales[0] * last
 
@@ -159,7 +159,7 @@ class Unused(Plain):
 
 
 class Detached(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return self.layer(torch.cat([features, self.embedding(task_ids).detach()], dim=-1))
 
 
@@ -169,7 +169,7 @@ class Frozen(Plain):
 
 
 class NeedsValues(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         rows = [
             super(NeedsValues, self).forward(features[i : i + 1], task_ids[i : i + 1]) for i in range(len(features))
         ]
@@ -177,24 +177,24 @@ class NeedsValues(Plain):
 
 
 class Explodes(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features.exp(), task_ids)
 
 
 class WritesItsInput(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features.mul_(2), task_ids)
 
 
 class OneLossForAll(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return Output(super().forward(features, task_ids, draw).values, losses={"size": self.layer.bias.square().sum()})
 
 
 class NeedsADraw(Plain):
-    draw_size = 1
+    noise_size = 1
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         noise = torch.rand(len(features), 1) if draw is None else draw
         return super().forward(features, task_ids) + noise
 
@@ -208,13 +208,13 @@ class GivesNoRoute(Plain):
 
 
 class RouteOfFloats(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         output = super().forward(features, task_ids, draw)
         return dataclasses.replace(output, route=output.route.float())
 
 
 class ForgetsTheRoute(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         forgets = draw is not None and draw.dtype == torch.int64
         return super().forward(features, task_ids, None if forgets else draw)
 
@@ -223,21 +223,21 @@ class RouterOutOfReach(Drawing):
     def build(self) -> None:
         self.logits = nn.Parameter(torch.zeros(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         output = super().forward(features, task_ids, draw)
         log_prob = nn.functional.log_softmax(self.logits, dim=0)[output.route].sum(-1)
         return dataclasses.replace(output, route_log_prob=log_prob.detach())
 
 
 class NeedsOneDtype(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         values = super().forward(features, task_ids)
         products = features @ features.new_ones(features.shape[-1], values.shape[-1])
         return torch.zeros(values.shape).index_add(0, torch.arange(len(values)), products) + values
 
 
 class NeedsRows(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         return super().forward(features - 0 * features.amax(0), task_ids)
 
 
@@ -291,7 +291,7 @@ def test_a_broken_architecture_is_told_what_is_wrong(cls: type[PolicyArchitectur
 def test_randomness_hidden_from_the_outputs_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     forward: Callable[..., Any] = Plain.forward
 
-    def drawing(self: Plain, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def drawing(self: Plain, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
         torch.rand(1)
         return forward(self, features, task_ids)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.training import run
-from mtrl.agent import seeded_construction
+from mtrl.seeding import seeded_construction
 from mtrl.config.schema import Choice
 from mtrl.networks.modular.routers import EXPLORATION, SharedRouter, SoftmaxTable, WeightedPolicyLearner, onto_simplex
 from mtrl.networks.modular.routing import Routing
@@ -75,7 +75,7 @@ def test_a_route_leads_through_its_blocks_and_a_pass_changes_nothing() -> None:
 def test_choices_are_drawn_as_often_as_the_table_says_and_without_a_draw_the_likeliest_is_taken(learning: str) -> None:
     network = with_table(Routing(1, 1, 2, small(learning=learning)), TABLE)
     tasks = torch.arange(2).repeat_interleave(20_000)
-    draw = torch.rand(len(tasks), network.draw_size, generator=torch.Generator().manual_seed(1))
+    draw = torch.rand(len(tasks), network.noise_size, generator=torch.Generator().manual_seed(1))
     output = network(torch.ones(len(tasks), 1), tasks, draw)
     choice = output.diagnostics["choice"].unflatten(0, (2, -1)).mean(1)
     torch.testing.assert_close(choice, TABLE, atol=0.012, rtol=0)
@@ -143,7 +143,7 @@ def test_the_policy_gradient_of_ppo_is_that_of_the_expectation_over_all_routes()
     )
     network = with_table(agent.networks.policy.architecture, torch.cat([TABLE, TABLE[:1]]))
     advantage = torch.linspace(-1, 2, 9).square()
-    batch = batch_of(9 * [1], draws={})
+    batch = batch_of(9 * [1], noise={})
     with torch.no_grad():
         density = agent.networks(batch.observation, batch.task_ids, ROUTES).policy.distribution.log_prob(
             torch.zeros(9, 2)
@@ -177,7 +177,7 @@ def test_the_actor_gradient_of_sac_is_that_of_the_expected_cost_over_all_routes(
             part.head.weight.normal_()
     rows = 40_000
     generator = torch.Generator().manual_seed(1)
-    draw = torch.rand(rows, network.draw_size, generator=generator)
+    draw = torch.rand(rows, network.noise_size, generator=generator)
     batch = batch_of(rows * [1]).with_draws({"action": torch.zeros(rows, 2), "route": draw})
     agent.actor_group.aggregator.backward(agent.actor_losses, batch, agent.actor_group.parameters)
     forced = batch_of(3 * [1]).with_draws({"action": torch.zeros(3, 2), "route": torch.arange(3).unsqueeze(1)})
@@ -227,17 +227,17 @@ def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(a
     left = [name for name in group.parameters if name not in group.optimizer.state()]
     assert [name.rpartition(".")[2] for name in left] == ["probabilities"]
     # The same state continues in the same bits.
-    batch = batch_of([0, 0, 1, 1, 2, 2], reward=torch.arange(6.0), draws={})
+    batch = batch_of([0, 0, 1, 1, 2, 2], reward=torch.arange(6.0), noise={})
     if agent_type is PPO:
         routes = torch.tensor([[0, 1], [2, 2], [1, 0], [0, 0], [2, 1], [1, 1]])
         extras = {"draw": routes.float(), "sample": torch.zeros(6, 2), "advantage": torch.linspace(-1, 1, 6)}
         batch = batch.with_extras({**extras, **dict.fromkeys(("log_prob", "return", "value"), torch.zeros(6))})
-    agent.learn_from(batch)
+    agent.learn(batch)
     other = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, seed=2, **parts)
     other.load_state(agent.state())
     before = group.parameters[left[0]].clone()
     for each in (agent, other):
-        each.learn_from(batch)
+        each.learn(batch)
     table = group.parameters[left[0]]
     assert not torch.equal(table, before)
     torch.testing.assert_close(table.sum(-1), torch.ones(table.shape[:-1]))
