@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 
 from agents.gae import advantages
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.types import ActionStep, Batch, EnvStep, TaskSpec, SuiteSpec
+from mtrl.types import ActionStep, Batch, EnvStep, SuiteSpec, TaskSpec
 
 DISCOUNT, TRACE = 0.9, 0.8
 
