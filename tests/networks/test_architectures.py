@@ -19,14 +19,11 @@ from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.modular.routing import Routing
+from mtrl.networks.size import num_parameters
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.run import training_loop
 from tests.agents.constants import CONTINUOUS, DISCRETE
-
-
-def num_parameters(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def small_config(cls: type[PolicyArchitecture]) -> Any:
@@ -58,10 +55,10 @@ def test_every_registered_architecture_keeps_the_contract(cls: type[PolicyArchit
 
 
 AGENTS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, learning_starts=2),
+    SAC: SAC.Config(batch_size=24, learning_starts=8),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
 }
-"""Each learns within four vector steps."""
+"""Each learns within four vector steps of four environments."""
 
 
 @pytest.mark.parametrize("aggregator", [Mean, PCGrad])
@@ -70,9 +67,9 @@ AGENTS: dict[type[Agent], Any] = {
 def test_every_agent_learns_with_every_registered_architecture(
     cls: type[PolicyArchitecture], config: Any, agent_type: type[Agent], aggregator: type[GradientAggregator]
 ) -> None:
-    parts: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
+    components: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
     for suite in (CONTINUOUS, DISCRETE):
-        agent = make_agent(agent_type, AGENTS[agent_type], suite.spec, **parts)
+        agent = make_agent(agent_type, AGENTS[agent_type], suite.spec, **components)
         state = make_train_state(agent, suite)
         groups = agent.groups().values()
         before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
@@ -112,7 +109,7 @@ def test_without_a_task_input_all_tasks_get_the_same_output() -> None:
     features = torch.ones(1, 5)
     for task_input, same in (("none", True), ("one-hot", False), ("embedding", False)):
         network = MLP(5, 2, 3, MLP.Config(width=8, task_input=task_input))
-        first, second = (network(features, torch.tensor([task])) for task in (0, 1))
+        first, second = (network(features, torch.tensor([task])).values for task in (0, 1))
         assert torch.equal(first, second) == same
 
 
@@ -150,9 +147,7 @@ class Talkative(PolicyArchitecture):
         super().__init__(in_features, out_features, num_tasks, config)
         self.layer = torch.nn.Linear(in_features, out_features)
 
-    def forward(
-        self, features: torch.Tensor, task_ids: torch.Tensor, noise: torch.Tensor | None = None
-    ) -> torch.Tensor | Output:
+    def forward(self, features: torch.Tensor, task_ids: torch.Tensor) -> Output:
         return Output(self.layer(features), losses={"size": self.layer.bias.square().sum().expand(3)})
 
 

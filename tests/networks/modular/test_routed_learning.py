@@ -34,8 +34,8 @@ def trained(cls: type[Agent], vector_steps: int, seed: int = 1, **parts: Any) ->
         settings = PPO.Config(**PPO_SETTINGS, annealing_steps=vector_steps * NUM_ENVS)
     else:
         settings = SAC.Config(**SETTINGS)
-    agent = make_agent(cls, settings, suite.spec, seed, **parts)
-    for _ in training_loop(make_train_state(agent, suite, NUM_ENVS), vector_steps * NUM_ENVS):
+    agent = make_agent(cls, settings, suite.spec, seed, num_envs=NUM_ENVS, **parts)
+    for _ in training_loop(make_train_state(agent, suite), vector_steps * NUM_ENVS):
         pass
     return agent, evaluate(agent, suite, 25, seed=1, num_workers=0).mean_returns.tolist()
 
