@@ -90,6 +90,8 @@ class ParameterGroup:
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm)
         self.optimizer.step()
         for part in self.self_updating:
+            if self.not_finite is not None:  # after clipping, which makes NaN of 0
+                self._skip_gradients(part, self.not_finite.any())
             part.step()
         return result
 
@@ -115,11 +117,13 @@ class ParameterGroup:
                 self._raise_diverged(torch.isfinite(losses).logical_not())
             return
         self.not_finite |= torch.cat([torch.isfinite(losses), torch.isfinite(norm).view(1)]).logical_not()
-        skip_step = self.not_finite.any()
-        self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
-        for part in self.self_updating:
-            for parameter in part.parameters():
-                parameter.grad = torch.where(skip_step, 0.0, parameter.grad)  # type: ignore[arg-type]
+        # As torch.amp.GradScaler does.
+        self.optimizer.found_inf = self.not_finite.any().float()  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _skip_gradients(part: nn.Module, skip_step: Tensor) -> None:
+        for parameter in part.parameters():
+            parameter.grad = torch.where(skip_step, 0.0, parameter.grad)  # type: ignore[arg-type]
 
     def bind(self, module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
         """A module of the group as a function that reads its parameters from `parameters`, named as the group's.

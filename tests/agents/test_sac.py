@@ -73,6 +73,12 @@ def test_the_actor_loss_is_temperature_times_log_probability_minus_the_smaller_v
     assert result.metrics["log_prob"].tolist() == pytest.approx([LOG_PROB] * 3)
 
 
+def test_the_smallest_critic_counts_for_every_sample_and_action() -> None:
+    agent = with_constants(sac(DISCRETE), [0.0] * 4, [[1.0, 5.0, 2.0, 7.0], [3.0, 2.0, 2.5, 8.0]])
+    batch = batch_of([0, 1])
+    assert agent.min_q(agent.critics, batch.observation, None, batch, "critic").tolist() == [[1.0, 2.0, 2.0, 7.0]] * 2
+
+
 def test_a_temperature_rises_while_the_entropy_is_below_its_target() -> None:
     agent = sac(alpha_learning_rate=0.1)
     set_alpha(agent, [math.e, 1.0, math.exp(-2)])

@@ -51,7 +51,7 @@ def test_one_update_rescales_scale_and_shift_of_every_output() -> None:
     assert outputs[1].scale.tolist() == [pytest.approx([1 / sigma, 1.0])]
 
 
-def test_the_deviation_is_bounded_below_and_above() -> None:
+def test_the_standard_deviation_is_bounded_below_and_above() -> None:
     normalizer = popart(2, rate=1.0)
     normalizer.update_statistics(torch.tensor([7.0, -1e9, 1e9]), torch.tensor([0, 1, 1]), [])
     assert normalizer.std.tolist() == pytest.approx([1e-4, 1e6])
@@ -101,7 +101,7 @@ class Case:
         st.tuples(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1e-3, 1.0, 1e3, 1e6])), min_size=1, max_size=8
     ),
 )
-def test_an_update_leaves_unnormalised_predictions_alone(
+def test_an_update_leaves_unnormalized_predictions_alone(
     seed: int, num_tasks: int, rate: float, batches: list[tuple[float, float]]
 ) -> None:
     case, normalizer = Case(seed, num_tasks), popart(num_tasks, rate)
@@ -114,13 +114,13 @@ def test_an_update_leaves_unnormalised_predictions_alone(
         assert ((after - before).abs() <= 1e-5 * sizes).all()
 
 
-def test_normalised_and_plain_squared_errors_differ_by_the_variance() -> None:
+def test_normalized_and_plain_squared_errors_differ_by_the_variance() -> None:
     # So the loss of a task does not depend on the units of its rewards.
     case, normalizer = Case(1, 2), popart(2, rate=0.2)
     for _ in range(20):
         normalizer.update_statistics(*case.targets(50.0, 1000.0), [case.output])
     returns = 1000 * torch.randn(40, generator=case.generator)
-    normalised = case.output(case.networks(case.features, case.task_ids).values, case.task_ids).squeeze(-1)
-    errors = normalised - normalizer.normalize(returns, case.task_ids)
+    normalized = case.output(case.networks(case.features, case.task_ids).values, case.task_ids).squeeze(-1)
+    errors = normalized - normalizer.normalize(returns, case.task_ids)
     plain = case.predictions(normalizer) - returns
     torch.testing.assert_close(errors * normalizer.scale(case.task_ids), plain, rtol=1e-4, atol=1e-2)

@@ -29,7 +29,7 @@ def step(reward: list[float], task_ids: list[int], ended: list[bool], truncated:
 
 
 @pytest.mark.parametrize("truncated", [False, True])
-def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: bool) -> None:
+def test_the_scale_is_the_standard_deviation_of_discounted_sums_of_rewards(truncated: bool) -> None:
     normalizer = scale()
     normalizer.on_env_step(step([1.0, 8.0], [0, 1], [False, False]))
     normalizer.on_env_step(step([2.0, 0.0], [0, 1], [True, False]))
