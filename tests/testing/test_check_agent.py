@@ -17,16 +17,16 @@ from mtrl.errors import BadInput, Diverged
 from mtrl.testing import check_agent
 from mtrl.types import ActionStep, Batch, Metrics
 
-CONFIG = SAC.Config(batch_size=6, learning_starts=3)
+CONFIG = SAC.Config(batch_size=6, learning_starts=12)
 
 
 class ContinuousOnly(SAC):
     """Keeps the contract: it says what it cannot play."""
 
-    def __init__(self, parts: Components, config: SAC.Config):
-        if isinstance(parts.spec.action_space, gym.spaces.Discrete):
+    def __init__(self, components: Components, config: SAC.Config):
+        if isinstance(components.spec.action_space, gym.spaces.Discrete):
             raise BadInput("continuous actions only")
-        super().__init__(parts, config)
+        super().__init__(components, config)
 
 
 def test_an_agent_may_refuse_an_action_space() -> None:
@@ -34,7 +34,7 @@ def test_an_agent_may_refuse_an_action_space() -> None:
 
 
 class RefusesAll(SAC):
-    def __init__(self, parts: Components, config: SAC.Config):
+    def __init__(self, components: Components, config: SAC.Config):
         raise BadInput("not today")
 
 
@@ -74,11 +74,11 @@ class BeyondTheBox(SAC):
 
 
 class IgnoresTheMask(SAC):
-    def __init__(self, parts: Components, config: SAC.Config):
-        spec = parts.spec
+    def __init__(self, components: Components, config: SAC.Config):
+        spec = components.spec
         if not isinstance(spec.action_space, gym.spaces.Discrete):
             raise BadInput("discrete actions only")
-        super().__init__(parts, config)
+        super().__init__(components, config)
 
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         return ActionStep(np.full(len(task_ids), 3))
@@ -91,8 +91,8 @@ class OneActionForAll(SAC):
 
 class UndeclaredExtras(SAC):
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
-        acted = super().act(observation, task_ids, explore)
-        return replace(acted, extras={"value": np.zeros(len(task_ids), np.float32)})
+        action_step = super().act(observation, task_ids, explore)
+        return replace(action_step, extras={"value": np.zeros(len(task_ids), np.float32)})
 
 
 class NeverLearns(SAC):
@@ -110,7 +110,7 @@ class ForgetsACounter(SAC):
 
 class ForgetsItsTemperatureMoments(SAC):
     def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state | {"temperatures": {}})
+        super().load_state(state | {"alpha_optimizer": {}})
 
 
 class KeepsAPickle(SAC):
@@ -120,10 +120,10 @@ class KeepsAPickle(SAC):
 
 class MetricsWithGraph(SAC):
     def learn(self, batch: Batch) -> Metrics:
-        return super().learn(batch) | {"alpha": self.temperatures.log_alpha.exp()}
+        return super().learn(batch) | {"alpha": self.log_alpha.exp()}
 
 
-class MetricsOfRows(SAC):
+class MetricsOfSamples(SAC):
     def learn(self, batch: Batch) -> Metrics:
         return super().learn(batch) | {"reward": batch.reward}
 
@@ -169,10 +169,10 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (UndeclaredExtras, "gives extras of .*value"),
     (NeverLearns, "update gave no metrics"),
     (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
-    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose temperatures.optimizer"),
+    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
-    (MetricsOfRows, r"metric 'reward' has shape \(6,\)"),
+    (MetricsOfSamples, r"metric 'reward' has shape \(6,\)"),
     (MetricsAsNumbers, "metric 'reward' is a float"),
     (SwallowsNaN, "does not raise Diverged"),
     (NoticesTooLate, "it raises Diverged after it changed"),

@@ -18,7 +18,7 @@ class WritesEverywhere(Mean):
         return TaskLosses(result.losses.detach(), result.metrics)
 
 
-class LosesRows(Mean):
+class LosesMetrics(Mean):
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         return TaskLosses(super().backward(loss_fn, batch, parameters).losses)
 
@@ -78,7 +78,7 @@ def test_an_aggregator_that_draws_from_its_own_stream_passes() -> None:
     ("cls", "message"),
     [
         (WritesEverywhere, "backward writes a gradient to what is not in `parameters`"),
-        (LosesRows, "the rows that the loss returned are lost"),
+        (LosesMetrics, "the metrics that the loss returned are lost"),
         (KeepsTheGraph, "returns losses that are not detached"),
         (TotalsLosses, r"backward returns losses \(\), not one per task"),
         (StepsItself, "backward changes the parameter 'bias'"),
