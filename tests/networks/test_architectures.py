@@ -54,6 +54,22 @@ def test_every_registered_architecture_keeps_the_contract(cls: type[PolicyArchit
     check_architecture(cls, config)
 
 
+@pytest.mark.parametrize(("cls", "config"), CASES)
+def test_the_representation_is_what_the_head_reads(cls: type[PolicyArchitecture], config: Any) -> None:
+    network = cls(5, 4, 3, config)
+    output = run(network, torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3)
+    if architectures.get("separate") is cls:
+        assert output.representation is None
+        return
+    assert output.representation is not None
+    assert output.representation.dim() == 2
+    assert len(output.representation) == 6
+    (gradient,) = torch.autograd.grad(output.values.sum(), output.representation, retain_graph=True)
+    assert bool((gradient != 0).any(1).all())
+    first = next(network.parameters())
+    assert torch.autograd.grad(output.representation.sum(), first, allow_unused=True) != (None,)
+
+
 AGENTS: dict[type[Agent], Any] = {
     SAC: SAC.Config(batch_size=24, learning_starts=8),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
