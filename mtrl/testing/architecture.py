@@ -146,14 +146,15 @@ class _Case:
             )
         representation = output.representation
         assert representation is None or (representation.dim() == 2 and len(representation) == num_samples), (
-            f"{self.who}: representation has shape {tuple(representation.shape)}, not (rows, d)"  # type: ignore[union-attr]
+            f"{self.who}: representation has shape {tuple(representation.shape)}, not (rows, d)"
         )
         size = self.network.route_size
         if output.route is None:
             assert not size, f"{self.who}: it declares route_size {size}, and forward gives no route"
         else:
             assert tuple(output.route.shape) == (num_samples, size), (
-                f"{self.who}: route has shape {tuple(output.route.shape)}, not (rows, route_size) = {(num_samples, size)}"
+                f"{self.who}: route has shape {tuple(output.route.shape)}, "
+                f"not (rows, route_size) = {(num_samples, size)}"
             )
             assert output.route.dtype == torch.int64, f"{self.who}: route is {output.route.dtype}, not int64"
 

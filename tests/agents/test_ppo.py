@@ -401,7 +401,9 @@ def test_the_routes_of_both_columns_of_distral_are_part_of_the_action() -> None:
     # Taken again, they give the log-probability they were drawn with, in which each has its own.
     policy = agent.networks.policy
     again = policy(torch.from_numpy(observation), torch.from_numpy(tasks), route=route)
-    log_prob = again.distribution.log_prob(torch.from_numpy(action_step.extras["sample"])) + again.network.route_log_prob
+    log_prob = (
+        again.distribution.log_prob(torch.from_numpy(action_step.extras["sample"])) + again.network.route_log_prob
+    )
     torch.testing.assert_close(log_prob, torch.from_numpy(action_step.extras["log_prob"]))
     of_routes = [
         torch.log_softmax(column.router(ids), -1).gather(1, route[:, index : index + 1]).squeeze(1)

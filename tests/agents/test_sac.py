@@ -222,7 +222,9 @@ def test_a_normalizer_stands_between_network_units_and_rewards_and_temperatures_
     expected = [((3 - y) ** 2 + (2 - y) ** 2) / 2 for y in normalised]
     result = agent.critic_losses(agent.critic_group.parameters, with_target(agent, batch))
     assert result.losses.tolist() == pytest.approx(expected, rel=1e-5)
-    assert result.metrics["q_value"].tolist() == pytest.approx([2.5 * s + m for s, m in zip(scales, shifts, strict=True)])
+    assert result.metrics["q_value"].tolist() == pytest.approx(
+        [2.5 * s + m for s, m in zip(scales, shifts, strict=True)]
+    )
     actor = agent.actor_losses(agent.actor_group.parameters, batch).losses
     # (alpha log pi - (sigma Q + mu)) / sigma, without the constant mu / sigma.
     expected = [alpha * LOG_PROB / scale - 2 for alpha, scale in zip(alphas, scales, strict=True)]

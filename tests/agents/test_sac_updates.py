@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from agents.critics import polyak_update
 from agents.sac import SAC
 from mtrl.aggregation import JacobianAggregator, aggregators
-from mtrl.per_task import mean_per_task
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.errors import Diverged
 from mtrl.networks import PolicyArchitecture
+from mtrl.per_task import mean_per_task
 from mtrl.testing import check_agent
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
@@ -138,7 +138,9 @@ class Noisy(PolicyArchitecture):
 
 @pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 @pytest.mark.parametrize("aggregator", [{}, {"aggregator": PCGrad}], ids=["mean", "pcgrad"])
-def test_an_architecture_with_noise_gets_it_in_learning_and_exploring_alone(suite: Any, aggregator: dict[str, Any]) -> None:
+def test_an_architecture_with_noise_gets_it_in_learning_and_exploring_alone(
+    suite: Any, aggregator: dict[str, Any]
+) -> None:
     agent = sac(suite, {"architecture": Noisy, **aggregator})
     progress = next(p for p in training_loop(make_train_state(agent, suite), 4000) if p.metrics)
     assert all(torch.isfinite(value).all() for value in progress.metrics.values())

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from agents.sac import SAC
-from mtrl.optim import matmul_backend
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
-from mtrl.optim.matmul_backend import ONEDNN, SETTING, DEFAULT, choose_matmul_backend, default_matmul_backend
 from mtrl.networks import PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.separate import Separate
+from mtrl.optim import matmul_backend
+from mtrl.optim.matmul_backend import DEFAULT, ONEDNN, SETTING, choose_matmul_backend, default_matmul_backend
 from mtrl.testing.small_runs import make_agent
 from tests.agents.constants import CONTINUOUS, batch_of
 

@@ -172,7 +172,9 @@ def rollout_of(agent: PPO, action_step: ActionStep, tasks: np.ndarray, reward: T
     """One vector step (1, N) of what the agent did."""
     num_samples = len(tasks)
     columns = {name: torch.from_numpy(value) for name, value in action_step.extras.items()}
-    batch = batch_of(tasks.tolist(), reward=reward, action=torch.from_numpy(action_step.action), noise={}, extras=columns)
+    batch = batch_of(
+        tasks.tolist(), reward=reward, action=torch.from_numpy(action_step.action), noise={}, extras=columns
+    )
     return batch.map_columns(lambda value: value.view(1, num_samples, *value.shape[1:]))
 
 
@@ -199,7 +201,9 @@ def test_ppo_regularizes_the_sample_before_it_was_clipped_to_the_box() -> None:
     log_own = -0.5 * sample.square().sum(1) - math.log(2 * math.pi)
     log_common = -0.5 * ((sample[:, 0] - 1).square() + sample[:, 1].square()) - math.log(2 * math.pi)
     assert (sample.abs() > 1).any()
-    torch.testing.assert_close(torch.from_numpy(action_step.extras["regularization"]), log_own / BETA - ALPHA / BETA * log_common)
+    torch.testing.assert_close(
+        torch.from_numpy(action_step.extras["regularization"]), log_own / BETA - ALPHA / BETA * log_common
+    )
 
 
 def test_popart_leaves_the_coefficients_in_reward_units() -> None:

@@ -193,7 +193,9 @@ class OneLossForAll(Routed):
     def forward(
         self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
     ) -> Any:
-        return Output(super().forward(features, task_ids, noise, route).values, losses={"size": self.layer.bias.square().sum()})
+        return Output(
+            super().forward(features, task_ids, noise, route).values, losses={"size": self.layer.bias.square().sum()}
+        )
 
 
 class NeedsNoise(Plain):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.seeding import seeded_construction
 from mtrl.networks.modular.routers import EXPLORATION, SharedRouter, SoftmaxTable, WeightedPolicyLearner, onto_simplex
 from mtrl.networks.modular.routing import Routing
+from mtrl.seeding import seeded_construction
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent
 from tests.agents.constants import CONTINUOUS, batch_of
@@ -67,7 +67,9 @@ def test_a_route_leads_through_its_blocks_and_a_pass_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("learning", ["reinforce", "wpl"])
-def test_choices_are_sampled_as_often_as_the_table_says_and_without_noise_the_most_likely_is_taken(learning: str) -> None:
+def test_choices_are_sampled_as_often_as_the_table_says_and_without_noise_the_most_likely_is_taken(
+    learning: str,
+) -> None:
     network = with_table(Routing(1, 1, 2, small(learning=learning)), TABLE)
     tasks = torch.arange(2).repeat_interleave(20_000)
     noise = torch.rand(len(tasks), network.noise_size, generator=torch.Generator().manual_seed(1))
