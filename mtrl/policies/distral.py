@@ -18,8 +18,8 @@ is the product of Gaussians, before the tanh if there is one: precision a/s_0^2 
 variance is about b times smaller than that of its factors: PPO's `initial_log_std` sets a wider start, SAC learns it;
 where b is large, one column is the better choice.
 
-The coefficients are per step and in reward units, with PopArt too, and should be small beside the rewards of a step: b of
-about 10 suits rewards of order 1. With `return-scale`, which divides the rewards, they are in units of its scale.
+The coefficients are per step and in reward units, with PopArt too, and should be small beside the rewards of a step:
+b of about 10 suits rewards of order 1. With `return-scale`, which divides the rewards, they are in units of its scale.
 
 Both columns are of the run's architecture: the common one is made for one task, the task column for all of them, and
 how task policies share parameters is up to the architecture. The paper's share none: `separate`.

@@ -55,5 +55,6 @@ def test_returns_under_popart_are_those_without_it_at_the_default_settings() -> 
         agent, _ = trained(normalizer, 6000, batch_size=128, learning_rate=1e-3)
         returns.append(evaluate(agent, SUITE, 25, seed=1, num_workers=0).mean_returns)
         print(f"\n{normalizer.__name__}: returns {returns[-1]}")
-    assert returns[0].min() > 10
-    np.testing.assert_allclose(returns[1], returns[0], atol=2.0)
+    # Of 13 to 17, where a policy that has diverged gets less than -5.
+    assert np.min(returns) > 10
+    np.testing.assert_allclose(returns[1].mean(), returns[0].mean(), atol=2.0)
