@@ -18,15 +18,15 @@ from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.scheduling import schedulers
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train
 from mtrl.types import Progress
-from mtrl.env.vector_env import MultiTaskVectorEnv
 
 NUM_ENVS = 6
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 AGGREGATORS: dict[str, dict[str, Any]] = {"mean": {}, "pcgrad": {"aggregator": PCGrad}}
 CONFIGS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=8, buffer_steps=25),
+    SAC: SAC.Config(batch_size=24, learning_starts=8 * NUM_ENVS, buffer_size=25 * NUM_ENVS),
     PPO: PPO.Config(rollout_steps=9, epochs=2, annealing_steps=1000),
 }
 AGENTS: dict[str, type[Agent]] = {"sac": SAC, "ppo": PPO}
@@ -56,13 +56,14 @@ def new_state(
 ) -> TrainState:
     suite = PointMass(suite, PointMass.Config(), seed)
     cls = AGENTS[agent]
-    learner = make_agent(cls, CONFIGS[cls], suite.spec, seed, **ARCHITECTURES[architecture], **AGGREGATORS[aggregator])
-    return make_train_state(learner, suite, NUM_ENVS, seed)
+    parts = ARCHITECTURES[architecture] | AGGREGATORS[aggregator]
+    learner = make_agent(cls, CONFIGS[cls], suite.spec, seed, num_envs=NUM_ENVS, **parts)
+    return make_train_state(learner, suite, seed)
 
 
 def advance(state: TrainState, vector_steps: int) -> list[Progress]:
     """Trains on; returns what was reported."""
-    return list(train(state, state.env_steps + vector_steps * NUM_ENVS))
+    return list(training_loop(state, state.env_steps + vector_steps * NUM_ENVS))
 
 
 def save(state: TrainState, folder: Path) -> None:
@@ -117,15 +118,15 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
 def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
         suite = PointMass("point-mass-hard", PointMass.Config(), seed)
-        config = SAC.Config(batch_size=16, random_steps=30, buffer_steps=50)
+        config = SAC.Config(batch_size=16, learning_starts=30 * 5, buffer_size=50 * 5)
         cls: Any = schedulers.get(name)
         quick = {"decisions_per_update": 2} if name == "ea4c" else {}
         scheduler = cls(suite.spec, cls.Config(uniform_episodes=1, **quick), seed)
         # Five slots for eight tasks: what each plays changes all the time.
-        return make_train_state(make_agent(SAC, config, suite.spec, seed), suite, 5, seed, scheduler)
+        return make_train_state(make_agent(SAC, config, suite.spec, seed, num_envs=5), suite, seed, scheduler)
 
     def go_on(state: TrainState, vector_steps: int) -> list[Progress]:
-        return list(train(state, state.env_steps + 5 * vector_steps))
+        return list(training_loop(state, state.env_steps + 5 * vector_steps))
 
     whole, first, second = new(1), new(1), new(2)
     expected = go_on(whole, 140)
