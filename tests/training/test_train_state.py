@@ -5,6 +5,7 @@ Shapes: N slots, M tasks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.scheduling import schedulers
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.restore import restore
 from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
 from mtrl.types import Progress
@@ -165,15 +167,30 @@ def test_one_saved_state_can_be_taken_up_twice() -> None:
     assert leaves(reported[0]) == leaves(reported[1]) == leaves(reported[2])
 
 
-def test_the_thread_count_is_part_of_the_state() -> None:
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_resume_takes_the_thread_count_of_the_checkpoint(tmp_path: Path, three_threads: None) -> None:
     state = new_state("point-mass")
-    saved, before = state.state(), torch.get_num_threads()
-    assert saved["torch_threads"] == before
-    try:
-        state.load_state(saved | {"torch_threads": before + 1}, iter(()))
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+    save(state, tmp_path)
+    torch.set_num_threads(2)
+    restore(new_state("point-mass"), CheckpointStore(tmp_path).load("latest"))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 10**9, "abc", True, None])
+def test_a_thread_count_that_makes_no_sense_is_passed_over(
+    tmp_path: Path, three_threads: None, threads: object
+) -> None:
+    state = new_state("point-mass")
+    CheckpointStore(tmp_path).save(0, state.state() | {"torch_threads": threads}, state.buffer.chunks(), info={})
+    restore(new_state("point-mass"), CheckpointStore(tmp_path).load("latest"))
+    assert torch.get_num_threads() == 3
 
 
 def test_a_replay_that_leads_elsewhere_is_reported(tmp_path: Path) -> None:
