@@ -39,7 +39,6 @@ def make_critics(
 
 
 @torch.no_grad()
-def polyak_update(target: nn.Module, online: nn.Module, rate: float) -> None:
-    """target <- (1 - rate) target + rate online, in place, for every parameter."""
-    for averaged, value in zip(target.parameters(), online.parameters(), strict=True):
-        averaged.lerp_(value, rate)
+def polyak_update(target: list[Tensor], online: list[Tensor], rate: float) -> None:
+    """target <- (1 - rate) target + rate online, in place."""
+    torch._foreach_lerp_(target, online, rate)

@@ -1,8 +1,8 @@
 """Multi-task proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347).
 
-Continuous actions are sampled from an unsquashed Gaussian and clipped on their way to the environment; log-probabilities
-are those of the unclipped sample. Where an architecture chooses a route, the route is part of the action (Rosenbaum et
-al., 2017, arXiv:1711.01239): its log-probability joins the ratio and its entropy the bonus.
+Continuous actions are sampled from an unsquashed Gaussian and clipped on their way to the environment; the
+log-probabilities are those of the unclipped samples. Where an architecture chooses a route, the route is part of the
+action (Rosenbaum et al., 2017, arXiv:1711.01239): its log-probability joins the ratio and its entropy the bonus.
 
 Shapes: T time, N slots, B batch, F features, A action, M tasks.
 """
@@ -67,7 +67,7 @@ class PPO(Agent):
         head = make_policy_gradient_head(components.spec, config.initial_log_std)
         policy = components.policy(encoder.out_features, head)
         value = Ensemble([components.value_network(encoder.out_features, 1)])
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.networks = ActorCritic(encoder, policy, value, self.normalizer.make_output(1))
         # A policy with an entropy coefficient of its own gets no bonus beside it.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0

@@ -59,11 +59,11 @@ class SAC(Agent):
         self.head = make_soft_head(components.spec)
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_noise_size = self.critics.ensemble.noise_size
-        # A policy with an entropy coefficient of its own (0 with KL only) has that for its temperature, and learns none.
+        # A policy may fix the temperature: Distral's entropy coefficient, which is 0 with KL only.
         self.learns_temperatures = self.policy.temperature is None
         alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
         self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
@@ -72,6 +72,8 @@ class SAC(Agent):
         self.env_steps = 0  # explored
         self.to(self.device)
         rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
+        self.critic_parameters: list[Tensor] = list(self.critics.parameters())
+        self.target_parameters: list[Tensor] = list(self.target_critics.parameters())
         self.critic_group = components.parameter_group("critic", self.critics, **rates)
         self.actor_group = components.parameter_group("actor", self.policy, **rates)
         self.alpha_optimizer = torch.optim.Adam(
@@ -124,7 +126,7 @@ class SAC(Agent):
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
-        polyak_update(self.target_critics, self.critics, self.config.target_rate)
+        polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
         return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}

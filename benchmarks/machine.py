@@ -1,4 +1,4 @@
-"""What a results file says about the machine: enough to compare, no names."""
+"""Facts about the machine for results files: enough to compare, no names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtrl.optim.allocator import keep_freed_memory
+from mtrl.optim.cpu import keep_freed_memory
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.runs.metadata import available_cores
 

@@ -1,10 +1,10 @@
-"""How fast it is, side by side in one run on one machine: `python -m benchmarks.throughput`.
+"""Speed, side by side with other libraries in one run on one machine: `python -m benchmarks.throughput`.
 
 stepping    env steps per second and set-up seconds of our MT10 against the same pool with the official classes
             untouched, physics only, EnvPool (if installed) and gymnasium's Async and Sync vector environments
 stepping-mt50  the same on MT50
 scaling     our MT10 from one worker to all cores, and from 10 to 200 slots
-update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/matmul_floor.py
+update      milliseconds per SAC update against stable-baselines3's and the floor of benchmarks/updates/matmul_floor.py
 end-to-end  env steps per second of a training on MT10 at its defaults
 evaluation  seconds of a whole MT10 evaluation against metaworld's own function, with the same numbers; a fifth of the
             repeats
@@ -35,20 +35,21 @@ from typing import Any
 import torch
 
 import envs
-from benchmarks import end_to_end, evaluation, ppo, sac_update, scheduling, start_up, stepping
 from benchmarks.machine import machine_facts, prepare_process, processor_ticks, stolen_share
 from benchmarks.repeats import Repeats
-from mtrl.runs.metadata import program_facts
+from benchmarks.stepping import evaluation, metaworld, start_up
+from benchmarks.updates import end_to_end, ppo, sac, schedulers
 from mtrl.env.suite import find_suite
+from mtrl.runs.metadata import program_facts
 
 Section = Callable[[int], dict[str, Any]]
 """Takes the number of repeats, prints a report and returns what the results file holds."""
 
 
 def _stepping(repeats: int, suite: str = "mt10") -> dict[str, Any]:
-    rows = stepping.measure_stepping(suite, rounds=repeats)
+    rows = metaworld.measure_stepping(suite, rounds=repeats)
     speeds = {row.name: Repeats(row.env_steps_per_second) for row in rows}
-    ours = speeds[stepping.OURS]
+    ours = speeds[metaworld.OURS]
     for row in rows:
         ratio = ours.ratio_to(speeds[row.name]).shown(2)
         speed = speeds[row.name].shown(0)
@@ -65,7 +66,7 @@ def _stepping(repeats: int, suite: str = "mt10") -> dict[str, Any]:
 
 def _scaling(repeats: int) -> dict[str, Any]:
     results = {}
-    for workers, slots, row in stepping.measure_scaling(repeats):
+    for workers, slots, row in metaworld.measure_scaling(repeats):
         speed = Repeats(row.env_steps_per_second)
         print(f"{workers:3} workers, {slots:3} slots: {speed.shown(0)} env steps/s, set-up {row.setup_seconds:.1f} s")
         results[f"{workers} workers, {slots} slots"] = speed.json()
@@ -73,8 +74,8 @@ def _scaling(repeats: int) -> dict[str, Any]:
 
 
 def _update(repeats: int) -> dict[str, Any]:
-    times = sac_update.measure_updates(repeats)
-    print(sac_update.report(times))
+    times = sac.measure_updates(repeats)
+    print(sac.report(times))
     floor = times.milliseconds["floor"]
     return {
         "gflop_of_floor": times.floor_gflop,
@@ -109,14 +110,14 @@ def _ppo(repeats: int) -> dict[str, Any]:
 def _memory(repeats: int) -> dict[str, Any]:
     envs.register()
     family = find_suite("mt10")
-    buffer = sac_update.filled_buffer(family("mt10", family.Config(), seed=1).spec, capacity=10_000)
+    buffer = sac.filled_buffer(family("mt10", family.Config(), seed=1).spec, capacity=10_000)
     num_bytes = buffer.num_bytes / (buffer.num_rows * buffer.num_envs)
     print(f"{num_bytes:.1f} bytes per transition in a full buffer of {buffer.num_rows} vector steps")
     return {"bytes_per_transition": num_bytes}
 
 
 def _atari(repeats: int) -> dict[str, Any]:
-    from benchmarks import atari  # which needs OpenCV
+    from benchmarks.stepping import atari  # which needs OpenCV
 
     results: dict[str, Any] = {"bytes_per_stored_step": dict(memory := atari.measure_memory())}
     print(atari.report_memory(memory))
@@ -134,8 +135,8 @@ def _start_up(repeats: int) -> dict[str, Any]:
 
 
 def _scheduling(repeats: int) -> dict[str, Any]:
-    times = scheduling.measure_decisions(repeats)
-    print(scheduling.report(times))
+    times = schedulers.measure_decisions(repeats)
+    print(schedulers.report(times))
     return {
         "microseconds": {
             name: {"mean": own.mean.json(), "slowest": own.slowest.json(), "reading": own.reading.json()}

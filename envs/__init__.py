@@ -1,4 +1,4 @@
-"""The suites: Meta-World, Atari, small suites of known optimum, and what plays them in parallel.
+"""Environments: Meta-World, Atari, small suites of known optimum, and the worker pool that plays them in parallel.
 
 Importing this package imports no simulator; `register` imports the suites, which import theirs when they are stepped.
 """

@@ -18,10 +18,10 @@ import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Mode, Suite, suites
-from mtrl.types import TaskSpec, SuiteSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 EPISODE_STEPS = 20
 STEP_LENGTH = 0.2

@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from mtrl.agent import Agent
+from mtrl.config.validation import validated
 from mtrl.env.episodes import IDLE, RandomEpisodes
 from mtrl.env.suite import Mode, find_suite
-from mtrl.types import FinishedEpisode, SuiteSpec
-from mtrl.config.validation import validated
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.types import FinishedEpisode, SuiteSpec
 
 TaskInput = Literal["one-hot", "none"]
 Indices = None | int | Sequence[int]
@@ -40,16 +40,16 @@ def make_sb3_env(
 ) -> SB3VecEnv:
     """`num_envs` slots (default: one per task) of a suite by name, ready for `SAC("MlpPolicy", ...)`.
 
-    `config` are settings of the suite's family, for instance `{"reward_function": "v1"}`. Raises BadInput for a suite
+    `config` are settings of the suite's class, for instance `{"reward_function": "v1"}`. Raises BadInput for a suite
     or setting that is not known.
     """
     envs.register()
-    family = find_suite(suite)
-    suite = family(suite, validated(family.Config, config or {}, "suite."), seed)
-    slots = num_envs or suite.spec.num_tasks
-    episodes = RandomEpisodes(suite.spec, slots, seed)
+    cls = find_suite(suite)
+    played = cls(suite, validated(cls.Config, config or {}, "suite."), seed)
+    slots = num_envs or played.spec.num_tasks
+    episodes = RandomEpisodes(played.spec, slots, seed)
     return SB3VecEnv(
-        suite.make_envs(slots, episodes, mode=mode, num_workers=num_workers, worker_timeout=worker_timeout), task_input
+        played.make_envs(slots, episodes, mode=mode, num_workers=num_workers, worker_timeout=worker_timeout), task_input
     )
 
 
@@ -63,17 +63,17 @@ class SB3VecEnv(VecEnv):
 
     def __init__(self, environments: MultiTaskVectorEnv, task_input: TaskInput = "one-hot"):
         """Raises ValueError for a one-hot task on observations that are not vectors."""
-        suite = environments.suite
-        if task_input == "one-hot" and len(suite.observation_space.shape) != 1:
+        spec = environments.spec
+        if task_input == "one-hot" and len(spec.observation_space.shape) != 1:
             raise ValueError(
-                f"suite {suite.name!r} has observations of shape {suite.observation_space.shape}; "
+                f"suite {spec.name!r} has observations of shape {spec.observation_space.shape}; "
                 "the one-hot task can only be appended to vectors: use task_input='none'"
             )
         self.environments = environments
         self.task_input = task_input
-        self._task_rows = np.eye(suite.num_tasks, dtype=np.float32)
+        self._task_rows = np.eye(spec.num_tasks, dtype=np.float32)
         self._started = time.monotonic()
-        super().__init__(environments.num_envs, _observation_space(suite, task_input), suite.action_space)
+        super().__init__(environments.num_envs, _observation_space(spec, task_input), spec.action_space)
 
     def reset(self) -> np.ndarray:
         """First observations (N, D + M), of new episodes drawn from the seed given to `seed`, if any."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtrl.training.load import TrainedAgent
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def load(run_dir: str, checkpoint: str = "latest", plugins: tuple[str, ...] = ()) -> TrainedAgent:

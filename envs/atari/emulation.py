@@ -1,4 +1,4 @@
-"""How the games are played: what a protocol fixes. No emulator needed."""
+"""Settings of the emulator that a protocol fixes. No emulator needed."""
 
 from __future__ import annotations
 

@@ -33,8 +33,14 @@ def _sac(num_games: int) -> dict[str, Any]:
     """
     return {
         "total_env_steps": 2_000_000 * num_games,
+        "normalizer": {"name": "reward-clip"},  # raw scores of one game may be thousands of times another's
         "num_envs": 4 * num_games,
-        "agent": {"name": "sac", "batch_size": 64 * num_games, "buffer_size": 50_000 * num_games, "learning_starts": 5_000 * num_games},
+        "agent": {
+            "name": "sac",
+            "batch_size": 64 * num_games,
+            "buffer_size": 50_000 * num_games,
+            "learning_starts": 5_000 * num_games,
+        },
         "eval_interval": 200_000 * num_games,
         "checkpoint_interval": 50_000 * num_games,
     }

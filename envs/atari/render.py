@@ -17,7 +17,7 @@ MAX_PICTURES = 3_000
 """Of one episode, each of one env step; a picture that moves for longer is not wanted."""
 
 
-def film(
+def render_episode(
     task: TaskSpec, emulation: Emulation, variation: int, act: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[list[np.ndarray], bool]:
     """Screens (210, 160, 3) uint8 of one episode played by `act`, and whether it reached the target score."""

@@ -7,7 +7,7 @@ tasks, F frames per observation.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,10 +21,10 @@ from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import preset
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Mode, Suite, suites
-from mtrl.types import TaskSpec, SuiteSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 
 @suites.register("atari")
@@ -44,6 +44,8 @@ class Atari(Suite):
         "atari57": "the 57 games of the Atari benchmark",
         "atari:GAME,GAME": "any games, e.g. atari:pong,breakout",
     }
+
+    packages = ("ale-py",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -88,7 +90,7 @@ class Atari(Suite):
             samples_policy=True,
             protocol=f"atari-{config.protocol}",
             settings={
-                "ale-py": importlib.metadata.version("ale-py"),
+                **{package: importlib.metadata.version(package) for package in self.packages},
                 **asdict(self.emulation),
                 "frame_skip": FRAME_SKIP,
                 "max_pooled_frames": 2,
@@ -109,6 +111,14 @@ class Atari(Suite):
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
         return preset(len(SETS[name]) if name in SETS else 1 + name.count(","), agent)
 
+    @classmethod
+    def diagnose(cls) -> Iterable[tuple[str, str]]:
+        """The licence of the emulator."""
+        yield (
+            "ale-py",
+            "GPL-2.0-only, copyleft: a program that ships it comes under the GPL; imported for Atari suites only",
+        )
+
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
@@ -121,10 +131,12 @@ class Atari(Suite):
         seed_every_episode = mode == "evaluate" or self.config.exact_resume
         return AtariEnvs(self.spec, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
 
-    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
-        from envs.atari.render import film
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
+        from envs.atari.render import render_episode
 
-        return film(self.spec.tasks[task], self.emulation, variation, act)
+        return render_episode(self.spec.tasks[task], self.emulation, variation, act)
 
 
 def _action_mask(games: tuple[str, ...]) -> np.ndarray:

@@ -14,10 +14,10 @@ from envs.atari.emulation import Emulation
 from envs.atari.legal_actions import NUM_ACTIONS
 from envs.atari.pool import GamePool, PoolStock, emulator_seed
 from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.runs.metadata import available_cores
 from mtrl.types import SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 class AtariEnvs(MultiTaskVectorEnv):
@@ -58,7 +58,7 @@ class AtariEnvs(MultiTaskVectorEnv):
         slots = self.playing_slots
         # An emulator thread that meets an unknown action never answers.
         if slots.size and not 0 <= action[slots].min() <= action[slots].max() < NUM_ACTIONS:
-            raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, not {action[slots].tolist()}")
+            raise BadInput(f"actions must be 0 to {NUM_ACTIONS - 1}, not {action[slots].tolist()}")
         self._send_to(slots, action)
 
     def _recv(self) -> RawStep:
@@ -125,23 +125,30 @@ class AtariEnvs(MultiTaskVectorEnv):
             self._truncated[slot] = truncated[0]
 
     def _begin_episodes(self, slots: np.ndarray, tasks: np.ndarray, variations: np.ndarray) -> None:
-        """Starts an episode in each of `slots`, of `tasks` (N,) and `variations` (N,); IDLE: the slot rests."""
+        """Starts an episode in each of `slots`, of `tasks` (N,) and `variations` (N,); IDLE: the slot rests.
+
+        Raises WorkerFailure.
+        """
         if self._closed:
-            raise RuntimeError("the environments are closed")
+            raise WorkerFailure("the environments are closed")
         begun = [int(slot) for slot in slots if tasks[slot] != IDLE]
-        # In slot order, so that which pool a slot gets does not depend on timing.
-        pools = [self._pool_of(slot, int(tasks[slot])) for slot in begun]
 
         def begin(pool: GamePool, slot: int) -> np.ndarray:
             seeded = self.replays_exactly or not pool.seeded
             return pool.begin(emulator_seed(int(variations[slot])) if seeded else None)
 
-        if len(begun) == 1:
-            self._observation[begun[0]] = begin(pools[0], begun[0])
-        elif begun:
-            with ThreadPoolExecutor(min(len(begun), available_cores())) as threads:
-                for slot, observation in zip(begun, threads.map(begin, pools, begun), strict=True):
-                    self._observation[slot] = observation
+        try:
+            # In slot order, so that which pool a slot gets does not depend on timing.
+            pools = [self._pool_of(slot, int(tasks[slot])) for slot in begun]
+            if len(begun) == 1:
+                self._observation[begun[0]] = begin(pools[0], begun[0])
+            elif begun:
+                with ThreadPoolExecutor(min(len(begun), available_cores())) as threads:
+                    for slot, observation in zip(begun, threads.map(begin, pools, begun), strict=True):
+                        self._observation[slot] = observation
+        except RuntimeError as error:  # what the emulator raised, or no further thread
+            games = ", ".join(dict.fromkeys(self.spec.tasks[tasks[slot]].name for slot in begun))
+            raise WorkerFailure(f"an episode of {games} cannot begin: {error}") from error
 
     def _pool_of(self, slot: int, task: int) -> GamePool:
         pool = self._pools[slot]

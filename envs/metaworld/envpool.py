@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput
 from mtrl.seeding import stream
 from mtrl.types import State, SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 def check_installed() -> None:

@@ -1,4 +1,4 @@
-"""What a worker makes its Meta-World slots from; light, because the main process holds and sends it."""
+"""Factory of Meta-World slots, called in a worker; light, because the main process holds and sends it."""
 
 from __future__ import annotations
 

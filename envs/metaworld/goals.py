@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.workers.descriptors import Descriptor, pipe
 from envs.metaworld.factory import WORKER_MODULES
-from envs.metaworld.names import BENCHMARKS
-from envs.workers.processes import ChildProcess, warm_up
+from envs.metaworld.tasks import BENCHMARKS
+from envs.workers.child_process import ChildProcess, refusals_named, warm_up
+from envs.workers.descriptors import Descriptor, pipe
 from mtrl.errors import WorkerFailure
 
 NUM_GOALS = 50
@@ -45,23 +45,42 @@ def benchmark_goals(benchmark: str, seed: int) -> Goals:
     Raises WorkerFailure if they cannot be computed.
     """
     version = importlib.metadata.version("metaworld")
-    file = cache_folder() / f"metaworld-{version}-{benchmark}-seed-{seed}.npz"
+    folder = cache_folder()
+    file = folder / f"metaworld-{version}-{benchmark}-seed-{seed}.npz" if folder else None
     identity = _identity(benchmark, seed)
-    goals = _read(file, identity)
+    goals = _read(file, identity) if file else None
     if goals is None:
         _logger.info("computing the goals of %s with seed %d, once", benchmark, seed)
         goals = _decode(_compute_elsewhere(benchmark, seed), identity)
         if goals is None:
             raise RuntimeError(f"the goals computed for {benchmark} with seed {seed} are not {NUM_GOALS} per task")
-        _write(file, encode(goals, identity))
+        if file:
+            _write(file, encode(goals, identity))
     return goals
 
 
-def cache_folder() -> Path:
-    """`$MTRL_CACHE_DIR/goals`, or `goals` in the user's cache folder of the suite."""
+def cache_folder() -> Path | None:
+    """`$MTRL_CACHE_DIR/goals`, or `goals` in the user's cache folder of the suite; None for a user without a home."""
     if folder := os.environ.get("MTRL_CACHE_DIR"):
         return Path(folder) / "goals"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtrl" / "goals"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtrl" / "goals"
+    except RuntimeError:  # neither HOME nor an entry in the passwd file, as in `docker run --user`
+        return None
+
+
+def describe_cache() -> str:
+    """Where the goals are kept, and how many files there are."""
+    folder = cache_folder()
+    if folder is None:
+        return "none: no HOME and no MTRL_CACHE_DIR, so goals are computed in every run"
+    try:
+        number = len(list(folder.iterdir()))
+        return f"{folder} ({number} file{'s' if number != 1 else ''})"
+    except FileNotFoundError:
+        return f"{folder} (empty so far)"
+    except OSError as error:
+        return f"{folder} ({error.strerror}; goals are computed in every run)"
 
 
 def digest(goals: Mapping[str, np.ndarray], identity: str = "") -> str:
@@ -132,7 +151,8 @@ def _write(file: Path, content: bytes) -> None:
 def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
     """Runs the official benchmark in a process of its own: it seeds the global generator and imports the simulator."""
     warm_up(WORKER_MODULES)
-    read_end, write_end = pipe()
+    with refusals_named("a pipe"):
+        read_end, write_end = pipe()
     process = ChildProcess(_send_goals, write_end, benchmark, seed)
     write_end.close()
     with open(read_end.detach(), "rb") as file:
@@ -143,7 +163,7 @@ def _compute_elsewhere(benchmark: str, seed: int) -> bytes:
 
 
 def _send_goals(write_end: Descriptor, benchmark: str, seed: int) -> None:
-    from envs.metaworld.official_goals import official_goals
+    from envs.metaworld.official import official_goals
 
     with open(write_end.detach(), "wb") as file:
         file.write(encode(official_goals(benchmark, seed), _identity(benchmark, seed)))

@@ -1,20 +1,49 @@
-"""Our agents in Meta-World's own evaluation, to check one against the other.
-
-`metaworld.evaluation.evaluation(OfficialAgent(agent), envs, num_episodes=50)` gives the success counts of our
-protocol if `envs` is an official vector environment with one environment per task, in the suite's task order, and the
-pseudorandom task selection switched on (`envs.call("toggle_sample_tasks_on_reset", True)`): then each of the 50 goals
-is played once. With several environments per task the official function counts short episodes too often.
-"""
+"""Meta-World's own benchmark objects and evaluation: its goals, and our agents in its evaluation."""
 
 from __future__ import annotations
 
-import numpy as np
+import pickle
+from typing import TYPE_CHECKING
+from unittest import mock
 
-from mtrl.agent import Agent
+import metaworld
+import mujoco
+import numpy as np
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+from envs.metaworld.tasks import BENCHMARKS
+
+if TYPE_CHECKING:
+    from mtrl.agent import Agent
+
+
+def _place_bodies(env: SawyerXYZEnv, *_: object) -> None:
+    mujoco.mj_kinematics(env.model, env.data)
+
+
+def official_goals(benchmark: str, seed: int) -> dict[str, np.ndarray]:
+    """The goal vectors (50, G) of `metaworld.MT10(seed=seed)` and the like, by task name."""
+    # The vectors are drawn, and drawn again where a task rejects them, without a look at the simulation: leaving out
+    # the dynamics of the 100 settling steps of each reset changes no goal and saves most of the time.
+    with mock.patch.object(SawyerXYZEnv, "do_simulation", _place_bodies):
+        if benchmark in BENCHMARKS:
+            official = getattr(metaworld, benchmark)(seed=seed)
+        else:
+            official = metaworld.MT1(benchmark.removeprefix("MT1-"), seed=seed)
+    goals: dict[str, list[np.ndarray]] = {name: [] for name in official.train_classes}
+    for task in official.train_tasks:
+        goals[task.env_name].append(pickle.loads(task.data)["rand_vec"])
+    return {name: np.array(vectors, np.float64) for name, vectors in goals.items()}
 
 
 class OfficialAgent:
-    """An agent in the form that `metaworld.evaluation` calls. Shapes: M environments, one per task in order."""
+    """An agent in the form that `metaworld.evaluation` calls. Shapes: M environments, one per task in order.
+
+    `metaworld.evaluation.evaluation(OfficialAgent(agent), envs, num_episodes=50)` gives the success counts of our
+    protocol if `envs` is an official vector environment with one environment per task, in the suite's task order, and
+    the pseudorandom task selection switched on (`envs.call("toggle_sample_tasks_on_reset", True)`): then each of the 50
+    goals is played once. With several environments per task the official function counts short episodes too often.
+    """
 
     def __init__(self, agent: Agent):
         self._agent = agent

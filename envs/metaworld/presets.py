@@ -98,7 +98,6 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
 """By suite and agent."""
 
 
-
 def preset(name: str, num_tasks: int, agent: str) -> Mapping[str, Any]:
     """Settings of a suite for an agent; single tasks and lists of tasks have those that `PRESETS` does not name."""
     others: Mapping[str, Mapping[str, Any]] = {

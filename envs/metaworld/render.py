@@ -21,7 +21,7 @@ SIZE = 240  # pixels, square
 BACKENDS = ("egl", "osmesa")
 
 
-def film(
+def render_episode(
     factory: MetaWorldFactory, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[list[np.ndarray], bool]:
     """Frames (SIZE, SIZE, 3) uint8 of one episode, and whether it succeeded. Raises BadInput without a renderer."""

@@ -5,8 +5,10 @@ Importing this module, and making a suite whose goals are cached, imports no sim
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,20 +16,21 @@ import gymnasium as gym
 import numpy as np
 
 from envs.metaworld import goals as goal_store
-from envs.metaworld.costs import STEP_COSTS
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
-from envs.metaworld.names import parse
 from envs.metaworld.presets import preset
-from envs.workers.processes import warm_up
+from envs.metaworld.tasks import STEP_COSTS, parse
+from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Mode, Suite, suites
-from mtrl.types import TaskSpec, SuiteSpec
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
+from mtrl.types import SuiteSpec, TaskSpec
 
 HORIZON = 500
+RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
+"""MuJoCo's backends by the library that each needs."""
 
 
 @suites.register("metaworld")
@@ -46,6 +49,8 @@ class MetaWorld(Suite):
         "mt1-TASK": "one task with the goals of Meta-World MT1, e.g. mt1-reach",
         "metaworld:TASK,TASK": "any tasks, each with the goals of Meta-World MT1, e.g. metaworld:reach,push",
     }
+
+    packages = ("metaworld", "mujoco")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -82,8 +87,7 @@ class MetaWorld(Suite):
             score="success",
             protocol="metaworld-plus",
             settings={
-                "metaworld": importlib.metadata.version("metaworld"),
-                "mujoco": importlib.metadata.version("mujoco"),
+                **{package: importlib.metadata.version(package) for package in self.packages},
                 "reward_function": config.reward_function,
                 "horizon": HORIZON,
                 "num_goals": goal_store.NUM_GOALS,
@@ -107,6 +111,15 @@ class MetaWorld(Suite):
     def warm_up(cls) -> None:
         warm_up(WORKER_MODULES)
 
+    @classmethod
+    def diagnose(cls) -> Iterable[tuple[str, str]]:
+        """What renders, and where goals are kept. No simulator is imported."""
+        # Looked for by name: importing MuJoCo's renderers has side effects, and training needs none.
+        found = [backend for library, backend in RENDERERS.items() if ctypes.util.find_library(library)]
+        chosen = os.environ.get("MUJOCO_GL", "not set")
+        yield "rendering", f"{', '.join(found) or 'no backend (videos need one)'}; MUJOCO_GL {chosen}"
+        yield "goals cache", goal_store.describe_cache()
+
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
@@ -125,10 +138,12 @@ class MetaWorld(Suite):
             step_costs=[STEP_COSTS[task] for task in self.spec.task_names],
         )
 
-    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
-        from envs.metaworld.render import film
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
+        from envs.metaworld.render import render_episode
 
-        return film(self._factory("evaluate"), task, variation, act)
+        return render_episode(self._factory("evaluate"), task, variation, act)
 
     def _factory(self, mode: Mode) -> MetaWorldFactory:
         return MetaWorldFactory(

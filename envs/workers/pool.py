@@ -1,4 +1,4 @@
-"""N environment slots over K worker processes that step them in parallel.
+"""Vector environment: N slots over K worker processes that step them in parallel.
 
 Actions, results and next episodes lie in shared memory. With K = 0 the slots are stepped in this process, by the same
 code; nothing about a trajectory depends on K.
@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.workers.local import LocalWorker
-from envs.workers.slots import NOBODY, SlotArrays, SlotEnvFactory, SlotLayout
-from envs.workers.worker import BEGIN, STEP
-from envs.workers.workers import Workers
+from envs.workers.in_process import InProcessGroup
+from envs.workers.process_group import ProcessGroup
+from envs.workers.slots import BEGIN, NOBODY, STEP, SlotArrays, SlotEnvFactory, SlotLayout
 from mtrl.env.episodes import IDLE, EpisodeSource
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput
 from mtrl.types import SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 class WorkerPool(MultiTaskVectorEnv):
@@ -51,23 +50,23 @@ class WorkerPool(MultiTaskVectorEnv):
             action_dtype=str(self._actions.dtype),
         )
         self._step_costs = np.asarray(step_costs if step_costs is not None else [1.0] * spec.num_tasks)
-        self._workers: Workers | LocalWorker
+        self._group: ProcessGroup | InProcessGroup
         if self.num_workers:
-            self._workers = Workers(layout, make_env, spec.task_names, worker_timeout)
+            self._group = ProcessGroup(layout, make_env, spec.task_names, worker_timeout)
         else:
-            self._workers = LocalWorker(layout, make_env, spec.task_names)
+            self._group = InProcessGroup(layout, make_env, spec.task_names)
 
     @property
     def _arrays(self) -> SlotArrays:
-        return self._workers.arrays
+        return self._group.arrays
 
     def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
         costs = np.where(tasks == IDLE, self._step_costs.mean(), self._step_costs[tasks])
-        self._workers.start(costs.tolist())
+        self._group.start(costs.tolist())
         self._arrays.next_task[:] = tasks
         self._arrays.next_variation[:] = variations
-        self._workers.command(BEGIN)
-        self._workers.wait()
+        self._group.command(BEGIN)
+        self._group.wait()
         return self._arrays.observation
 
     def _send(self, action: np.ndarray, next_tasks: np.ndarray, next_variations: np.ndarray) -> None:
@@ -76,10 +75,10 @@ class WorkerPool(MultiTaskVectorEnv):
         np.not_equal(self.task_ids, IDLE, out=arrays.playing)
         arrays.next_task[:] = next_tasks
         arrays.next_variation[:] = next_variations
-        self._workers.command(STEP)
+        self._group.command(STEP)
 
     def _recv(self) -> RawStep:
-        self._workers.wait()
+        self._group.wait()
         arrays = self._arrays
         return RawStep(
             observation=arrays.observation,
@@ -99,8 +98,8 @@ class WorkerPool(MultiTaskVectorEnv):
             np.greater(lengths, step, out=arrays.playing)
             for slot in np.flatnonzero(arrays.playing):
                 arrays.action[slot] = actions[slot][step]
-            self._workers.command(STEP)
-            self._workers.wait()
+            self._group.command(STEP)
+            self._group.wait()
             ended = np.flatnonzero((arrays.terminated | arrays.truncated) & arrays.playing)
             if ended.size:
                 raise BadInput(
@@ -110,4 +109,4 @@ class WorkerPool(MultiTaskVectorEnv):
         return observation
 
     def close(self) -> None:
-        self._workers.close()
+        self._group.close()

@@ -12,8 +12,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mtrl.env.faults import WrongResult, describe_fault
+
+BEGIN = b"b"
+"""Command: start the next episode of every slot that has one."""
+STEP = b"s"
+"""Command: one step of every slot that plays."""
+
 NOBODY = -1
 """In place of a slot or task: none. As a next task it lets a slot rest once its episode has ended."""
+
+
+_NUMBERS = (float, int, np.floating, np.integer)
 
 
 class SlotStep(NamedTuple):
@@ -30,7 +40,10 @@ class SlotEnv(Protocol):
     """What a suite implements to be played by a worker pool: one episode at a time, of any task."""
 
     def begin(self, task: int, variation: int) -> np.ndarray:
-        """Starts an episode; it must depend on nothing but (task, variation) and the actions to come."""
+        """Starts an episode; it must depend on nothing but (task, variation) and the actions to come.
+
+        Returns the first observation, in the suite's shape and dtype, or one of the same kind: float64 becomes float32.
+        """
 
     def step(self, action: Any) -> SlotStep:
         """Steps with an action (A,) float32, or an int64 scalar."""
@@ -119,33 +132,55 @@ class SlotRunner:
     """Plays some of the slots: reads actions and next episodes from the arrays, writes results to them."""
 
     def __init__(self, arrays: SlotArrays, slots: Sequence[int], worker: int, make_env: SlotEnvFactory):
+        """The environments are made by the first command."""
         self._arrays = arrays
+        self._slots = slots
         self._worker = worker
-        self._envs = {slot: make_env() for slot in slots}
+        self._make_env = make_env
+        self._envs: dict[int, SlotEnv] = {}
+        self._current: object = make_env  # whose code runs
         self._tasks = dict.fromkeys(slots, NOBODY)
         # Views of single rows, made once: slicing costs as much as the copy.
         self._observations = {slot: arrays.observation[slot] for slot in slots}
         self._final_observations = {slot: arrays.final_observation[slot] for slot in slots}
         self._shape = arrays.observation.shape[1:]
+        self._checked_dtype = arrays.observation.dtype  # one that fits
         self._begun = 0
 
-    def begin(self) -> None:
-        """Starts the next episode of every slot that has one."""
+    def run(self, command: bytes) -> None:
+        """BEGIN or STEP. Raises what an environment raises, or WrongResult for what none may return."""
         self._arrays.busy[self._worker] = True
-        for slot in self._envs:
-            self._begin(slot)
+        if not self._envs:
+            self._envs = {slot: self._make_env() for slot in self._slots}
+        if command == BEGIN:
+            for slot in self._envs:
+                self._begin(slot)
+        else:
+            self._step()
         self._arrays.busy[self._worker] = False
 
-    def step(self) -> None:
+    def describe(self, error: BaseException) -> str:
+        """What is to blame for an error of `run`, and the error, in one line."""
+        return describe_fault(error, self._current)
+
+    def forget(self) -> None:
+        """Drops the environments."""
+        self._envs, self._current = {}, None
+
+    def _step(self) -> None:
         """One step of every slot that plays; one whose episode ends starts its next in the same step."""
         arrays = self._arrays
-        arrays.busy[self._worker] = True
         for slot, env in self._envs.items():
             if not arrays.playing[slot]:
                 continue
             self._note(slot, self._tasks[slot])
-            observation, reward, terminated, truncated, success = env.step(arrays.action[slot])
-            self._write(self._final_observations[slot], observation)
+            result = env.step(arrays.action[slot])
+            if not isinstance(result, tuple) or len(result) != len(SlotStep._fields):
+                raise WrongResult(f"returned {_kind(result)} from step, expected a SlotStep")
+            observation, reward, terminated, truncated, success = result
+            self._write(self._final_observations[slot], observation, "step")
+            if not isinstance(reward, _NUMBERS):
+                raise WrongResult(f"returned {_kind(reward)} as the reward of step, expected a number")
             arrays.reward[slot] = reward
             arrays.terminated[slot] = terminated
             arrays.truncated[slot] = truncated
@@ -154,7 +189,6 @@ class SlotRunner:
                 self._begin(slot)
             else:
                 self._observations[slot][...] = self._final_observations[slot]
-        arrays.busy[self._worker] = False
 
     def _begin(self, slot: int) -> None:
         arrays = self._arrays
@@ -164,18 +198,34 @@ class SlotRunner:
             self._observations[slot][...] = self._final_observations[slot]
             return
         self._note(slot, task)
-        self._write(self._observations[slot], self._envs[slot].begin(task, int(arrays.next_variation[slot])))
+        observation = self._envs[slot].begin(task, int(arrays.next_variation[slot]))
+        self._write(self._observations[slot], observation, "begin")
 
     def _note(self, slot: int, task: int) -> None:
         """Leaves word of what is being done, for the message if it is never finished."""
         self._begun += 1
+        self._current = self._envs[slot]
         arrays, worker = self._arrays, self._worker
         arrays.last_task[worker] = task
         arrays.last_slot[worker] = slot
         arrays.progress[worker] = self._begun
 
-    def _write(self, row: np.ndarray, observation: np.ndarray) -> None:
-        # The assignment would broadcast a wrong shape silently.
+    def _write(self, row: np.ndarray, observation: np.ndarray, method: str) -> None:
+        # The assignment would broadcast a wrong shape and wrap around numbers of a wrong kind, and say nothing.
+        if not isinstance(observation, np.ndarray):
+            raise WrongResult(f"returned {_kind(observation)} as the observation of {method}, expected an array")
         if observation.shape != self._shape:
-            raise ValueError(f"observation has shape {observation.shape}, expected {self._shape}")
+            raise WrongResult(
+                f"returned an observation of shape {observation.shape} from {method}, expected {self._shape}"
+            )
+        if observation.dtype != self._checked_dtype:
+            if not np.can_cast(observation.dtype, row.dtype, "same_kind"):
+                raise WrongResult(
+                    f"returned an observation of dtype {observation.dtype} from {method}, expected {row.dtype}"
+                )
+            self._checked_dtype = observation.dtype
         row[...] = observation
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

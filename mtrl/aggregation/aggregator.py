@@ -116,7 +116,7 @@ def task_gradients(
 ) -> tuple[dict[str, Tensor], TaskLosses]:
     """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
 
-    `batch` must be sorted by task. Tasks without samples have loss and gradient 0. `vectorized` False: never use `vmap`.
+    `batch` must be sorted by task. Tasks without samples have loss and gradient 0. `vectorized` False: without `vmap`.
     """
     detached: Parameters = {name: parameter.detach() for name, parameter in parameters.items()}
     if vectorized and len(set(batch.counts)) == 1:

@@ -1,4 +1,4 @@
-"""Minibatches: random parts of a rollout for several epochs of learning. Shapes: T time, N slots, M tasks, B = T N samples."""
+"""Minibatches of a rollout, for several epochs of learning. Shapes: T time, N slots, M tasks, B = T N samples."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mtrl.types import Batch
 
 
 def minibatches(batch: Batch, number: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Deals samples (B,) at random into `number` batches, each sorted by task and with its share of every task's samples.
+    """Deals samples (B,) at random into `number` batches, each sorted by task and with its share of every task.
 
-    The shares are equal to one sample per task. Every sample is in exactly one of them; a batch whose tasks all have fewer
-    samples than `number` is dealt into as many as its largest task has samples.
+    The shares are equal to within one sample per task. Every sample is in exactly one of the batches; if all tasks have
+    fewer samples than `number`, there are as many batches as the largest task has samples.
     """
     # Whole parts order by task, fractions at random within it: one sort, wherever the batch lives. Single precision
     # below 1 is exact in a double sum, so no row is rounded into the next task.

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 
 from mtrl.buffer.task_index import TaskIndex
-from mtrl.checkpoints.store import Chunk
 from mtrl.seeding import load_stream_state, stream, stream_state
-from mtrl.types import ActionStep, Batch, EnvStep, State, SuiteSpec
+from mtrl.types import ActionStep, Batch, Chunk, EnvStep, State, SuiteSpec
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""
@@ -140,13 +139,13 @@ class RolloutBuffer:
     def sample(self, batch_size: int, weights: np.ndarray | None = None) -> Batch:
         """B transitions sorted by task, uniform with replacement within each task.
 
-        Task i gets the share weights[i] (M,) of the rows by largest remainder (equal shares by default); a task
-        without stored rows gives its share to the others, which share equally where none of them has any. Raises
-        ValueError while nothing is stored.
+        Task i gets the share weights[i] (M,) of the batch (equal shares by default), in expectation where that is no
+        whole number of transitions. A task without stored transitions gives its share to the others, which share
+        equally where none of them has any. Raises ValueError while nothing is stored.
         """
         stored = (self._index.sizes > 0).astype(np.float64)
         shares = stored if weights is None else stored * weights
-        counts = largest_remainder(shares if shares.any() else stored, batch_size)
+        counts = share_out(shares if shares.any() else stored, batch_size, self._stream)
         ids = self._index.draw(counts, self._stream)
         return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
 
@@ -290,14 +289,16 @@ class RolloutBuffer:
         }
 
 
-def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers (M,) that add up to `total`, as near to the proportions as possible."""
+def share_out(shares: np.ndarray, total: int, generator: np.random.Generator) -> np.ndarray:
+    """Whole numbers (M,) that add up to `total`, each within one of its exact proportion, which is its expectation.
+
+    Systematic sampling: one random offset decides all roundings, and none is drawn if there is nothing to round.
+    """
     if not shares.sum() > 0:
         raise ValueError("there is nothing to share out")
-    exact = shares / shares.sum() * total
-    counts = np.floor(exact + 1e-9).astype(np.int64)
-    short = total - counts.sum()
-    if short:
-        # A stable sort: ties go to the lower task index.
-        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
-    return counts
+    upper = np.cumsum(shares) / shares.sum() * total
+    upper[-1] = total
+    whole = np.rint(upper)
+    upper = np.where(np.abs(upper - whole) < 1e-6, whole, upper)  # not a rounding error of the proportions
+    offset = 0.0 if (upper == whole).all() else generator.random()
+    return np.diff(np.floor(upper + offset), prepend=0.0).astype(np.int64)

@@ -6,7 +6,7 @@ The class is cheap to import: its simulator is imported inside `make_envs`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from mtrl.env.episodes import EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, nearest
+from mtrl.registry import Registry, listed, nearest
 from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
@@ -56,6 +56,11 @@ class Suite(ABC):
         The command line calls it before it imports torch, so that the two run side by side.
         """
 
+    @classmethod
+    def diagnose(cls) -> Iterable[tuple[str, str]]:
+        """Lines of (what, found) for `mtrl doctor`."""
+        return ()
+
     @abstractmethod
     def make_envs(
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
@@ -66,7 +71,9 @@ class Suite(ABC):
         is in seconds.
         """
 
-    def film(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
         """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
 
         Raises BadInput where it cannot be rendered.
@@ -87,4 +94,4 @@ def find_suite(name: str) -> type[Suite]:
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suites.get(name)
     known = [known for family in families for known in family.suite_names]
-    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")
+    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")

@@ -10,16 +10,22 @@ Shapes: N slots, M tasks, A action.
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
-from mtrl.errors import Diverged, WorkerFailure
+from mtrl.env.faults import WrongResult, describe_fault
+from mtrl.errors import Diverged, MtrlError, WorkerFailure
 from mtrl.types import EnvStep, FinishedEpisode, State, SuiteSpec
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RawStep(NamedTuple):
@@ -59,6 +65,7 @@ class MultiTaskVectorEnv(ABC):
         self._limits = np.array([task.max_episode_steps for task in spec.tasks])
         self.playing_slots = np.zeros(0, np.int64)  # (n,) the slots that play, in order
         self._sent: np.ndarray | None = None
+        self._observations = (num_envs, *spec.observation_space.shape), spec.observation_space.dtype
 
     # What a backend implements.
 
@@ -87,7 +94,8 @@ class MultiTaskVectorEnv(ABC):
     def reset(self) -> np.ndarray:
         """Starts the first episode of every slot; returns the observations (N, *observation)."""
         tasks, variations = self.episodes.peek()
-        observation = self._start(tasks, variations)
+        observation = self._call(self._start, tasks, variations)
+        self._check_array("observation of _start", observation, *self._observations)
         self._begin(np.arange(self.num_envs), tasks, variations)
         return observation.copy()
 
@@ -106,13 +114,14 @@ class MultiTaskVectorEnv(ABC):
         self._check_finite("action", action)
         self._sent = action.astype(self._action_dtype)
         self._next = self.episodes.peek()
-        self._send(self._sent, *self._next)
+        self._call(self._send, self._sent, *self._next)
 
     def recv(self) -> EnvStep:
         """Waits for the step begun by `send`. Raises WorkerFailure, or Diverged on a value that is not finite."""
         if self._sent is None:
             raise RuntimeError("recv was called without send")
-        raw = self._recv()
+        raw = self._call(self._recv)
+        self._check_step(raw)
         action, self._sent = self._sent, None
         playing = self.playing_slots
         self._check_finite("reward", raw.reward)
@@ -184,7 +193,9 @@ class MultiTaskVectorEnv(ABC):
         stored = np.asarray(state["actions"])
         self._actions[:, : stored.shape[1]] = stored
         played = [self._actions[slot, :length].copy() for slot, length in enumerate(self._lengths)]
-        return self._replay(self.task_ids, self._variations, played).copy()
+        observation = self._call(self._replay, self.task_ids, self._variations, played)
+        self._check_array("observation of _replay", observation, *self._observations)
+        return observation.copy()
 
     def _begin(self, slots: np.ndarray, tasks: np.ndarray, variations: np.ndarray) -> None:
         self.task_ids[slots] = tasks
@@ -194,6 +205,36 @@ class MultiTaskVectorEnv(ABC):
         self._successes[slots] = False
         self.playing_slots = np.flatnonzero(self.task_ids != IDLE)
         self.episodes.advance(slots)
+
+    def _call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a backend's method: what its code raises is a WorkerFailure that names it, `sys.exit` too."""
+        try:
+            return method(*args, **kwargs)
+        except MtrlError:
+            raise
+        except (Exception, SystemExit) as error:
+            trace = traceback.format_exc().rstrip()
+            raise WorkerFailure(f"environment {describe_fault(error, self)}\n{trace}") from error
+
+    def _check_step(self, raw: RawStep) -> None:
+        if not isinstance(raw, RawStep):
+            raise self._wrong_result(f"returned {type(raw).__name__} from _recv, expected a RawStep")
+        numbers = (self.num_envs,)
+        self._check_array("observation", raw.observation, *self._observations)
+        self._check_array("final_observation", raw.final_observation, *self._observations)
+        self._check_array("reward", raw.reward, numbers, np.dtype(np.float32))
+        for name in ("terminated", "truncated", "success"):
+            self._check_array(name, getattr(raw, name), numbers, np.dtype(bool))
+
+    def _check_array(self, what: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if not isinstance(array, np.ndarray):
+            raise self._wrong_result(f"returned {type(array).__name__} as {what}, expected an array")
+        if array.shape != shape or array.dtype != dtype:
+            found, expected = f"{array.shape} {array.dtype}", f"{shape} {dtype}"
+            raise self._wrong_result(f"returned {what} {found}, expected {expected}")
+
+    def _wrong_result(self, text: str) -> WorkerFailure:
+        return WorkerFailure(f"environment {describe_fault(WrongResult(text), self)}")
 
     def _check_lengths(self) -> None:
         playing = self.playing_slots

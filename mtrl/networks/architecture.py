@@ -1,6 +1,8 @@
 """Policy architectures: how a network shares its parameters between tasks. The plug-in point of the suite.
 
-Actor, critics, value and Q functions are the same class with another `out_features`. Shapes: B batch, M tasks, K copies.
+Actor, critics, value and Q functions are the same class with another `out_features`.
+
+Shapes: B batch, M tasks, K copies.
 """
 
 from __future__ import annotations
@@ -57,6 +59,11 @@ class PolicyArchitecture(nn.Module, ABC):
         """The settings of a run's value and Q networks, `config` being those of its policy's networks."""
         return config
 
+    @classmethod
+    def preset(cls, agent: str) -> Mapping[str, Any]:
+        """Settings of a run that belong to the published method, as the nested mapping a YAML file would hold."""
+        return {}
+
     forward: Callable[..., Tensor | Output]
     """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
 
@@ -66,11 +73,17 @@ class PolicyArchitecture(nn.Module, ABC):
 
 
 class SelfUpdating(nn.Module, ABC):
-    """A module whose parameters move by a rule of their own instead of the group's optimiser."""
+    """A module whose parameters move by a rule of their own instead of the group's optimiser.
+
+    They take no part in the group's gradient clipping.
+    """
 
     @abstractmethod
-    def step(self) -> None:
-        """Moves them by their gradients. What the rule remembers has to be in the state dict."""
+    def step(self, shares: Tensor) -> None:
+        """Moves them by their gradients, which are of the sum over tasks of share times loss; shares (M,) of the batch.
+
+        What the rule remembers has to be in the state dict.
+        """
 
 
 architectures: Registry[PolicyArchitecture] = Registry("architecture")

@@ -56,7 +56,7 @@ def relu_layers(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential
 
 def one_hot(indices: Tensor, size: int) -> Tensor:
     """(...) int64 below `size` -> (..., size) float32. Unlike `F.one_hot` it works under `vmap` and in CUDA graphs."""
-    return (indices.unsqueeze(-1) == torch.arange(size, device=indices.device)).float()
+    return F.embedding(indices, torch.eye(size, device=indices.device))
 
 
 def task_rows(table: Tensor, task_ids: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def uniform_noise(generator: torch.Generator, *shape: int) -> Tensor | None:
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel noise from uniform numbers, any shape: the arg-max of logits plus noise is a sample of their softmax."""
+    """Standard Gumbel noise from uniform numbers: the arg-max of logits plus noise is a sample of their softmax."""
     return -torch.log(-torch.log(uniform.clamp(1e-6, 1 - 1e-6)))
 
 

@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
     """Tells glibc to reuse large blocks rather than to hand them back; without glibc, nothing.
 
     Otherwise a tensor above 32 MB is mapped anew by every operation that makes one, and the kernel clears it page by
-    page: a PPO minibatch of 768 frame stacks takes 90 000 page faults (`benchmarks.encoders` measures their cost).
+    page: a PPO minibatch of 768 frame stacks takes 90 000 page faults (cost: `benchmarks.updates.encoders`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

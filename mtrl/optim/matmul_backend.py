@@ -19,7 +19,7 @@ def choose_matmul_backend() -> str:
     """Selects oneDNN for the whole process where it is faster than MKL and as exact; returns the backend's name.
 
     MKL, torch's default, has AVX-512 code for Intel processors only: on AMD processors oneDNN is up to twice as fast
-    (`benchmarks.sac_update`). Torch hands float32 matrices to oneDNN only where it is told that they may be rounded to
+    (`benchmarks.updates.sac`). Torch hands float32 matrices to oneDNN only where it is told that they may be rounded to
     bfloat16. oneDNN makes use of that on x86 processors with AMX and computes in float32 on all others, which is
     tested here. A setting that the user has made stays.
 

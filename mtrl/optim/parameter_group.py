@@ -19,8 +19,8 @@ from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.optim.precision import Precision, autocast
-from mtrl.types import Batch, State
+from mtrl.optim.precision import autocast
+from mtrl.types import Batch, Precision, State
 
 AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
 """A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
@@ -55,6 +55,7 @@ class ParameterGroup:
         self.self_updating = [part for part in module.modules() if isinstance(part, SelfUpdating)]
         apart = {parameter for part in self.self_updating for parameter in part.parameters()}
         self._optimized = {name: value for name, value in self.parameters.items() if value not in apart}
+        self._apart = {name: value for name, value in self.parameters.items() if value in apart}
         aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in module.modules())
         self.needs_per_task_gradients = isinstance(aggregator, JacobianAggregator) or not aggregator.vectorized
         device = next(iter(self.parameters.values())).device
@@ -84,13 +85,13 @@ class ParameterGroup:
         unequal = self.needs_per_task_gradients and len(set(batch.counts)) > 1
         with default_matmul_backend() if unequal else nullcontext():
             result = self.aggregator.backward(self._complete(loss_fn), batch, self.parameters)
-        norm = nn.utils.get_total_norm([value.grad for value in self.parameters.values() if value.grad is not None])
         # Before clipping, which would spread a value that is not finite over all gradients.
-        self._check_finite(result.losses, norm)
-        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.max_grad_norm, norm)
+        norm = _gradient_norm(self._optimized)
+        self._check_finite(result.losses, norm if not self._apart else norm + _gradient_norm(self._apart))
+        nn.utils.clip_grads_with_norm_(self._optimized.values(), self.max_grad_norm, norm)
         self.optimizer.step()
         for part in self.self_updating:
-            part.step()
+            part.step(batch.shares)
         return result
 
     def _complete(self, loss_fn: LossFunction) -> LossFunction:
@@ -182,3 +183,8 @@ class ParameterGroup:
             self.not_finite.zero_()
         if isinstance(self._update, CudaGraphs):
             self._update.reset()  # the captured graphs write to the old moments
+
+
+def _gradient_norm(parameters: Parameters) -> Tensor:
+    """Euclidean norm () of all gradients."""
+    return nn.utils.get_total_norm([value.grad for value in parameters.values() if value.grad is not None])

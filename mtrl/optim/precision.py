@@ -8,11 +8,9 @@ normalisations stay float32 (`mtrl.networks.layers.float32_island`).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Precision = Literal["float32", "bfloat16"]
+from mtrl.types import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -55,7 +55,7 @@ class Policy(nn.Module, ABC):
     route_size: int
     """Choices per sample in the architecture's `Output.route` (0: none)."""
     temperature: float | None = None
-    """Coefficient of log pi where the policy fixes it; None: the agent's own (learned temperatures, an entropy bonus)."""
+    """Coefficient of log pi if the policy fixes it; None: the agent's own (learned temperatures, an entropy bonus)."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):

@@ -1,7 +1,7 @@
 """The interface: one weight vector, read by the environments (which task next) and the buffer (share of a batch).
 
-N slots read the weights stratified (`mtrl.env.episodes.RandomEpisodes`): a share is how many of the N episodes begun under
-the same weights a task gets, to within one, and its share of every batch. Shapes: M tasks.
+N slots read the weights stratified (`mtrl.env.episodes.RandomEpisodes`): of N episodes begun under the same weights a
+task gets its share to within one episode. The same share holds in every batch. Shapes: M tasks.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ class _Case:
         agent = self.make()
         assert agent.rollout_steps >= 1, f"{self.who}: rollout_steps is {agent.rollout_steps}"
         assert agent.learns_from_replay or agent.buffer_size >= NUM_ENVS * agent.rollout_steps, (
-            f"{self.who}: a buffer of {agent.buffer_size} env steps cannot hold a rollout of {agent.rollout_steps} steps "
-            f"of {NUM_ENVS} environments"
+            f"{self.who}: a buffer of {agent.buffer_size} env steps cannot hold {agent.rollout_steps} steps of "
+            f"{NUM_ENVS} environments"
         )
         assert isinstance(agent, nn.Module)
         assert agent.groups(), f"{self.who}: groups() is empty"

@@ -25,7 +25,7 @@ def write_videos(agent: Agent, suite: Suite, folder: Path) -> list[Path]:
         def act(observation: np.ndarray, task_id: int = task.index) -> np.ndarray:
             return agent.act(observation[None], np.array([task_id]), explore=False).action[0]
 
-        frames, success = suite.film(task.index, 0, act)
+        frames, success = suite.render_episode(task.index, 0, act)
         path = folder / f"{task.name}-{'success' if success else 'failure'}.gif"
         write_gif(frames, path)
         written.append(path)

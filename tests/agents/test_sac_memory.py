@@ -8,7 +8,7 @@ import torch
 import agents
 import envs
 from agents.sac import SAC
-from benchmarks.sac_update import filled_buffer
+from benchmarks.updates.sac import filled_buffer
 from mtrl.aggregation import aggregators
 from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config

@@ -6,19 +6,22 @@ Shapes: N slots, M tasks.
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.episodes import IDLE, ListedEpisodes, RandomEpisodes
+from mtrl.env.vector_env import RawStep
 from mtrl.errors import Diverged, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_suite import CountingEnvs
 from mtrl.types import EnvStep
-from mtrl.env.vector_env import RawStep
 from tests.env.counting import counting_suite
 
 SUITE = counting_suite()
@@ -189,3 +192,64 @@ def test_an_episode_that_does_not_end_is_named() -> None:
     message = "an episode did not end: task count-1, slot 0, variation 6, after 7 steps, its max_episode_steps"
     with pytest.raises(WorkerFailure, match=message):
         played.step(zeros(2))
+
+
+class FaultyEnvs(CountingEnvs):
+    """Counts, until `fault` replaces a step."""
+
+    def __init__(self, fault: Callable[[RawStep], Any]):
+        super().__init__(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1))
+        self.fault = fault
+
+    def _recv(self) -> RawStep:
+        step = super()._recv()
+        if self.fault is sys.exit:
+            sys.exit(0)
+        return self.fault(step)
+
+
+def drawer_is_stuck(step: RawStep) -> RawStep:
+    raise LookupError("the drawer is stuck")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (drawer_is_stuck, "raised LookupError: the drawer is stuck"),
+        (sys.exit, "raised SystemExit: 0"),
+        (lambda step: None, "returned NoneType from _recv, expected a RawStep"),
+        (
+            lambda step: step._replace(observation=step.observation.astype(np.float64)),
+            r"returned observation \(4, 5\) float64, expected \(4, 5\) float32",
+        ),
+        (
+            lambda step: step._replace(final_observation=step.final_observation[:, :2]),
+            r"returned final_observation \(4, 2\) float32, expected \(4, 5\) float32",
+        ),
+        (lambda step: step._replace(reward=[0.0] * 4), "returned list as reward, expected an array"),
+        (
+            lambda step: step._replace(reward=step.reward.astype(np.float64)),
+            r"returned reward \(4,\) float64, expected \(4,\) float32",
+        ),
+        (
+            lambda step: step._replace(terminated=step.terminated.astype(int)),
+            r"returned terminated \(4,\) int64, expected \(4,\) bool",
+        ),
+    ],
+)
+def test_faults_of_an_environment_are_named_with_its_class_file_and_line(
+    fault: Callable[[RawStep], Any], said: str
+) -> None:
+    played = FaultyEnvs(fault)
+    played.reset()
+    with pytest.raises(WorkerFailure, match=rf"^environment FaultyEnvs \(\S*/test_vector_env\.py:\d+\) {said}(\n|$)"):
+        played.step(zeros())
+
+
+def test_a_first_observation_that_is_missing_is_named() -> None:
+    class NoObservation(CountingEnvs):
+        def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+            super()._start(tasks, variations)
+
+    with pytest.raises(WorkerFailure, match=r"NoObservation \(\S*:\d+\) returned NoneType as observation of _start"):
+        NoObservation(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1)).reset()

@@ -20,10 +20,10 @@ import envs
 from envs.point_mass import EPISODE_STEPS, STEP_LENGTH
 from envs.sb3 import SB3VecEnv, as_sb3_policy, make_sb3_env
 from mtrl.agent import Agent
-from mtrl.training.build import build_agent, build_suite
 from mtrl.config.schema import resolve_config
 from mtrl.env.episodes import ListedEpisodes
 from mtrl.errors import BadInput
+from mtrl.training.build import build_agent, build_suite
 
 
 @pytest.fixture(autouse=True)

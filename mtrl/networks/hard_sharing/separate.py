@@ -38,8 +38,8 @@ class Separate(PolicyArchitecture):
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
         order = task_ids.argsort(stable=True)
         counts = torch.bincount(task_ids, minlength=self.num_tasks).tolist()
-        # Each network sees its own samples alone: the work of one network, whatever the number of tasks. Padded to equal
-        # counts and stacked in batched products it is no faster on a CPU.
+        # Each network sees its own samples alone: the work of one network, whatever the number of tasks. Batched
+        # products of samples padded to equal counts are no faster on a CPU.
         pieces = features[order].split(counts)
         values = torch.cat([network(piece) for network, piece in zip(self.networks, pieces, strict=True)])
         return values[order.argsort()]

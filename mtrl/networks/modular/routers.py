@@ -100,9 +100,11 @@ class WeightedPolicyLearner(TabularRouter, SelfUpdating):
         return self.probabilities.log()
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, shares: Tensor) -> None:
         assert self.probabilities.grad is not None
-        gain, probabilities = -self.probabilities.grad, self.probabilities
+        # Of each task's own objective: how many tasks share the batch must not change a table's step.
+        own = torch.where(shares > 0, 1 / shares, 0.0).view(-1, 1, 1)
+        gain, probabilities = -self.probabilities.grad * own, self.probabilities
         gain = gain - (probabilities * gain).sum(-1, keepdim=True)
         weight = torch.where(gain < 0, probabilities, 1 - probabilities)
         probabilities.copy_(onto_simplex(probabilities + self.rate * weight * gain, self.floor))

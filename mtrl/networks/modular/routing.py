@@ -45,9 +45,7 @@ class Routing(PolicyArchitecture):
         router_width: Annotated[int, Field(ge=1)] = 64  # hidden units of the shared router
         learning: Literal["gumbel", "reinforce", "wpl"] = "gumbel"  # how the policy's router learns
         temperature: Annotated[float, Field(gt=0)] = 1.0  # of the softmax whose gradient gumbel takes
-        table_spread: Annotated[float, Field(ge=0)] = (
-            2.0  # standard deviation of a table's first logits; 0: uniform choices
-        )
+        table_spread: Annotated[float, Field(ge=0)] = 2.0  # std of a table's first logits; 0: uniform choices
         table_rate: Annotated[float, Field(gt=0)] = 100.0  # of a table's logits, in learning rates of the agent
         wpl_rate: Annotated[float, Field(gt=0)] = 0.05  # step of wpl's probabilities along their gradient
         collaboration: Annotated[float, Field(ge=0)] = 0.0  # reward of choosing blocks by their share of all use

@@ -30,8 +30,8 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.cli.main import main
 from mtrl.config.schema import resolve_config
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput, WorkerFailure
 from mtrl.env.scores import HUMAN, TARGET, normalized_scores, overall_score, reference_returns
+from mtrl.errors import BadInput, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing import check_suite
 from mtrl.types import Acted, EnvStep
@@ -138,7 +138,7 @@ def test_an_action_that_no_game_has_is_refused(short: AtariEnvs) -> None:
     # An emulator's thread that met it would never answer.
     short.reset()
     for action in (NUM_ACTIONS, -1):
-        with pytest.raises(ValueError, match="actions must be 0 to 17"):
+        with pytest.raises(BadInput, match="actions must be 0 to 17"):
             short.send(np.array([0, action, 0]))
         short._sent = None
 
@@ -147,7 +147,7 @@ def test_closed_environments_stay_closed(short: AtariEnvs) -> None:
     short.reset()
     short.close()
     short.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(WorkerFailure, match="closed"):
         short.reset()
 
 
@@ -191,14 +191,14 @@ def test_the_metadata_of_gymnasiums_environments_stay_as_they_are() -> None:
     assert pool.metadata == {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
 
-def test_a_film_shows_the_episode_that_the_agent_saw() -> None:
+def test_a_rendered_episode_is_the_one_that_the_agent_saw() -> None:
     seen: list[np.ndarray] = []
 
     def act(observation: np.ndarray) -> np.ndarray:
         seen.append(observation)
         return np.int64(len(seen) % 4)
 
-    pictures, success = atari(max_episode_frames=40).film(1, 3, act)
+    pictures, success = atari(max_episode_frames=40).render_episode(1, 3, act)
     assert len(pictures) == len(seen) + 1 == 11
     assert {picture.shape for picture in pictures} == {(210, 160, 3)}
     assert pictures[0].dtype == np.uint8
@@ -354,6 +354,25 @@ def test_an_emulator_that_fails_ends_the_run_with_its_name(short: AtariEnvs, mon
     monkeypatch.setattr(GamePool, "recv", fail)
     with pytest.raises(WorkerFailure, match="task pong, slot 0: the emulator failed: cartridge on fire"):
         short.step(np.zeros(3, np.int64))
+
+
+def test_a_game_that_cannot_begin_ends_the_run_with_its_name(short: AtariEnvs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(WorkerFailure, match="an episode of pong, breakout cannot begin: can't start new thread"):
+        short.reset()
+
+
+def test_targets_below_random_play_are_the_three_that_are_named() -> None:
+    below = {game for game, target in SHARMA_TARGETS.items() if target <= REFERENCES[game].random}
+    assert below == {"bowling", "kangaroo", "krull"}
+
+
+def test_doctor_names_the_copyleft_licence() -> None:
+    assert Atari.packages == ("ale-py",)
+    assert "GPL-2.0-only" in dict(Atari.diagnose())["ale-py"]
 
 
 def test_ale_py_is_imported_only_where_games_are_played() -> None:

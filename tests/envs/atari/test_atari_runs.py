@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.training import run
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig
+from mtrl.training import run
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
 

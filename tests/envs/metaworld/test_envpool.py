@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from envs.metaworld.envpool import EnvPoolEnvs, _envpool_name
-from envs.metaworld.names import MT50
 from envs.metaworld.suite import HORIZON, MetaWorld
+from envs.metaworld.tasks import MT50
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.errors import BadInput
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput
 
 CONFIG = MetaWorld.Config(env_backend="envpool")
 needs_envpool = pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="envpool is not installed")

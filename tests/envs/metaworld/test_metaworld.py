@@ -21,14 +21,14 @@ from metaworld.policies import SawyerReachV3Policy
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
-from envs.metaworld.names import MT3, MT10, MT25, MT50, parse
 from envs.metaworld.suite import MetaWorld
+from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes, RandomEpisodes
-from mtrl.errors import BadInput, WorkerFailure
 from mtrl.env.suite import Mode, find_suite
-from mtrl.types import EnvStep
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.errors import BadInput, WorkerFailure
+from mtrl.types import EnvStep
 
 CONFIG = MetaWorld.Config()
 
@@ -415,7 +415,7 @@ def test_fifty_environments_take_at_most_60_megabytes_each() -> None:
     suite = MetaWorld("mt50", CONFIG, 1)
     with make_envs(suite, num_workers=2) as envs:
         envs.reset()
-        workers = [worker.process.pid for worker in envs._workers._workers]
+        workers = [worker.process.pid for worker in envs._group._workers]
         taken = sum(psutil.Process(worker).memory_info().rss for worker in workers)
     assert taken / 50 < 60e6, f"{taken / 50e6:.0f} MB for each environment"
 
@@ -428,3 +428,36 @@ def test_the_user_chooses_where_goals_are_kept(monkeypatch: pytest.MonkeyPatch) 
     assert goal_store.cache_folder() == Path("/b/mtrl/goals")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert goal_store.cache_folder() == Path(os.path.expanduser("~/.cache/mtrl/goals"))
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME and without an entry in the passwd file, as in `docker run --user`."""
+    for name in ("MTRL_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_user_without_a_home_computes_the_goals_in_every_run() -> None:
+    assert goal_store.cache_folder() is None
+    assert len(goal_store.benchmark_goals("MT1-reach-v3", 1)["reach-v3"]) == 50
+    assert dict(MetaWorld.diagnose())["goals cache"].startswith("none: no HOME")
+
+
+def test_doctor_asks_what_renders_and_where_the_goals_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    found = dict(MetaWorld.diagnose())
+    assert found["rendering"].endswith("MUJOCO_GL egl")
+    assert found["goals cache"] == f"{tmp_path}/goals (empty so far)"
+    MetaWorld("mt1-reach", CONFIG, 1)
+    assert dict(MetaWorld.diagnose())["goals cache"] == f"{tmp_path}/goals (1 file)"
+
+
+def test_results_depend_on_the_recorded_packages() -> None:
+    assert set(MetaWorld.packages) == {"metaworld", "mujoco"} < set(MetaWorld("mt3", CONFIG, 1).spec.settings)

@@ -18,9 +18,9 @@ import envs
 from envs.metaworld.official import OfficialAgent
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.training.evaluator import evaluate
-from mtrl.optim.parameter_group import OptimizedGroup
 from mtrl.env.suite import find_suite
+from mtrl.optim.parameter_group import OptimizedGroup
+from mtrl.training.evaluator import evaluate
 from mtrl.types import Acted, Metrics, SuiteSpec
 
 TASKS = ("reach-v3", "drawer-close-v3", "button-press-v3")

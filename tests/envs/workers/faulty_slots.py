@@ -55,11 +55,24 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "raise": fail,
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "SIGSEGV": lambda: ctypes.string_at(0),
-    "exit": lambda: os._exit(0),
+    "_exit": lambda: os._exit(0),
+    "sys.exit": lambda: sys.exit(0),
     "memory": hog_memory,
     "hang": hang,
     "sleep": lambda: time.sleep(3600),
 }
+
+
+WRONG_RESULTS: dict[str, Callable[[SlotStep], Any]] = {
+    "None": lambda result: None,
+    "pair": lambda result: result[:2],
+    "observation None": lambda result: result._replace(observation=None),
+    "list": lambda result: result._replace(observation=result.observation.tolist()),
+    "shape": lambda result: result._replace(observation=np.zeros(1)),
+    "dtype": lambda result: result._replace(observation=result.observation.astype(complex)),
+    "reward": lambda result: result._replace(reward=None),
+}
+"""Results of a step that break the interface."""
 
 
 class FaultySlot(CountingSlot):
@@ -79,8 +92,8 @@ class FaultySlot(CountingSlot):
     def step(self, action: Any) -> SlotStep:
         result = super().step(action)
         if not self.in_reset and result.observation[0] == self.task and result.observation[2] == 2:
-            if self.fault == "shape":
-                return result._replace(observation=np.zeros(1))
+            if self.fault in WRONG_RESULTS:
+                return WRONG_RESULTS[self.fault](result)
             FAULTS[self.fault]()
         return result
 
@@ -95,6 +108,20 @@ class FaultyFactory:
 
     def __call__(self) -> FaultySlot:
         return FaultySlot(self.fault, self.task, self.in_reset)
+
+
+class NoObservationSlot(CountingSlot):
+    """Forgets to return its first observation."""
+
+    def begin(self, task: int, variation: int) -> np.ndarray:
+        super().begin(task, variation)
+
+
+class UnmakeableSlot(CountingSlot):
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise FileNotFoundError("no level file")
 
 
 class SlowSlot(CountingSlot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,10 +19,21 @@ import numpy as np
 import psutil
 import pytest
 from counting_suite import counting_suite
-from faulty_slots import CountingSlot, FaultyFactory, ReportingSlot, SlowSlot
+from faulty_slots import (
+    CountingSlot,
+    FaultyFactory,
+    NoObservationSlot,
+    ReportingSlot,
+    SlowSlot,
+    UnmakeableSlot,
+)
 
 from envs.workers.pool import WorkerPool
+from envs.workers.process_group import ProcessGroup
+from envs.workers.slots import BEGIN, SlotArrays, SlotLayout, SlotRunner
+from envs.workers.worker import ask_for_batch_scheduling
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
+from mtrl.env.faults import WrongResult
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.types import EnvStep
 from tests.runs.forked import in_child
@@ -40,6 +52,17 @@ def make_pool(
     suite = counting_suite(discrete=discrete)
     episodes = RandomEpisodes(suite, num_envs, seed=1)
     return WorkerPool(suite, num_envs, episodes, make_env, num_workers=num_workers, worker_timeout=timeout)
+
+
+def slot_layout(observation_shape: tuple[int, ...] = (4,), observation_dtype: str = "float32") -> SlotLayout:
+    return SlotLayout(
+        num_slots=1,
+        num_workers=1,
+        observation_shape=observation_shape,
+        observation_dtype=observation_dtype,
+        action_shape=(2,),
+        action_dtype="float32",
+    )
 
 
 def actions(steps: int, *, num_envs: int = NUM_ENVS, discrete: bool = False) -> np.ndarray:
@@ -190,15 +213,19 @@ def test_a_worker_has_one_thread_and_no_copy_of_the_main_process() -> None:
 # Faults.
 
 
+HERE = r"FaultySlot \(\S*/faulty_slots\.py:\d+\)"
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("raise", "raised LookupError: the drawer is stuck"),
-        ("SIGKILL", "was killed by SIGKILL"),
-        ("SIGSEGV", "was killed by SIGSEGV"),
-        ("exit", "exited with code 0"),
-        ("memory", "raised MemoryError"),
-        ("shape", r"raised ValueError: observation has shape \(1,\), expected \(4,\)"),
+        ("raise", f": {HERE} raised LookupError: the drawer is stuck"),
+        ("sys.exit", f": {HERE} raised SystemExit: 0"),
+        ("memory", f": {HERE} raised MemoryError"),
+        ("shape", rf": {HERE} returned an observation of shape \(1,\) from step, expected \(4,\)"),
+        ("SIGKILL", " was killed by SIGKILL"),
+        ("SIGSEGV", " was killed by SIGSEGV"),
+        ("_exit", " exited with code 0"),
     ],
 )
 @pytest.mark.usefixtures("nothing_left")
@@ -213,14 +240,59 @@ def test_a_failed_worker_is_named_within_two_seconds(fault: str, said: str) -> N
             pool.step(action)
         assert time.monotonic() - started < 2
         line, _, traceback = str(raised.value).partition("\n")
-        assert re.fullmatch(rf"environment worker 1 \(pid \d+\) at task count-5 in slot 1 {said}", line)
-        assert ("faulty_slots.py" in traceback) == (fault in ("raise", "memory", "SIGSEGV"))
+        assert re.fullmatch(rf"environment worker 1 \(pid \d+\) at task count-5 in slot 1{said}", line)
+        assert ("faulty_slots.py" in traceback) == (fault in ("raise", "sys.exit", "memory", "SIGSEGV"))
         # The broken step never happened: what a checkpoint would hold is as before it.
         np.testing.assert_equal(pool.state(), before)
         with pytest.raises(WorkerFailure, match="count-5"):
             pool.recv()
         started = time.monotonic()
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raise", "raised LookupError: the drawer is stuck"),
+        ("sys.exit", "raised SystemExit: 0"),
+        ("None", "returned None from step, expected a SlotStep"),
+        ("pair", "returned a tuple from step, expected a SlotStep"),
+        ("observation None", "returned None as the observation of step, expected an array"),
+        ("list", "returned a list as the observation of step, expected an array"),
+        ("shape", r"returned an observation of shape \(1,\) from step, expected \(4,\)"),
+        ("dtype", "returned an observation of dtype complex128 from step, expected float32"),
+        ("reward", "returned None as the reward of step, expected a number"),
+    ],
+)
+def test_an_environment_that_breaks_its_interface_is_named_with_class_file_and_line(
+    fault: str, said: str, num_workers: int
+) -> None:
+    with make_pool(FaultyFactory(fault), num_envs=3, num_workers=num_workers) as pool:
+        pool.reset()
+        with pytest.raises(WorkerFailure, match=rf"^environment .*: {HERE} {said}\n"):
+            play(pool, actions(2, num_envs=3))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("make_env", "said"),
+    [
+        (NoObservationSlot, r"NoObservationSlot \(\S*:\d+\) returned None as the observation of begin"),
+        (UnmakeableSlot, r"before its first task: UnmakeableSlot \(\S*:\d+\) raised FileNotFoundError: no level"),
+        (os.getcwd, "getcwd|raised AttributeError"),  # a factory of something else
+    ],
+)
+def test_an_environment_that_cannot_begin_is_named(make_env: Callable[[], Any], said: str, num_workers: int) -> None:
+    with make_pool(make_env, num_workers=num_workers) as pool, pytest.raises(WorkerFailure, match=said):
+        pool.reset()
+
+
+def test_an_observation_of_another_kind_of_number_does_not_wrap_around() -> None:
+    layout = slot_layout(observation_dtype="uint8")
+    runner = SlotRunner(SlotArrays(layout, bytearray(layout.num_bytes)), [0], 0, CountingSlot)
+    with pytest.raises(WrongResult, match="dtype float64 from begin, expected uint8"):
+        runner.run(BEGIN)
 
 
 @pytest.mark.parametrize(("fault", "in_reset"), [("hang", True), ("hang", False), ("sleep", False)])
@@ -282,19 +354,90 @@ def test_slow_steps_that_go_on_are_no_hang() -> None:
         pool.step(actions(1)[0])  # five slots, one second
 
 
-def test_a_fault_in_this_process_is_named_too() -> None:
-    with make_pool(FaultyFactory("raise"), num_workers=0) as pool:
-        pool.reset()
-        with pytest.raises(WorkerFailure, match=r"^environment at task count-5 in slot \d .*raised LookupError"):
-            play(pool, actions(10))
+# What the system refuses.
 
 
-def test_a_factory_that_does_not_work_is_a_worker_failure() -> None:
-    with (
-        make_pool(os.getcwd) as pool,
-        pytest.raises(WorkerFailure, match=r"before its first task|at task .* raised AttributeError"),
-    ):
-        pool.reset()
+def test_batch_scheduling_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    ask_for_batch_scheduling()
+    monkeypatch.delattr(os, "sched_setscheduler")  # as on macOS
+    ask_for_batch_scheduling()
+
+
+def one_line(error: WorkerFailure, said: str) -> None:
+    assert "\n" not in str(error)
+    assert re.search(said, str(error)), error
+
+
+def test_a_limit_of_open_files_is_one_line() -> None:
+    def check() -> None:
+        make_pool().reset()  # the server runs
+        soft = len(os.listdir("/proc/self/fd")) + 3
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+        with pytest.raises(WorkerFailure) as raised:
+            make_pool().reset()
+        one_line(raised.value, rf"^the system refuses .*: Too many open files \(limits here: open files {soft}, ")
+
+    status, said = in_child(check)
+    assert status == 0, said
+
+
+def test_a_limit_of_address_space_is_one_line() -> None:
+    def check() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
+        with pytest.raises(WorkerFailure) as raised:
+            ProcessGroup(slot_layout(observation_shape=(2**35,)), CountingSlot, ["count-3"], timeout=30)
+        one_line(raised.value, "the system refuses shared memory for workers: Cannot allocate memory")
+
+    status, said = in_child(check)
+    assert status == 0, said
+
+
+def test_a_limit_of_processes_is_one_line_and_nothing_is_printed(tmp_path: Path) -> None:
+    # The server imports this module, and can fork no more.
+    (tmp_path / "no_more_processes.py").write_text(
+        "import os\ndef fork():\n    raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork\n"
+    )
+    result = start_pool_in_script(
+        tmp_path, "from envs.workers.child_process import warm_up\nwarm_up(['no_more_processes'])"
+    )
+    assert result.stdout.startswith("WorkerFailure: the system refuses a process: the process that forks workers has")
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
+
+
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / (100 * "x")
+    folder.mkdir()
+    result = start_pool_in_script(tmp_path, "", TMPDIR=str(folder))
+    assert (result.stdout, result.stderr) == ("stepped\n", "")
+
+
+def start_pool_in_script(folder: Path, first: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program that does `first`, then steps a pool and prints "stepped" or why it cannot."""
+    here = Path(__file__)
+    path = folder / "script.py"
+    path.write_text(
+        f"import sys\nsys.path[:0] = [{str(here.parent)!r}, {str(here.parents[3])!r}]\n{first}\n"
+        "import numpy as np\nfrom counting_suite import counting_suite\nfrom faulty_slots import CountingSlot\n"
+        "from envs.workers.pool import WorkerPool\nfrom mtrl.env.episodes import RandomEpisodes\n"
+        "from mtrl.errors import WorkerFailure\n"
+        "suite = counting_suite()\n"
+        "try:\n"
+        "    with WorkerPool(suite, 2, RandomEpisodes(suite, 2, 1), CountingSlot, num_workers=2) as pool:\n"
+        "        pool.reset()\n        pool.step(np.zeros((2, 2), np.float32))\n    print('stepped')\n"
+        "except WorkerFailure as failure:\n    print(f'WorkerFailure: {failure}')\n"
+    )
+    return subprocess.run(
+        [sys.executable, path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -303,7 +446,7 @@ def test_a_closed_pool_refuses_to_step(num_workers: int) -> None:
     pool.reset()
     pool.close()
     pool.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(WorkerFailure, match="closed"):
         pool.step(actions(1)[0])
 
 
@@ -321,7 +464,7 @@ from mtrl.env.episodes import RandomEpisodes
 suite = counting_suite()
 pool = WorkerPool(suite, 4, RandomEpisodes(suite, 4, 1), {factory}, num_workers=2)
 pool.reset()
-print(*[worker.process.pid for worker in pool._workers._workers], flush=True)
+print(*[worker.process.pid for worker in pool._group._workers], flush=True)
 {rest}
 """
 

@@ -1,0 +1,1 @@
+"""Learning results: trainings of several seeds, and tables and pictures of them."""

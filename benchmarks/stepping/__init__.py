@@ -1,0 +1,1 @@
+"""Env steps per second, and what comes before the first one."""

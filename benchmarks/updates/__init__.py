@@ -1,0 +1,1 @@
+"""Time of learning: gradient steps, rollouts and scheduling decisions."""
