@@ -35,12 +35,6 @@ SIMULATORS = re.compile(r"mujoco|ale[_-]py|envpool|atari|meta-world|metaworld(?!
 MAX_FILES = 12
 """Python files of a package."""
 
-# Known violations, each of which leaves its list when it is mended.
-UPWARD = {("mtrl.buffer.rollout_buffer", "mtrl.checkpoints.store")}
-LARGE = {"benchmarks": 22, "envs/metaworld": 14}
-CYCLES = {("benchmarks.comparison", "benchmarks.learning_curves")}
-NAMING_SIMULATORS = {"mtrl/cli/doctor.py"}
-
 
 def python_files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
@@ -84,14 +78,14 @@ def test_imports_go_in_one_direction(package: str) -> None:
 def test_a_unit_of_mtrl_imports_only_units_below_it() -> None:
     # The package itself holds the version and, imported when it is called, `load`.
     assert {name.split(".")[1] for name in MODULES if name.startswith("mtrl.")} == {*UNITS}
-    upward = {
-        (module, name)
+    upward = [
+        f"{module} imports {name}"
         for module, path in MODULES.items()
         for _, name in imported_modules(path)
         if module.startswith("mtrl.") and name.startswith("mtrl.")
         if UNITS.index(name.split(".")[1]) > UNITS.index(module.split(".")[1])
-    }
-    assert upward == UPWARD
+    ]
+    assert not upward
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -100,9 +94,6 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         for module, path in MODULES.items()
         if module != "mtrl"
     }
-    for cycle in CYCLES:
-        assert cycle[1] in graph[cycle[0]], "no longer a cycle"
-        graph[cycle[0]].discard(cycle[1])
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -113,14 +104,12 @@ def test_packages_are_small() -> None:
         if path.name == "__init__.py"
     }
     assert counts["mtrl"] <= 9
-    assert {package: count for package, count in counts.items() if count > MAX_FILES} == LARGE
+    assert not {package: count for package, count in counts.items() if count > MAX_FILES}
 
 
 def test_mtrl_names_no_simulator() -> None:
-    found = {
-        path.relative_to(ROOT).as_posix() for path in python_files("mtrl") if SIMULATORS.search(path.read_text())
-    }
-    assert found == NAMING_SIMULATORS
+    wrong = [str(path.relative_to(ROOT)) for path in python_files("mtrl") if SIMULATORS.search(path.read_text())]
+    assert not wrong
 
 
 def test_the_package_list_is_what_the_folders_hold() -> None:
