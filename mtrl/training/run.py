@@ -90,9 +90,7 @@ def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Me
     return metrics
 
 
-def train(
-    config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()
-) -> int:
+def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
     suite = build_suite(config.suite, config.settings.seed)

@@ -22,7 +22,7 @@ from mtrl.checkpoints.store import CheckpointStore
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_suite import CountingSuite
-from mtrl.types import ActionStep, EnvStep, TaskSpec, SuiteSpec
+from mtrl.types import ActionStep, EnvStep, SuiteSpec, TaskSpec
 from tests.env.counting import NumberedEpisodes, Player, audit, counting_suite
 
 SUITE = counting_suite()

@@ -63,9 +63,7 @@ def steps_of_rows(run_dir: Path) -> list[int]:
     return [row["env_steps"] for row in log_rows(run_dir)[0]]
 
 
-def test_a_run_shorter_than_the_log_interval_leaves_a_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_shorter_than_the_log_interval_leaves_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a run"
     assert run.train(tiny_config(total_env_steps=200, log_interval=10**6, **QUIET), folder) == 0
     assert steps_of_rows(folder) == [200]
@@ -165,9 +163,7 @@ def test_the_best_checkpoint_survives_a_kill_during_an_evaluation_that_is_made_u
         pytest.param(lambda lines: [*lines[:-1], lines[-1].replace(",2,", ",2,1e999")], id="a rate is infinite"),
     ],
 )
-def test_an_incomplete_evaluation_counts_as_not_made(
-    tmp_path: Path, damage: Callable[[list[str]], list[str]]
-) -> None:
+def test_an_incomplete_evaluation_counts_as_not_made(tmp_path: Path, damage: Callable[[list[str]], list[str]]) -> None:
     config = tiny_config(total_env_steps=400, final_eval_episodes_per_task=0)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
     file = tmp_path / "run" / "eval.csv"
