@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
 from mtrl.optim.cpu import available_cores
+from mtrl.optim.parameter_group import AuxiliaryLoss
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
@@ -42,10 +43,11 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
+    auxiliary_losses: Mapping[str, Sequence[AuxiliaryLoss]] | None = None,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
-    Its initial weights depend on these and the seed alone.
+    Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
     aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
@@ -75,6 +77,7 @@ def make_agent(
         device=device,
         precision=precision,
         cuda_graphs=cuda_graphs,
+        auxiliary_losses=auxiliary_losses,
     )
     with seeded_construction(seed, "initial weights"):
         return chosen["agent"].cls(components, chosen["agent"].config)
