@@ -22,7 +22,7 @@ Mode = Literal["train", "evaluate"]
 
 
 class Suite(ABC):
-    """One suite of a family, built from its name: `suites.get("metaworld")("mt10", config, seed)`."""
+    """One suite of a family, built from its name: `find_suite("mt10")("mt10", config, seed)`."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Distribution names of the packages that results depend on; their versions are recorded."""
@@ -67,7 +67,7 @@ class Suite(ABC):
     ) -> MultiTaskVectorEnv:
         """`num_envs` slots over `num_workers` processes (0: in this process).
 
-        In mode "evaluate" the protocol's own episode end holds (Meta-World: at the first success). `worker_timeout`
+        In mode "evaluate" the protocol's own episode end holds (at the first success, say). `worker_timeout`
         is in seconds.
         """
 

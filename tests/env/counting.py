@@ -67,7 +67,7 @@ class Player:
 
 def audit(batch: Batch, suite: CountingSuite) -> None:
     """Every row is one transition of one episode: observation, action, reward, flags and true successor."""
-    rows = batch.map_rows(lambda value: value.flatten(0, value.ndim - 2) if value.dtype == torch.float32 else value)
+    rows = batch.map_columns(lambda value: value.flatten(0, value.ndim - 2) if value.dtype == torch.float32 else value)
     observation = rows.observation.reshape(-1, 5).numpy()
     successor = rows.next_observation.reshape(-1, 5).numpy()
     action = rows.action.reshape(-1, 2).numpy()[:, 0]
