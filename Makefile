@@ -1,19 +1,26 @@
 PYTHON ?= python3
 SEED ?= 1
 RUN_DIR ?= runs/mt3-seed$(SEED)
+# Further flags of mtrl train.
+FLAGS ?=
 VENV := .venv
 STAMP := $(VENV)/installed
 
-.PHONY: train test check clean
+.PHONY: train test full clean
 
+# Trains anew each time: a run in RUN_DIR is replaced.
 train: $(STAMP)
-	$(VENV)/bin/mtrl train --suite mt3 --seed $(SEED) --run-dir $(RUN_DIR)
+	$(VENV)/bin/mtrl train --suite mt3 --seed $(SEED) --run-dir "$(RUN_DIR)" --overwrite $(FLAGS)
 
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n auto
+
+# Also the full-size forms of tests: kill sweeps, fuzzing, whole episodes. Takes hours.
+full: $(STAMP)
+	$(VENV)/bin/python -m pytest -n auto --full
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

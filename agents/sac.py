@@ -59,7 +59,7 @@ class SAC(Agent):
         self.head = make_soft_head(components.spec)
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_noise_size = self.critics.ensemble.noise_size
@@ -92,7 +92,7 @@ class SAC(Agent):
             if self.env_steps <= self.config.learning_starts:
                 return ActionStep(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
             return ActionStep(self.sample(observation, task_ids, self.explore_stream))
-        with self.autocast:
+        with self.autocast():
             distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
         return ActionStep(distribution.mode().cpu().numpy())
 
@@ -100,7 +100,7 @@ class SAC(Agent):
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         tasks = self.to_device(task_ids)
         noise = uniform_noise(generator, len(tasks), self.policy.noise_size)
-        with self.autocast:
+        with self.autocast():
             distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, noise).distribution
         return distribution.sample(self.head.sample_noise(len(tasks), generator)).cpu().numpy()
 
@@ -128,8 +128,10 @@ class SAC(Agent):
         alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
-        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
+        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses, **alpha}
+        seen = batch.shares > 0  # a task without samples has no metrics
+        losses = {name: torch.where(seen, values, torch.nan) for name, values in losses.items()}
+        return {**losses, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
@@ -139,7 +141,7 @@ class SAC(Agent):
         the actor's loss. alpha is in reward units whatever the normalizer, unless that divides the rewards themselves.
         """
         tasks = batch.task_ids
-        with self.autocast:
+        with self.autocast():
             # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
             policy = self.policy(self.critics.encoder(batch.next_observation), tasks, batch.noise.get("next_route"))
             features = self.target_critics.encoder(batch.next_observation)

@@ -15,7 +15,7 @@ import numpy as np
 from mtrl.env.episodes import EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, nearest
+from mtrl.registry import Registry, listed, nearest
 from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
@@ -94,4 +94,4 @@ def find_suite(name: str) -> type[Suite]:
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suites.get(name)
     known = [known for family in families for known in family.suite_names]
-    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")
+    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")

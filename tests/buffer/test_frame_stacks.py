@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer, largest_remainder
+from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_suite import CountingSuite
-from mtrl.types import Acted, EnvStep, TaskSpec, SuiteSpec
+from mtrl.types import Acted, EnvStep, SuiteSpec, TaskSpec
 from tests.env.counting import NumberedEpisodes, Player, audit, counting_suite
 
 SUITE = counting_suite()

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from mtrl.loggers import live_table
 from mtrl.loggers.console import render_success, say, success_table
-from mtrl.training.evaluator import EvaluationResult
 from mtrl.loggers.live_table import RECENT_EPISODES, LiveTable
+from mtrl.training.evaluator import EvaluationResult
 from mtrl.types import FinishedEpisode
 
 TASKS = ("reach-v3", "push-v3", "drawer-close-v3")

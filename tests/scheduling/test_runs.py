@@ -12,14 +12,14 @@ import torch
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.training import run
 from mtrl.aggregation import Mean
+from mtrl.env.target_quality import target_quality
 from mtrl.errors import BadInput
-from mtrl.training.evaluator import evaluate
 from mtrl.scheduling.a5c import A5C
 from mtrl.scheduling.fixed import Fixed
-from mtrl.env.target_quality import target_quality
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training import run
+from mtrl.training.evaluator import evaluate
 from mtrl.training.trainer import train
 from mtrl.types import Batch
 from tests.aggregation.test_aggregators import IdentityWeighting

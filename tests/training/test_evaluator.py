@@ -15,17 +15,17 @@ import torch
 from agents.ppo import PPO
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.training import evaluator as evaluator_module
 from mtrl.agent import Agent
 from mtrl.env.episodes import EpisodeSource
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.env.suite import Mode, Suite
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training import evaluator as evaluator_module
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.training.trainer import train
-from mtrl.types import Acted, TaskSpec, SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.types import Acted, SuiteSpec, TaskSpec
 from tests.env.counting import counting_suite
 
 SAC_CONFIG = SAC.Config(batch_size=16, random_steps=5)

@@ -15,13 +15,13 @@ from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
-from mtrl.training.evaluator import EvaluationResult, evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.hard_sharing.separate import Separate
 from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.evaluator import EvaluationResult, evaluate
 from mtrl.training.trainer import train
 
 NUM_ENVS = 16

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import mtrl
-from mtrl.training import run
 from mtrl.errors import BadInput
+from mtrl.training import run
 from tests.training.tiny_runs import in_child, tiny_config
 
 

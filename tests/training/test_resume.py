@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.training import run
 from mtrl.config.schema import RunConfig
+from mtrl.training import run
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
 

@@ -18,6 +18,7 @@ from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.scheduling import schedulers
@@ -26,7 +27,6 @@ from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.train_state import TrainState
 from mtrl.training.trainer import train
 from mtrl.types import Progress
-from mtrl.env.vector_env import MultiTaskVectorEnv
 
 NUM_ENVS = 6
 ARCHITECTURES: dict[str, dict[str, Any]] = {
