@@ -157,6 +157,8 @@ def _kinds(annotation: Any) -> set[Any]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _kinds(arguments[0])
+    if origin is Literal:
+        return {Literal, *map(type, arguments)}
     if origin in (typing.Union, types.UnionType):
         return set().union(*map(_kinds, arguments))
     return {origin or annotation}
@@ -178,7 +180,7 @@ def _value(given: Any, annotation: Any, key: str) -> Any:
     if given in ("None", "null", ["None"], ["null"]) and types.NoneType in kinds:
         return None
     if isinstance(given, str):
-        return given if kinds & {str, Literal} else scalar(given)
+        return given if str in kinds else scalar(given)
     texts = kinds <= {list, tuple} and str in _kinds(typing.get_args(annotation)[0])
     values = list(given) if texts else [scalar(word) for word in given]
     if dict not in kinds or (kinds & {list, tuple} and not any(isinstance(value, str) for value in values)):
