@@ -290,7 +290,7 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (WritesItsInput, "forward changes its inputs in place"),
     (OneLossForAll, r"auxiliary loss 'size' has shape \(\), not one per task"),
     (NeedsNoise, "the same inputs give another output"),
-    (RouteOfUnknownSize, r"route has shape \(1, 2\), not \(rows, route_size\) = \(1, 0\)"),
+    (RouteOfUnknownSize, r"route has shape \(1, 2\), not \(1, 0\)"),
     (GivesNoRoute, "it declares route_size 1, and forward gives no route"),
     (RouteOfFloats, "route is torch.float32, not int64"),
     (ForgetsTheRoute, "another when the route is passed back as `route`"),
