@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 from torch import Tensor, nn
 
+from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 
 
@@ -33,5 +34,14 @@ class Encoder(nn.Module, ABC):
     forward: Callable[[Tensor], Tensor]
     """observation (B, *shape) -> features (B, out_features)."""
 
+    def __call__(self, observation: Tensor) -> Tensor:
+        """`forward`. Raises WrongResult for features of another shape, or integers."""
+        features = super().__call__(observation)
+        expected = (len(observation), self.out_features)
+        if not isinstance(features, Tensor) or features.shape != expected or not features.is_floating_point():
+            found = f"{tuple(features.shape)} {features.dtype}" if isinstance(features, Tensor) else type(features)
+            raise WrongResult(f"returned {found} from forward, expected {expected} torch.float32")
+        return features
 
-encoders: Registry[Encoder] = Registry("encoder")
+
+encoders: Registry[Encoder] = Registry("encoder", Encoder)
