@@ -200,7 +200,7 @@ def test_the_check_changes_no_bit_of_the_run(folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["OneHot", "CountsTasks"])
 def test_an_architecture_that_vmap_refuses_trains_on_task_slices(folder: Path, tmp_path: Path, name: str) -> None:
-    changes: Mapping[str, Any] = {"aggregator": "pcgrad", "check_plugins": True}
+    changes: Mapping[str, Any] = {"aggregator": "pcgrad", "check_plugins": True, "total_env_steps": 80}
     assert train(folder, tmp_path / "run", "architecture", name, **changes) == 0, last_words()
 
 
