@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mtrl.faults import WrongResult
@@ -34,14 +36,17 @@ class Encoder(nn.Module, ABC):
     forward: Callable[[Tensor], Tensor]
     """observation (B, *shape) -> features (B, out_features)."""
 
-    def __call__(self, observation: Tensor) -> Tensor:
-        """`forward`. Raises WrongResult for features of another shape, or integers."""
-        features = super().__call__(observation)
-        expected = (len(observation), self.out_features)
-        if not isinstance(features, Tensor) or features.shape != expected or not features.is_floating_point():
-            found = f"{tuple(features.shape)} {features.dtype}" if isinstance(features, Tensor) else type(features)
-            raise WrongResult(f"returned {found} from forward, expected {expected} torch.float32")
-        return features
+
+@torch.no_grad()
+def refuse_wrong_features(encoder: Encoder, observation_space: gym.spaces.Box) -> None:
+    """Raises WrongResult for an encoder whose features of two observations have another shape or dtype."""
+    features = encoder(torch.from_numpy(np.zeros((2, *observation_space.shape), observation_space.dtype)))
+    expected = (2, encoder.out_features)
+    if not isinstance(features, Tensor):
+        raise WrongResult(f"returned {type(features).__name__} from forward, expected a tensor")
+    if features.shape != expected or features.dtype != torch.float32:
+        found = f"{tuple(features.shape)} {features.dtype}"
+        raise WrongResult(f"returned {found} from forward, expected {expected} torch.float32")
 
 
 encoders: Registry[Encoder] = Registry("encoder", Encoder)

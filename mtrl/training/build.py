@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ import torch
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.config.schema import PARTS, Choice, RunConfig
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
+from mtrl.encoders.encoder import refuse_wrong_features
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
@@ -21,14 +22,14 @@ from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.normalization.normalizer import refuse_wrong_shapes
 from mtrl.optim.cpu import available_cores
-from mtrl.optim.precision import Precision
+from mtrl.optim.parameter_group import AuxiliaryLoss
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
-from mtrl.types import SuiteSpec
+from mtrl.types import Precision, SuiteSpec
 
-_GROUPS = {part.name: part for part in PARTS}
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 _SET_BY_CONSTRUCTORS: dict[type, dict[str, type]] = {
@@ -63,6 +64,13 @@ def make(cls: type, *arguments: Any) -> Any:
     return instance
 
 
+def make_encoder(chosen: Chosen, spec: SuiteSpec) -> Encoder:
+    """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
+    encoder = make(chosen.cls, spec.observation_space, chosen.config)
+    refuse_wrong_features(encoder, spec.observation_space)
+    return encoder
+
+
 def make_agent(
     spec: SuiteSpec,
     chosen: Mapping[str, Chosen],
@@ -72,10 +80,11 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
+    auxiliary_losses: Mapping[str, Sequence[AuxiliaryLoss]] | None = None,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
-    Its initial weights depend on these and the seed alone.
+    Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
     aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
@@ -93,15 +102,15 @@ def make_agent(
     def make_aggregator(group: str) -> GradientAggregator:
         return make(aggregator.cls, spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
 
-    def make_normalizer() -> ReturnNormalizer:
-        made = make(normalizer.cls, spec.num_tasks, normalizer.config)
+    def make_normalizer(discount: float) -> ReturnNormalizer:
+        made = make(normalizer.cls, spec.num_tasks, normalizer.config, discount)
         refuse_wrong_shapes(made, spec.num_tasks)
         return made
 
     components = Components(
         spec=spec,
         num_envs=num_envs,
-        encoder=lambda: make(encoder.cls, spec.observation_space, encoder.config),
+        encoder=lambda: make_encoder(encoder, spec),
         policy=make_policy,
         value_network=make_value_network,
         normalizer=make_normalizer,
@@ -110,6 +119,7 @@ def make_agent(
         device=device,
         precision=precision,
         cuda_graphs=cuda_graphs,
+        auxiliary_losses=auxiliary_losses,
     )
     with seeded_construction(seed, "initial weights"):
         return make(chosen["agent"].cls, components, chosen["agent"].config)
@@ -150,7 +160,8 @@ def build_suite(suite: Choice, seed: int) -> Suite:
 
 def build_encoder(config: RunConfig, suite: Suite) -> Encoder:
     """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    return make(_GROUPS["encoder"].find(config.encoder.name), suite.spec.observation_space, config.encoder.config)
+    chosen = Chosen(_GROUPS["encoder"].find(config.encoder.name), config.encoder.config)
+    return make_encoder(chosen, suite.spec)
 
 
 def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
@@ -158,7 +169,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
     settings = config.settings
     return make_agent(
         suite.spec,
-        {part.name: Chosen(part.find(choice.name), choice.config) for part, choice in config.choices()},
+        {group.name: Chosen(group.find(choice.name), choice.config) for group, choice in config.choices()},
         num_envs=settings.num_envs or suite.spec.num_tasks,
         seed=settings.seed,
         device=device,

@@ -143,7 +143,11 @@ def test_the_line_is_the_one_that_raised(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "name", "message"),
     [
-        ("architecture", "EncoderRaises", "their_plugins.EncoderRaises is no PolicyArchitecture (its base is Identity)"),
+        (
+            "architecture",
+            "EncoderRaises",
+            "their_plugins.EncoderRaises is no PolicyArchitecture (its base is Identity)",
+        ),
         ("scheduler", "Sound", "is no TaskScheduler"),
         ("encoder", "Sound", "is no Encoder"),
         ("architecture", "NoDataclass", "has no nested dataclass Config"),

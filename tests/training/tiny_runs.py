@@ -16,10 +16,10 @@ import torch
 
 import agents
 import envs
-from mtrl.training import run
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, resolve_config
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.training import run
 from mtrl.training.train_state import TrainState
 from mtrl.types import Progress
 
@@ -36,7 +36,7 @@ def tiny_config(suite: str | dict[str, Any] = "point-mass", **changes: Any) -> R
     document: dict[str, Any] = {
         "suite": suite,
         "architecture": {"name": "mlp", "width": 16, "depth": 1},
-        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10},
+        "agent": {"name": "sac", "batch_size": 32, "learning_starts": 80},
         "num_envs": 8,
         "num_workers": 0,
         "torch_threads": 1,
