@@ -46,7 +46,6 @@ from mtrl.training.build import (
 from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
 from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
-from mtrl.training.plugin_checks import check_chosen_plugins
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
 from mtrl.types import ActionStep, Metrics, Progress
@@ -99,8 +98,12 @@ def _act(agent: Agent, observation: np.ndarray, task_ids: np.ndarray) -> ActionS
 
 def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
     metrics = agent.update(buffer, task_weights)
-    if not isinstance(metrics, dict) or not all(isinstance(value, Tensor) for value in metrics.values()):
-        raise WrongResult("returned metrics that are no dict of tensors from update")
+    if not isinstance(metrics, dict):
+        raise WrongResult(f"returned {type(metrics).__name__} from update, expected a dict of metrics")
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise WrongResult(f"returned the metric {name!r} that is a {found} from update, expected a tensor")
     for group in agent.groups().values():
         group.check()
     return metrics
@@ -110,8 +113,6 @@ def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Me
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
-    if config.settings.check_plugins:
-        check_chosen_plugins(config)
     suite = build_suite(config.suite, config.settings.seed)
     # These may refuse the suite: not after there is a run directory.
     build_scheduler(config, suite)

@@ -14,7 +14,9 @@ import torch
 
 import agents
 import envs
+from mtrl.cli.plugins import check_chosen_plugins
 from mtrl.config.schema import resolve_config
+from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
 from mtrl.training import run
 from tests.training.tiny_runs import LAST_WORDS, differences, final_state, in_child
@@ -64,7 +66,7 @@ PLUGIN_FAULTS = [
     ("normalizer", "NormalizerOfAnotherShape", r"returned \(2, 4, 1\) from denormalize, expected \(2, 4\)"),
     ("agent", "AgentRaises", RAISED),
     ("agent", "AgentActsInOneDimension", r"returned actions \(8,\), expected actions \(8, 2\)"),
-    ("agent", "AgentReturnsNone", r"returned metrics that are no dict of tensors"),
+    ("agent", "AgentReturnsNone", r"returned NoneType from update, expected a dict of metrics"),
 ]
 
 
@@ -101,7 +103,11 @@ def train(folder: Path, run_dir: Path, group: str, name: str, **changes: Any) ->
         plugin = {"name": f"{MODULE}:{name}"}
         if group == "agent":
             plugin = {**SAC, **plugin}
-        return run.train(resolve_config(document | {group: plugin} | changes), run_dir)
+        with named_plugin_faults():
+            config = resolve_config(document | {group: plugin} | changes)
+            if config.settings.check_plugins:
+                check_chosen_plugins(config)
+            return run.train(config, run_dir)
 
     return in_child(action)
 
@@ -146,7 +152,7 @@ def test_the_line_is_the_one_that_raised(folder: Path, tmp_path: Path) -> None:
         (
             "architecture",
             "EncoderRaises",
-            "their_plugins.EncoderRaises is no PolicyArchitecture (its base is Identity)",
+            "EncoderRaises is no PolicyArchitecture (its base is Identity)",
         ),
         ("scheduler", "Sound", "is no TaskScheduler"),
         ("encoder", "Sound", "is no Encoder"),
@@ -178,7 +184,7 @@ def test_a_class_that_breaks_its_contract_is_refused_before_training(
     folder: Path, tmp_path: Path, group: str, name: str, message: str
 ) -> None:
     assert train(folder, tmp_path / "run", group, name, check_plugins=True) == 2
-    assert last_words().startswith(f"{group} '{MODULE}:{name}' breaks its contract: {MODULE}.{name}")
+    assert last_words().startswith(f"{group} '{MODULE}:{name}': {MODULE}.{name}")
     assert message in last_words()
     assert "--no-check-plugins" in last_words()
     assert not (tmp_path / "run").exists()
