@@ -62,7 +62,7 @@ def check_against_plain_adam(module: nn.Module, outputs: Any, num_tasks: int) ->
     def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses(per_task())
 
-    group.step(loss_fn, batch_of(TASKS[num_tasks]))
+    group.step(loss_fn, batch_of(TASKS[num_tasks], num_tasks))
     found = dict(module.named_parameters())
     for name, value in expected.items():
         torch.testing.assert_close(

@@ -19,10 +19,11 @@ from mtrl.config.schema import resolve_config
 from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
 from mtrl.training import run
+from mtrl.training.evaluate import evaluate
 from tests.training.tiny_runs import LAST_WORDS, differences, final_state, in_child
 
-SAC = {"name": "sac", "batch_size": 16, "learning_starts": 40}
-PPO = {"name": "ppo", "rollout_steps": 8, "minibatches": 1, "epochs": 1}
+SAC: dict[str, Any] = {"name": "sac", "batch_size": 16, "learning_starts": 40}
+PPO: dict[str, Any] = {"name": "ppo", "rollout_steps": 8, "minibatches": 1, "epochs": 1}
 SOURCE = Path(__file__).with_name("faulty_plugins.py")
 MODULE = "their_plugins"
 
@@ -100,7 +101,7 @@ def train(folder: Path, run_dir: Path, group: str, name: str, **changes: Any) ->
             "final_eval_episodes_per_task": 0,
             "check_plugins": False,
         }
-        plugin = {"name": f"{MODULE}:{name}"}
+        plugin: dict[str, Any] = {"name": f"{MODULE}:{name}"}
         if group == "agent":
             plugin = {**SAC, **plugin}
         with named_plugin_faults():
@@ -212,6 +213,27 @@ def test_the_check_changes_no_bit_of_the_run(folder: Path, tmp_path: Path) -> No
 def test_an_architecture_that_vmap_refuses_trains_on_task_slices(folder: Path, tmp_path: Path, name: str) -> None:
     changes: Mapping[str, Any] = {"aggregator": "pcgrad", "check_plugins": True, "total_env_steps": 80}
     assert train(folder, tmp_path / "run", "architecture", name, **changes) == 0, last_words()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "resume"])
+def test_what_was_trained_with_sound_code_may_meet_a_fault_of_the_next_version(
+    folder: Path, tmp_path: Path, verb: str
+) -> None:
+    run_dir = tmp_path / "run"
+    assert train(folder, run_dir, "architecture", "Sound", total_env_steps=80) == 0
+    (tmp_path / f"{MODULE}.py").write_text(SOURCE.read_text() + "\n\nSound.forward = RaisesInForward.forward\n")
+
+    def action() -> int:
+        agents.register()
+        envs.register()
+        os.chdir(tmp_path)
+        trust_module(MODULE)
+        if verb == "evaluate":
+            return evaluate(run_dir, episodes_per_task=1, plugins=[MODULE])
+        return run.resume(run_dir, {"total_env_steps": 160}, [MODULE])
+
+    assert in_child(action) == 2
+    assert last_words().startswith(f"plug-in Sound ({tmp_path / MODULE}.py:")
 
 
 def test_a_fault_of_a_class_of_the_suite_stays_ours(
