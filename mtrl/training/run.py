@@ -137,9 +137,12 @@ def resume(
         store = checkpoint_store(run, config, suite, device)
         checkpoint = store.load("latest")
         refuse_another_suite(checkpoint, suite)
+        end = config.settings.total_env_steps
+        if end < checkpoint.step:
+            raise BadInput(f"total_env_steps: {end} is not allowed; {run.path} is at {checkpoint.step} env steps already")
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
-        run.truncate_after(checkpoint.step)
+        run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
         return _run(config, suite, device, run, store, checkpoint, loggers)
