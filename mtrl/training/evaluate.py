@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mtrl.config.schema import changed, with_suite
+from mtrl.faults import named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.training.build import build_suite, num_workers
@@ -17,6 +18,7 @@ from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.video import write_videos
 
 
+@named_plugin_faults()
 def evaluate(
     run_dir: Path,
     *,

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, refuse_wrong_action
 from mtrl.env.episodes import IDLE, ListedEpisodes
 from mtrl.env.scores import normalized_scores
 from mtrl.env.suite import Suite
@@ -194,11 +194,18 @@ class Evaluator:
     def _chooser(self, agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
         """What gives the actions for observations (M, *observation), one per task in task order."""
         one_of_each = np.arange(self.suite.spec.num_tasks)
-        if not self.suite.spec.samples_policy:
-            return lambda chunk: agent.act(chunk, one_of_each, explore=False).action
         # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
         chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
-        return lambda chunk: agent.sample(chunk, one_of_each, chance)
+
+        def choose(chunk: np.ndarray) -> np.ndarray:
+            if self.suite.spec.samples_policy:
+                action = agent.sample(chunk, one_of_each, chance)
+            else:
+                action = agent.act(chunk, one_of_each, explore=False).action
+            refuse_wrong_action(agent, action, len(chunk))
+            return action
+
+        return choose
 
     def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
         """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""

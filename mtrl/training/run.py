@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, refuse_wrong_action
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.files import require_free_space
@@ -21,6 +22,7 @@ from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
 from mtrl.env.scores import reference_returns
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.faults import WrongResult, named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
 from mtrl.loggers.live_table import LiveTable
@@ -30,6 +32,7 @@ from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.scheduling.scheduler import shares_of
 from mtrl.seeding import seeded_construction
 from mtrl.training.build import (
     build_agent,
@@ -45,7 +48,7 @@ from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
-from mtrl.types import Metrics, Progress
+from mtrl.types import ActionStep, Metrics, Progress
 
 
 def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
@@ -56,22 +59,23 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
     is not learned from.
     """
     agent, envs, buffer, scheduler = state.agent, state.envs, state.buffer, state.scheduler
+    weights = shares_of(scheduler, envs.spec.num_tasks)
     if state.observation is None:
-        envs.set_task_weights(scheduler.weights())
+        envs.set_task_weights(weights)
         state.observation = envs.reset()
     while state.env_steps < total_env_steps:
         metrics: Metrics = {}
         ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
         with acting_threads(envs.spec.observation_space.shape):
-            action_step = agent.act(state.observation, envs.task_ids, explore=True)
+            action_step = _act(agent, state.observation, envs.task_ids)
         envs.send(action_step.action)
         if ends_rollout and agent.learns_from_replay and buffer.num_rows:
-            metrics = _update(agent, buffer, scheduler.weights())
+            metrics = _update(agent, buffer, weights)
         step = envs.recv()
         buffer.add(state.observation, action_step, step)
         agent.on_env_step(step)
         if ends_rollout and not agent.learns_from_replay:
-            metrics = _update(agent, buffer, scheduler.weights())
+            metrics = _update(agent, buffer, weights)
             buffer.clear()
         state.observation = step.observation
         state.vector_steps += 1
@@ -79,17 +83,33 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.num_updates += bool(metrics)
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
-        envs.set_task_weights(scheduler.weights())
+        weights = shares_of(scheduler, envs.spec.num_tasks)
+        envs.set_task_weights(weights)
         yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
+
+
+def _act(agent: Agent, observation: np.ndarray, task_ids: np.ndarray) -> ActionStep:
+    action_step = agent.act(observation, task_ids, explore=True)
+    if not isinstance(action_step, ActionStep) or action_step.extras.keys() < agent.extras.keys():
+        raise WrongResult(f"returned {action_step} from act, expected an ActionStep with extras {list(agent.extras)}")
+    refuse_wrong_action(agent, action_step.action, len(task_ids))
+    return action_step
 
 
 def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
     metrics = agent.update(buffer, task_weights)
+    if not isinstance(metrics, dict):
+        raise WrongResult(f"returned {type(metrics).__name__} from update, expected a dict of metrics")
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise WrongResult(f"returned the metric {name!r} that is a {found} from update, expected a tensor")
     for group in agent.groups().values():
         group.check()
     return metrics
 
 
+@named_plugin_faults()
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
@@ -105,6 +125,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), None, loggers)
 
 
+@named_plugin_faults()
 def resume(
     run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
 ) -> int:
@@ -168,7 +189,7 @@ def _run(
             "exit_code": None,
         }
     )
-    with _status(run), ExitStack() as stack:
+    with _status(run), named_plugin_faults(), ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
         state = build_train_state(config, suite, device)
         stack.callback(state.envs.close)
