@@ -78,6 +78,8 @@ def _leaf(node: object) -> object | None:
         return _Bits(node.get_state().numpy(), "torch generator", node.get_state())
     if isinstance(node, np.random.Generator):
         return f"generator {node.bit_generator.state}"
+    if isinstance(node, torch.autocast):  # its other attributes are what it found when it was entered last
+        return f"autocast {node.device} {node.fast_dtype} {node._enabled}"
     if isinstance(node, type | types.FunctionType | types.BuiltinFunctionType | types.ModuleType | torch.device):
         return f"{type(node).__name__} {getattr(node, '__qualname__', node)}"
     if not isinstance(node, _CONTAINERS) and not hasattr(node, "__dict__") and not _slots(node):

@@ -34,10 +34,21 @@ def due(env_steps: int, last: int, interval: int) -> bool:
 
 
 class MetricsCallback:
-    """Passes progress and, at intervals, rows of metrics to the loggers."""
+    """Passes progress and, at intervals and at the end of training, rows of metrics to the loggers.
 
-    def __init__(self, run: RunDirectory, state: TrainState, interval: int, loggers: Sequence[MetricLogger]):
-        self._state, self._interval, self._loggers = state, interval, loggers
+    A run that is extended afterwards keeps the row of its first end.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        state: TrainState,
+        loggers: Sequence[MetricLogger],
+        interval: int,
+        total_env_steps: int,
+    ):
+        self._state, self._loggers = state, loggers
+        self._interval, self._total_env_steps = interval, total_env_steps
         self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
         self._started = time.monotonic()
         self._first_env_steps = state.env_steps
@@ -46,7 +57,8 @@ class MetricsCallback:
         shares = self._state.scheduler.weights().tolist()
         for logger in self._loggers:
             logger.on_progress(progress, shares)
-        if not due(progress.env_steps, self._last, self._interval):
+        ends = progress.env_steps >= self._total_env_steps
+        if not ends and not due(progress.env_steps, self._last, self._interval):
             return
         self._last = progress.env_steps
         row = self._row(progress)
@@ -94,13 +106,9 @@ class EvaluationCallback:
         self._state, self._store, self._evaluator = state, store, evaluator
         self._interruption, self._loggers = interruption, loggers
         self._interval, self._episodes_per_task = interval, episodes_per_task
-        rows = run.evaluations.rows()
-        self._last = max((row.env_steps for row in rows), default=0)
-        scores = [
-            self._score([row for row in rows if row.env_steps == env_steps])
-            for env_steps in {row.env_steps for row in rows}
-        ]
-        self._best = max(scores, default=-math.inf)
+        evaluations = _complete_evaluations(run.evaluations.rows(), state.envs.spec.task_names)
+        self._last = max(evaluations, default=0)
+        self._best = max(map(self._score, evaluations.values()), default=-math.inf)
 
     def __call__(self, progress: Progress) -> None:
         self.evaluate_if_due(progress.env_steps)
@@ -113,8 +121,9 @@ class EvaluationCallback:
             result = self._play(self._episodes_per_task)
         except EvaluationStopped:
             return  # the checkpoint of this very step is written next; a resume evaluates first
-        score = self._score(self._write(result, env_steps, "periodic"))
-        self._last = env_steps
+        rows = _rows(result, env_steps, "periodic")
+        score = self._score(rows)
+        # Before the rows: a run killed in between evaluates again and finds the checkpoint it saved.
         if score > self._best:
             self._best = score
             self._store.save(
@@ -123,11 +132,13 @@ class EvaluationCallback:
                 kind="best",
                 info={"score": score, "episodes_per_task": self._episodes_per_task},
             )
+        self._log(result, rows)
+        self._last = env_steps
 
     def evaluate_finally(self, env_steps: int, episodes_per_task: int) -> EvaluationResult:
         """The protocol's evaluation at the end. Raises EvaluationStopped."""
         result = self._play(episodes_per_task)
-        self._write(result, env_steps, "final")
+        self._log(result, _rows(result, env_steps, "final"))
         return result
 
     def _play(self, episodes_per_task: int) -> EvaluationResult:
@@ -138,17 +149,33 @@ class EvaluationCallback:
         returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
         return overall_score(self._state.envs.spec, returns, rates)
 
-    def _write(self, result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
-        rows = [
-            EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
-            for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
-        ]
+    def _log(self, result: EvaluationResult, rows: Sequence[EvaluationRow]) -> None:
         scores: dict[str, float | Mapping[str, float]] = dict(result.target_quality)
         for name, values in result.normalized.items():
             scores[name] = dict(zip(result.task_names, values.tolist(), strict=True))
         for logger in self._loggers:
             logger.on_evaluation(rows, scores)
-        return rows
+
+
+def _rows(result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
+    return [
+        EvaluationRow(env_steps, name, result.episodes_per_task, float(rate), float(return_), kind)
+        for name, rate, return_ in zip(result.task_names, result.success_rates, result.mean_returns, strict=True)
+    ]
+
+
+def _complete_evaluations(rows: Sequence[EvaluationRow], task_names: Sequence[str]) -> dict[int, list[EvaluationRow]]:
+    """The rows of every periodic evaluation in task order, by env steps.
+
+    One that lacks a task, as a full disk or an editor leaves it, counts as not made.
+    """
+    found: dict[int, dict[str, EvaluationRow]] = {}
+    for row in rows:
+        if row.kind == "periodic" and math.isfinite(row.success_rate) and math.isfinite(row.mean_return):
+            found.setdefault(row.env_steps, {})[row.task] = row
+    return {
+        env_steps: [own[name] for name in task_names] for env_steps, own in found.items() if own.keys() == {*task_names}
+    }
 
 
 class CheckpointCallback:

@@ -70,7 +70,7 @@ def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | 
     agent = build_agent(config, suite, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
     try:
         agent.load_state(stored.state["agent"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise BadInput(f"checkpoint {stored.path} does not fit its config.yaml: {error}") from error
     label = f"step {stored.step}"
     if stored.kind == "best":

@@ -42,7 +42,8 @@ def refuse_another_suite(checkpoint: Checkpoint, suite: Suite) -> None:
     """Raises BadInput if the checkpoint's tasks, goals, rewards or protocol are not those of `suite`."""
     now, then = suite_facts(suite.spec), dict(checkpoint.info)
     fields = [(name, then.get(name), now[name]) for name in ("suite", "protocol", "tasks")]
-    settings = then.get("settings", {})
+    stored_settings = then.get("settings")
+    settings = stored_settings if isinstance(stored_settings, dict) else {}
     # Versions of packages are compared by `CheckpointStore.version_changes`, which warns.
     fields += [
         (name, settings.get(name), value) for name, value in now["settings"].items() if name not in suite.packages
@@ -55,11 +56,11 @@ def refuse_another_suite(checkpoint: Checkpoint, suite: Suite) -> None:
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Loads a checkpoint and says if the resume is not exact. Raises BadInput for one of another configuration."""
     threads = checkpoint.state.get("torch_threads")
-    if isinstance(threads, int) and 0 < threads <= 4096:
+    if type(threads) is int and 0 < threads <= 4096:
         torch.set_num_threads(threads)  # the last bits of a matrix product depend on their number
     try:
         exact = state.load_state(checkpoint.state, checkpoint.chunks())
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
     if not state.envs.replays_exactly:
         say(f"this suite cannot replay the running episodes: resumed at step {checkpoint.step} with new ones")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mtrl.errors import BadInput, MtrlError, WorkerFailure
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
 from mtrl.loggers.live_table import LiveTable
+from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.tensorboard import TensorBoardLogger
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
@@ -88,8 +90,10 @@ def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Me
     return metrics
 
 
-def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
-    """A new run; returns the exit code. Raises MtrlError."""
+def train(
+    config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()
+) -> int:
+    """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
     suite = build_suite(config.suite, config.settings.seed)
     # These may refuse the suite: not after there is a run directory.
@@ -100,10 +104,12 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
         _refuse_cuda_graphs(build_agent(config, suite, device))
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
-        return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), resumed=None)
+        return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), None, loggers)
 
 
-def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = ()) -> int:
+def resume(
+    run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
+) -> int:
     """Continues a run from its last checkpoint; returns the exit code. Raises MtrlError."""
     with RunDirectory.resume(run_dir) as run:
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
@@ -117,7 +123,7 @@ def resume(run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (
         run.truncate_after(checkpoint.step)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
-        return _run(config, suite, device, run, store, resumed=checkpoint)
+        return _run(config, suite, device, run, store, checkpoint, loggers)
 
 
 def prepare_process(config: RunConfig) -> torch.device:
@@ -145,6 +151,7 @@ def _run(
     run: RunDirectory,
     store: CheckpointStore,
     resumed: Checkpoint | None,
+    own_loggers: Sequence[MetricLogger],
 ) -> int:
     settings = config.settings
     run.write_meta(
@@ -168,9 +175,10 @@ def _run(
         evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
         table = stack.enter_context(LiveTable(suite.spec.task_names, settings.total_env_steps))
         curves = TensorBoardLogger(run.tensorboard, None if resumed is None else resumed.step)
-        stack.callback(curves.close)
-        loggers = [RunDirectoryLogger(run), curves, table]
-        metrics = MetricsCallback(run, state, settings.log_interval, loggers)
+        loggers = [RunDirectoryLogger(run), curves, table, *own_loggers]
+        for logger in loggers:
+            stack.callback(logger.close)
+        metrics = MetricsCallback(run, state, loggers, settings.log_interval, settings.total_env_steps)
         evaluation = EvaluationCallback(
             run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
         )
@@ -189,19 +197,18 @@ def _run(
                 checkpoints.save()
             raise
         checkpoints.save()
+        result = None
         if state.env_steps >= settings.total_env_steps and settings.final_eval_episodes_per_task:
-            try:
+            with suppress(EvaluationStopped):
                 result = evaluation.evaluate_finally(state.env_steps, settings.final_eval_episodes_per_task)
-            except EvaluationStopped:
-                result = None
-            table.stop()
-            if result is not None:
-                success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
+        table.stop()
+        if result is not None:
+            success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
+        folder = quote(str(run.path))
         if interruption:
-            table.stop()
-            say(
-                f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {run.path}"
-            )
+            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {folder}")
+        else:
+            say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {folder}")
         run.set_status("done", interruption.exit_code)
         return interruption.exit_code
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
+from mtrl.buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
-from mtrl.types import Acted, Batch, EnvStep, SuiteSpec
+from mtrl.types import ActionStep, Batch, EnvStep, SuiteSpec
 from tests.env.counting import counting_suite
 
 SUITE = counting_suite()
@@ -60,7 +60,7 @@ class StackingPlayer:
                 step, observation=stack.reshape(NUM_SLOTS, -1).copy(), final_observation=final
             )
             for buffer in self.buffers:
-                buffer.add(observation, Acted(action), stacked)
+                buffer.add(observation, ActionStep(action), stacked)
 
 
 def pair(frames: int, capacity: int) -> tuple[RolloutBuffer, RolloutBuffer]:
@@ -70,7 +70,7 @@ def pair(frames: int, capacity: int) -> tuple[RolloutBuffer, RolloutBuffer]:
 
 
 def assert_same(first: Batch, second: Batch) -> None:
-    left, right = leaves(first.row_tensors()), leaves(second.row_tensors())
+    left, right = leaves(first.columns()), leaves(second.columns())
     assert left == right, differences(left, right)
 
 
@@ -201,7 +201,7 @@ def test_an_atari_step_takes_at_most_7500_bytes_at_any_stack_depth() -> None:
         for row in range(rows):
             ended = np.full(2, row % 200 == 199)
             step = EnvStep(np.arange(2), observation, np.zeros(2, np.float32), ended, nothing, observation, ())
-            buffer.add(observation, Acted(np.zeros(2, np.int64)), step)
+            buffer.add(observation, ActionStep(np.zeros(2, np.int64)), step)
         assert buffer.num_rows == rows
         assert buffer.num_bytes <= 7500 * 2 * rows
 

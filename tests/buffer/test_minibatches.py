@@ -38,7 +38,7 @@ def shuffled(counts: list[int]) -> Batch:
 )
 def test_every_row_is_dealt_once_sorted_by_task_and_shared_out(counts: list[int], number: int, seed: int) -> None:
     batch = shuffled(counts)
-    parts = [part.of(batch) for part in minibatches(batch, number, torch_stream(seed, "deal"))]
+    parts = list(minibatches(batch, number, torch_stream(seed, "deal")))
     assert len(parts) == min(number, max(counts))
     assert sorted(row for part in parts for row in part.reward.tolist()) == list(range(sum(counts)))
     for part in parts:
@@ -56,7 +56,7 @@ def test_every_row_of_a_task_is_as_likely_in_every_place() -> None:
     batch, generator = shuffled([6, 2]), torch_stream(1, "deal")
     first = torch.zeros(8)
     for _ in range(2000):
-        first[next(iter(minibatches(batch, 2, generator))).of(batch).reward.long()] += 1 / 2000
+        first[next(minibatches(batch, 2, generator)).reward.long()] += 1 / 2000
     torch.testing.assert_close(first, torch.full((8,), 0.5), atol=0.05, rtol=0)
 
 

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtrl.buffer.rollout_buffer import rollout_buffer as buffer_module
+from mtrl.buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer, largest_remainder
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_suite import CountingSuite
-from mtrl.types import Acted, EnvStep, TaskSpec, SuiteSpec
+from mtrl.types import ActionStep, EnvStep, TaskSpec, SuiteSpec
 from tests.env.counting import NumberedEpisodes, Player, audit, counting_suite
 
 SUITE = counting_suite()
@@ -152,7 +152,7 @@ def test_the_agents_extras_come_back_with_their_rows() -> None:
     for number in range(9):
         extras = {"log_prob": np.full(2, number, np.float32), "route": np.full((2, 3), -number, np.float32)}
         step = envs.step(np.zeros((2, 2), np.float32))
-        buffer.add(observation, Acted(np.zeros((2, 2), np.float32), extras), step)
+        buffer.add(observation, ActionStep(np.zeros((2, 2), np.float32), extras), step)
         observation = step.observation
     batch = buffer.rollout()
     assert batch.extras["log_prob"][:, 0].tolist() == [4, 5, 6, 7, 8]
@@ -165,9 +165,9 @@ def test_rows_are_copies_that_later_steps_do_not_change() -> None:
     player = Player(SUITE, buffer)
     player.play(6)
     batch = buffer.rollout()
-    kept = leaves(batch.row_tensors())
+    kept = leaves(batch.columns())
     player.play(6)
-    assert leaves(batch.row_tensors()) == kept
+    assert leaves(batch.columns()) == kept
 
 
 def contents(buffer: RolloutBuffer) -> dict[str, object]:
@@ -205,7 +205,7 @@ def test_a_restored_buffer_goes_on_like_the_original(monkeypatch: pytest.MonkeyP
         step, observation = None, player.observation
         step = player.step()
         action = restored.rollout().action[-1].numpy()
-        original.add(observation, Acted(action), step)
+        original.add(observation, ActionStep(action), step)
         left, right = contents(original), contents(restored)
         assert left == right, differences(left, right)
 
@@ -261,7 +261,7 @@ def test_a_meta_world_transition_takes_at_most_220_bytes() -> None:
     for row in range(rows):
         ended = np.full(10, row % 500 == 499)
         step = EnvStep(np.arange(10), observation, np.zeros(10, np.float32), zeros, ended, observation, ())
-        buffer.add(observation, Acted(action), step)
+        buffer.add(observation, ActionStep(action), step)
     assert buffer.num_rows == rows
     assert buffer.num_bytes <= 220 * 10 * rows
 

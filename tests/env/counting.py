@@ -9,7 +9,7 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.episodes import EpisodeSource, RandomEpisodes
 from mtrl.seeding import stream
 from mtrl.testing.counting_suite import END_KINDS, CountingSuite
-from mtrl.types import Acted, Batch, EnvStep, State
+from mtrl.types import ActionStep, Batch, EnvStep, State
 
 
 class NumberedEpisodes(EpisodeSource):
@@ -56,7 +56,7 @@ class Player:
         # Quarters are exact in float32, and so are their sums.
         action = self.generator.integers(-4, 5, size=(self.buffer.num_envs, 2)).astype(np.float32) / 4
         step = self.envs.step(action)
-        self.buffer.add(self.observation, Acted(action), step)
+        self.buffer.add(self.observation, ActionStep(action), step)
         self.observation = step.observation
         return step
 
@@ -67,7 +67,7 @@ class Player:
 
 def audit(batch: Batch, suite: CountingSuite) -> None:
     """Every row is one transition of one episode: observation, action, reward, flags and true successor."""
-    rows = batch.map_rows(lambda value: value.flatten(0, value.ndim - 2) if value.dtype == torch.float32 else value)
+    rows = batch.map_columns(lambda value: value.flatten(0, value.ndim - 2) if value.dtype == torch.float32 else value)
     observation = rows.observation.reshape(-1, 5).numpy()
     successor = rows.next_observation.reshape(-1, 5).numpy()
     action = rows.action.reshape(-1, 2).numpy()[:, 0]

@@ -12,17 +12,17 @@ import torch
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.training import run
-from mtrl.aggregation import Mean
+from mtrl.agent import Components
+from mtrl.aggregation import JacobianAggregator, Mean, Parameters, TaskLosses
+from mtrl.env.target_quality import target_quality
 from mtrl.errors import BadInput
-from mtrl.training.evaluator import evaluate
 from mtrl.scheduling.a5c import A5C
 from mtrl.scheduling.fixed import Fixed
-from mtrl.env.target_quality import target_quality
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training import run
+from mtrl.training.evaluator import evaluate
+from mtrl.training.run import training_loop
 from mtrl.types import Batch
-from tests.aggregation.test_aggregators import IdentityWeighting
 from tests.env.counting import audit, counting_suite
 from tests.training.tiny_runs import in_child, tiny_config
 
@@ -54,8 +54,8 @@ def test_a_suite_without_targets_is_refused_before_there_is_a_run(
 
 
 def test_without_targets_there_are_no_means() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), SUITE.spec), SUITE)
-    list(train(state, 40))
+    state = make_train_state(make_agent(SAC, SAC.Config(learning_starts=10**6), SUITE.spec), SUITE)
+    list(training_loop(state, 40))
     assert evaluate(state.agent, SUITE, 2, seed=1, num_workers=0).target_quality == {}
 
 
@@ -67,16 +67,25 @@ def test_an_evaluation_judges_by_the_suites_score() -> None:
     assert result.target_quality["q_am"] == pytest.approx(fractions.mean())
 
 
+class Watched(SAC):
+    """Keeps the batches that its critics learnt from."""
+
+    def __init__(self, components: Components, config: SAC.Config):
+        super().__init__(components, config)
+        self.batches: list[Batch] = []
+
+    def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        self.batches.append(batch)
+        return super().critic_losses(parameters, batch)
+
+
 def test_a_slot_may_play_one_task_after_another() -> None:
     # Three slots for four tasks. Every stored transition says which episode it belongs to.
     scheduler = Fixed(SUITE.spec, Fixed.Config(weights=(4.0, 2.0, 1.0, 0.0)), 1)
-    agent = make_agent(SAC, SAC.Config(batch_size=14, random_steps=5), SUITE.spec)
-    state = make_train_state(agent, SUITE, 3, 1, scheduler)
-    drawn: list[Batch] = []
-    learn_from = agent.learn_from
-    agent.learn_from = lambda batch: [drawn.append(batch), learn_from(batch)][1]
-    episodes = [episode for progress in train(state, 3 * 400) for episode in progress.episodes]
-    for batch in drawn[-20:]:
+    agent = make_agent(Watched, SAC.Config(batch_size=14, learning_starts=15), SUITE.spec, num_envs=3)
+    state = make_train_state(agent, SUITE, 1, scheduler)
+    episodes = [episode for progress in training_loop(state, 3 * 400) for episode in progress.episodes]
+    for batch in agent.batches[-20:]:
         assert batch.counts == (8, 4, 2, 0)
         audit(batch, SUITE)
     audit(state.buffer.rollout(), SUITE)
@@ -87,21 +96,26 @@ def test_a_slot_may_play_one_task_after_another() -> None:
     assert np.isnan(state.recent.mean_returns).tolist() == [False, False, False, True]
 
 
+class EqualWeights(JacobianAggregator):
+    def weights(self, gramian: torch.Tensor) -> torch.Tensor:
+        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+
+
 @pytest.mark.parametrize("loss", ["critic_losses", "actor_losses"])
 @pytest.mark.parametrize("suite", ["point-mass", "point-mass-discrete"])
 def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, loss: str) -> None:
     # The Jacobian methods take task slices there, and every task's gradient counts with its share.
     suite = PointMass(suite, PointMass.Config(), 1)
-    agent = make_agent(SAC, SAC.Config(batch_size=30, random_steps=1), suite.spec)
-    state = make_train_state(agent, suite, 8)
-    list(train(state, 8 * 30))
+    agent = make_agent(Watched, SAC.Config(batch_size=30, learning_starts=8), suite.spec, num_envs=8)
+    state = make_train_state(agent, suite)
+    list(training_loop(state, 8 * 30))
     for weights, counts in (([0.5, 0.3, 0.2, 0.0], (15, 9, 6, 0)), ([1.0, 1.0, 2.0, 1.0], (6, 6, 12, 6))):
-        batch = state.buffer.sample(30, np.array(weights))
+        agent.update(state.buffer, np.array(weights))
+        batch = agent.batches[-1]
         assert batch.counts == counts
-        batch = agent.with_target(batch.with_draws(agent._draws(30)))
         group = agent.critic_group if loss == "critic_losses" else agent.actor_group
         found: list[dict[str, torch.Tensor]] = []
-        for cls in (Mean, IdentityWeighting):
+        for cls in (Mean, EqualWeights):
             cls(4, cls.Config(), torch.Generator()).backward(getattr(agent, loss), batch, group.parameters)
             found.append({name: parameter.grad.clone() for name, parameter in group.parameters.items()})
         for name in found[0]:
@@ -111,11 +125,12 @@ def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, los
 def test_shares_follow_what_training_episodes_bring() -> None:
     suite = PointMass("point-mass-hard", PointMass.Config(), 1)
     scheduler: Any = A5C(suite.spec, A5C.Config(uniform_episodes=1), 1)
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10**6), suite.spec), suite, 8, 1, scheduler)
-    list(train(state, 8 * 19))
+    agent = make_agent(SAC, SAC.Config(learning_starts=10**6), suite.spec, num_envs=8)
+    state = make_train_state(agent, suite, 1, scheduler)
+    list(training_loop(state, 8 * 19))
     assert scheduler.weights().tolist() == [1 / 8] * 8
-    list(train(state, 8 * 21))
+    list(training_loop(state, 8 * 21))
     assert scheduler.weights()[-1] == pytest.approx(0.9 + 0.1 / 8, abs=1e-6)
     # Slot s plays what stands at (s + u) / 8 of the cumulated shares: the hard task from 0.0875 on.
-    list(train(state, 8 * 41))
+    list(training_loop(state, 8 * 41))
     assert state.envs.task_ids[1:].tolist() == [7] * 7

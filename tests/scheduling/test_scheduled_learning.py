@@ -12,11 +12,11 @@ import pytest
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.training.evaluator import evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.scheduling import schedulers
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.evaluator import evaluate
+from mtrl.training.run import training_loop
 
 NUM_ENVS = 8
 VECTOR_STEPS = 160
@@ -34,18 +34,19 @@ def learn(name: str, seed: int) -> tuple[float, float]:
     suite = PointMass("point-mass-hard", PointMass.Config(), seed)
     config = SAC.Config(
         batch_size=8,
-        random_steps=20,
+        learning_starts=20 * NUM_ENVS,
         discount=0.7,
         learning_rate=3e-3,
         alpha_learning_rate=1e-2,
         initial_alpha=0.2,
         target_rate=0.05,
     )
-    agent = make_agent(SAC, config, suite.spec, seed, architecture_config=MLP.Config(width=32, depth=2))
+    network = MLP.Config(width=32, depth=2)
+    agent = make_agent(SAC, config, suite.spec, seed, num_envs=NUM_ENVS, architecture_config=network)
     cls: Any = schedulers.get(name)
     scheduler = cls(suite.spec, cls.Config(**SETTINGS[name]), seed)
-    state = make_train_state(agent, suite, NUM_ENVS, seed, scheduler)
-    shares = [scheduler.weights()[-1] for _ in train(state, VECTOR_STEPS * NUM_ENVS)]
+    state = make_train_state(agent, suite, seed, scheduler)
+    shares = [scheduler.weights()[-1] for _ in training_loop(state, VECTOR_STEPS * NUM_ENVS)]
     result = evaluate(agent, suite, 25, seed=1, num_workers=0)
     return float(np.mean(shares)), float((result.mean_scores / result.target_scores).min())
 

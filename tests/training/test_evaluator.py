@@ -15,20 +15,20 @@ import torch
 from agents.ppo import PPO
 from agents.sac import SAC
 from envs.point_mass import PointMass
-from mtrl.training import evaluator as evaluator_module
 from mtrl.agent import Agent
 from mtrl.env.episodes import EpisodeSource
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.env.suite import Mode, Suite
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
-from mtrl.types import Acted, TaskSpec, SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.training import evaluator as evaluator_module
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
+from mtrl.training.run import training_loop
+from mtrl.types import ActionStep, SuiteSpec, TaskSpec
 from tests.env.counting import counting_suite
 
-SAC_CONFIG = SAC.Config(batch_size=16, random_steps=5)
+SAC_CONFIG = SAC.Config(batch_size=16, learning_starts=20)
 
 
 def point_mass(name: str = "point-mass") -> PointMass:
@@ -165,7 +165,7 @@ class Still(Agent):
     """Does nothing; can be told what to do instead when it is asked to act."""
 
     rollout_steps = 1
-    buffer_steps = 1
+    buffer_size = 1
 
     def __init__(self, spec: SuiteSpec, when_acting: Callable[[], None] = lambda: None):
         torch.nn.Module.__init__(self)
@@ -175,11 +175,11 @@ class Still(Agent):
         self.frozen.eval()
         self.trained = torch.nn.Dropout()
 
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         assert not explore
         assert not self.training
         self.when_acting()
-        return Acted(np.zeros((len(observation), *(self.spec.action_space.shape or ())), np.float32))
+        return ActionStep(np.zeros((len(observation), *(self.spec.action_space.shape or ())), np.float32))
 
     def update(self, buffer: Any, task_weights: np.ndarray) -> dict[str, Any]:
         raise NotImplementedError
@@ -226,7 +226,7 @@ def test_ten_thousand_episodes_report_their_true_rate() -> None:
 def test_an_evaluation_leaves_a_running_training_untouched() -> None:
     suite = point_mass()
     state = make_train_state(make_agent(SAC, SAC_CONFIG, suite.spec), suite)
-    run = train(state, 10_000)
+    run = training_loop(state, 10_000)
     for _ in range(30):
         next(run)
     before = leaves(state)
@@ -256,7 +256,7 @@ def test_a_run_with_evaluations_learns_what_a_run_without_learns() -> None:
     for every in (1000, 3):
         state = make_train_state(make_agent(SAC, SAC_CONFIG, suite.spec), suite)
         with Evaluator(suite, 1, 0) as evaluator:
-            for turn, _ in zip(range(24), train(state, 10_000), strict=False):
+            for turn, _ in zip(range(24), training_loop(state, 10_000), strict=False):
                 if turn % every == every - 1:
                     evaluator.evaluate(state.agent, 2)
         finals.append(leaves(state.agent))

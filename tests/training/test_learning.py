@@ -15,19 +15,19 @@ from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
-from mtrl.training.evaluator import EvaluationResult, evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.hard_sharing.separate import Separate
 from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.evaluator import EvaluationResult, evaluate
+from mtrl.training.run import training_loop
 
 NUM_ENVS = 16
 SETTINGS: dict[str, Any] = {
     "batch_size": 128,
-    "random_steps": 20,
+    "learning_starts": 20 * NUM_ENVS,
     "discount": 0.7,
     "learning_rate": 3e-3,
     "alpha_learning_rate": 1e-2,
@@ -74,9 +74,9 @@ def learn_by_ppo(
 def returns_of(
     cls: type[Agent], config: Any, suite: PointMass, vector_steps: int, parts: dict[str, Any] | None
 ) -> EvaluationResult:
-    agent = make_agent(cls, config, suite.spec, **(parts or SMALL_MLP))
-    state = make_train_state(agent, suite, NUM_ENVS)
-    for _ in train(state, vector_steps * NUM_ENVS):
+    agent = make_agent(cls, config, suite.spec, num_envs=NUM_ENVS, **(parts or SMALL_MLP))
+    state = make_train_state(agent, suite)
+    for _ in training_loop(state, vector_steps * NUM_ENVS):
         pass
     return evaluate(agent, suite, 25, seed=1, num_workers=0)
 
@@ -205,7 +205,7 @@ def test_ppo_learns_from_every_seed(name: str, parts: dict[str, Any], seed: int)
 
 
 def distral(num_columns: int, alpha: float = 0.5) -> dict[str, Any]:
-    """Distral for rewards of the order of 1: a nat costs a tenth."""
+    """Distral for rewards of the order of 1."""
     return {"policy": Distral, "policy_config": Distral.Config(num_columns=num_columns, distral_alpha=alpha)}
 
 

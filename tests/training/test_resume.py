@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.training import run
 from mtrl.config.schema import RunConfig
+from mtrl.training import run
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
 
@@ -35,7 +35,7 @@ CELLS = {
     },
     "pcgrad, temperature weights": {
         "aggregator": "pcgrad",
-        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "temperature_task_weights": True},
+        "agent": {"name": "sac", "batch_size": 32, "learning_starts": 80, "temperature_task_weights": True},
     },
     # Shares that change over time make slots change tasks, and batches that are not cut into equal parts.
     "a5c": {"suite": "point-mass-hard", "scheduler": {"name": "a5c", "uniform_episodes": 1}},
@@ -44,9 +44,7 @@ CELLS = {
         "aggregator": "pcgrad",
         "scheduler": {"name": "ea4c", "uniform_episodes": 1, "decisions_per_update": 2},
     },
-    "small buffer, two updates": {
-        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10, "buffer_steps": 70, "updates_per_round": 2}
-    },
+    "small buffer, two gradient steps": {"agent": {"name": "sac", "buffer_size": 560, "gradient_steps": 2}},
     "popart": {"normalizer": "popart"},
     "bfloat16": {"precision": "bfloat16"},
     "ppo, distral, one column, separate": {

@@ -5,6 +5,7 @@ Shapes: N slots, M tasks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from mtrl.agent import Agent
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.scheduling import schedulers
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.restore import restore
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train
 from mtrl.types import Progress
-from mtrl.env.vector_env import MultiTaskVectorEnv
 
 NUM_ENVS = 6
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -35,7 +37,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 AGGREGATORS: dict[str, dict[str, Any]] = {"mean": {}, "pcgrad": {"aggregator": PCGrad}}
 CONFIGS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=8, buffer_steps=25),
+    SAC: SAC.Config(batch_size=24, learning_starts=8 * NUM_ENVS, buffer_size=25 * NUM_ENVS),
     PPO: PPO.Config(rollout_steps=9, epochs=2, annealing_steps=1000),
 }
 AGENTS: dict[str, type[Agent]] = {"sac": SAC, "ppo": PPO}
@@ -56,13 +58,14 @@ def new_state(
 ) -> TrainState:
     suite = PointMass(suite, PointMass.Config(), seed)
     cls = AGENTS[agent]
-    learner = make_agent(cls, CONFIGS[cls], suite.spec, seed, **ARCHITECTURES[architecture], **AGGREGATORS[aggregator])
-    return make_train_state(learner, suite, NUM_ENVS, seed)
+    parts = ARCHITECTURES[architecture] | AGGREGATORS[aggregator]
+    learner = make_agent(cls, CONFIGS[cls], suite.spec, seed, num_envs=NUM_ENVS, **parts)
+    return make_train_state(learner, suite, seed)
 
 
 def advance(state: TrainState, vector_steps: int) -> list[Progress]:
     """Trains on; returns what was reported."""
-    return list(train(state, state.env_steps + vector_steps * NUM_ENVS))
+    return list(training_loop(state, state.env_steps + vector_steps * NUM_ENVS))
 
 
 def save(state: TrainState, folder: Path) -> None:
@@ -117,15 +120,15 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
 def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
         suite = PointMass("point-mass-hard", PointMass.Config(), seed)
-        config = SAC.Config(batch_size=16, random_steps=30, buffer_steps=50)
+        config = SAC.Config(batch_size=16, learning_starts=30 * 5, buffer_size=50 * 5)
         cls: Any = schedulers.get(name)
         quick = {"decisions_per_update": 2} if name == "ea4c" else {}
         scheduler = cls(suite.spec, cls.Config(uniform_episodes=1, **quick), seed)
         # Five slots for eight tasks: what each plays changes all the time.
-        return make_train_state(make_agent(SAC, config, suite.spec, seed), suite, 5, seed, scheduler)
+        return make_train_state(make_agent(SAC, config, suite.spec, seed, num_envs=5), suite, seed, scheduler)
 
     def go_on(state: TrainState, vector_steps: int) -> list[Progress]:
-        return list(train(state, state.env_steps + 5 * vector_steps))
+        return list(training_loop(state, state.env_steps + 5 * vector_steps))
 
     whole, first, second = new(1), new(1), new(2)
     expected = go_on(whole, 140)
@@ -164,15 +167,30 @@ def test_one_saved_state_can_be_taken_up_twice() -> None:
     assert leaves(reported[0]) == leaves(reported[1]) == leaves(reported[2])
 
 
-def test_the_thread_count_is_part_of_the_state() -> None:
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_resume_takes_the_thread_count_of_the_checkpoint(tmp_path: Path, three_threads: None) -> None:
     state = new_state("point-mass")
-    saved, before = state.state(), torch.get_num_threads()
-    assert saved["torch_threads"] == before
-    try:
-        state.load_state(saved | {"torch_threads": before + 1}, iter(()))
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+    save(state, tmp_path)
+    torch.set_num_threads(2)
+    restore(new_state("point-mass"), CheckpointStore(tmp_path).load("latest"))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 10**9, "abc", True, None])
+def test_a_thread_count_that_makes_no_sense_is_passed_over(
+    tmp_path: Path, three_threads: None, threads: object
+) -> None:
+    state = new_state("point-mass")
+    CheckpointStore(tmp_path).save(0, state.state() | {"torch_threads": threads}, state.buffer.chunks(), info={})
+    restore(new_state("point-mass"), CheckpointStore(tmp_path).load("latest"))
+    assert torch.get_num_threads() == 3
 
 
 def test_a_replay_that_leads_elsewhere_is_reported(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import torch
 
 from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.agent import Parts
+from mtrl.agent import Components
 from mtrl.scheduling import TaskScheduler
 from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
-from mtrl.training.trainer import train
 from mtrl.types import Batch, FinishedEpisode, Metrics
 from tests.env.counting import audit, counting_suite
 
@@ -29,8 +29,8 @@ NUM_ENVS = 4
 class Watching(PPO):
     """Keeps the rollouts it learnt from."""
 
-    def __init__(self, parts: Parts, config: PPO.Config):
-        super().__init__(parts, config)
+    def __init__(self, components: Components, config: PPO.Config):
+        super().__init__(components, config)
         self.rollouts: list[Batch] = []
 
     def with_advantages(self, rollout: Batch) -> Batch:
@@ -39,13 +39,13 @@ class Watching(PPO):
 
 
 def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
-    agent = make_agent(Watching, PPO.Config(rollout_steps=5), SUITE.spec)
-    state = make_train_state(agent, SUITE, NUM_ENVS)
-    reported = list(train(state, 7 * 5 * NUM_ENVS))
+    agent = make_agent(Watching, PPO.Config(rollout_steps=5), SUITE.spec, num_envs=NUM_ENVS)
+    state = make_train_state(agent, SUITE)
+    reported = list(training_loop(state, 7 * 5 * NUM_ENVS))
     assert [bool(progress.metrics) for progress in reported] == 7 * [False, False, False, False, True]
     assert len(agent.rollouts) == 7
     assert state.buffer.num_rows == 0
-    list(train(state, 7 * 5 * NUM_ENVS + 2 * NUM_ENVS))
+    list(training_loop(state, 7 * 5 * NUM_ENVS + 2 * NUM_ENVS))
     assert len(agent.rollouts) == 7, "the next rollout is not complete"
     assert state.buffer.num_rows == 2
     for rollout in agent.rollouts:
@@ -56,21 +56,31 @@ def test_an_on_policy_agent_learns_from_each_rollout_once() -> None:
         assert torch.equal(earlier.next_observation[-1][going_on], later.observation[0][going_on])
 
 
-@pytest.mark.parametrize(("steps_per_update", "total", "turns"), [(1, 40, 10), (3, 40, 10), (3, 37, 10), (3, 36, 9)])
-def test_env_steps_count_single_environments(steps_per_update: int, total: int, turns: int) -> None:
-    config = SAC.Config(batch_size=6, random_steps=1, steps_per_update=steps_per_update)
-    state = make_train_state(make_agent(SAC, config, SUITE.spec), SUITE, NUM_ENVS)
-    reported = list(train(state, total))
+def sac_state(cls: type[SAC] = SAC, scheduler: TaskScheduler | None = None, **settings: Any) -> TrainState:
+    config = SAC.Config(**{"batch_size": 6, "learning_starts": 2 * NUM_ENVS} | settings)
+    return make_train_state(make_agent(cls, config, SUITE.spec, num_envs=NUM_ENVS), SUITE, scheduler=scheduler)
+
+
+@pytest.mark.parametrize(
+    ("update_interval", "vector_steps"),
+    [(None, 1), (1, 1), (NUM_ENVS, 1), (NUM_ENVS + 1, 2), (3 * NUM_ENVS, 3)],
+)
+@pytest.mark.parametrize(("total", "turns"), [(40, 10), (37, 10), (36, 9)])
+def test_env_steps_count_single_environments(
+    update_interval: int | None, vector_steps: int, total: int, turns: int
+) -> None:
+    state = sac_state(learning_starts=NUM_ENVS, update_interval=update_interval)
+    reported = list(training_loop(state, total))
     assert [progress.vector_steps for progress in reported] == list(range(1, turns + 1))
     learnt = [progress.vector_steps for progress in reported if progress.metrics]
-    assert learnt == [step for step in range(2, turns + 1) if step % steps_per_update == 0]
+    assert learnt == [step for step in range(2, turns + 1) if step % vector_steps == 0]
     assert [progress.env_steps for progress in reported] == [NUM_ENVS * p.vector_steps for p in reported]
     assert state.buffer.rows_added == reported[-1].vector_steps
-    assert list(train(state, total)) == []
+    assert list(training_loop(state, total)) == []
 
 
 def test_learning_from_replay_overlaps_with_stepping() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(batch_size=6, random_steps=2), SUITE.spec), SUITE, NUM_ENVS)
+    state = sac_state()
     order: list[str] = []
 
     def note(owner: Any, name: str) -> None:
@@ -82,26 +92,26 @@ def test_learning_from_replay_overlaps_with_stepping() -> None:
 
         setattr(owner, name, noted)
 
-    for owner, name in ((state.agent, "act"), (state.envs, "send"), (state.agent, "learn_from"), (state.envs, "recv")):
+    for owner, name in ((state.agent, "act"), (state.envs, "send"), (state.agent, "update"), (state.envs, "recv")):
         note(owner, name)
-    run = train(state, 10_000)
+    run = training_loop(state, 10_000)
     for _ in range(5):
         next(run)
     order.clear()
     next(run)
-    assert order == ["act", "send", "learn_from", "recv"]
+    assert order == ["act", "send", "update", "recv"]
 
 
 def test_every_finished_episode_is_reported_once() -> None:
-    state = make_train_state(make_agent(SAC, SAC.Config(random_steps=10_000), SUITE.spec), SUITE, NUM_ENVS)
-    reported = list(train(state, 200 * NUM_ENVS))
+    state = sac_state(learning_starts=10_000)
+    reported = list(training_loop(state, 200 * NUM_ENVS))
     episodes = [episode for progress in reported for episode in progress.episodes]
-    rewards = sum(episode.return_ for episode in episodes)
-    running = state.envs._returns.sum()
     batch = state.buffer.rollout()
-    assert rewards + running == pytest.approx(batch.reward.sum().item(), rel=1e-5)
-    ends = batch.terminated | batch.truncated
-    assert len(episodes) == int(ends.sum())
+    ends = (batch.terminated | batch.truncated).numpy()
+    for slot in range(NUM_ENVS):
+        whole = np.split(batch.reward[:, slot].numpy(), np.flatnonzero(ends[:, slot]) + 1)[:-1]
+        returns = [episode.return_ for episode in episodes if episode.slot == slot]
+        assert returns == pytest.approx([rewards.sum() for rewards in whole], rel=1e-5)
     last = [episode.return_ for episode in episodes if episode.task == 0][-10:]
     assert state.recent.mean_returns[0] == pytest.approx(np.mean(last))
 
@@ -120,18 +130,15 @@ class OnlyOneTask(TaskScheduler):
 
 
 def test_the_schedulers_weights_reach_environments_and_batches() -> None:
-    config = SAC.Config(batch_size=6, random_steps=2)
-    plain = make_train_state(make_agent(SAC, config, SUITE.spec), SUITE, NUM_ENVS)
-    state = TrainState(plain.agent, plain.envs, plain.buffer, OnlyOneTask())
     shares: list[tuple[int, ...]] = []
-    learn_from = state.agent.learn_from
 
-    def watched(batch: Batch) -> Metrics:
-        shares.append(batch.counts)
-        return learn_from(batch)
+    class Watched(SAC):
+        def learn(self, batch: Batch) -> Metrics:
+            shares.append(batch.counts)
+            return super().learn(batch)
 
-    state.agent.learn_from = watched
-    list(train(state, 40 * NUM_ENVS))
+    state = sac_state(Watched, OnlyOneTask())
+    list(training_loop(state, 40 * NUM_ENVS))
     assert set(state.buffer.rollout().task_ids[0].tolist()) == {0, 1}
     assert shares[0][2] == 0
     assert (state.envs.task_ids == 2).all()

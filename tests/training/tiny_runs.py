@@ -36,7 +36,7 @@ def tiny_config(suite: str | dict[str, Any] = "point-mass", **changes: Any) -> R
     document: dict[str, Any] = {
         "suite": suite,
         "architecture": {"name": "mlp", "width": 16, "depth": 1},
-        "agent": {"name": "sac", "batch_size": 32, "random_steps": 10},
+        "agent": {"name": "sac", "batch_size": 32, "learning_starts": 80},
         "num_envs": 8,
         "num_workers": 0,
         "torch_threads": 1,
