@@ -34,6 +34,9 @@ _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LONGEST_TEMPORARY_FOLDER = 70
 """Bytes: macOS allows addresses of 103, of which 32 are names inside the folder."""
 
+_OF_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a terminal or a scheduler sends to all processes of a run, of which one has to answer."""
+
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -92,8 +95,8 @@ def _start_server(modules: Sequence[str]) -> None:
 class ChildProcess:
     """Runs `target(*args)` in a new process.
 
-    It obeys this process alone: it ignores Ctrl-C and SIGTERM, and is killed by the kernel when this process dies, also
-    out of an endless loop (on Linux).
+    It obeys this process alone: it ignores Ctrl-C, SIGTERM and a closed terminal, and is killed by the kernel when this
+    process dies, also out of an endless loop (on Linux).
     """
 
     def __init__(self, target: Callable[..., None], *args: Any):
@@ -134,7 +137,7 @@ def _kill(process: BaseProcess, lifeline: Descriptor) -> None:
 
 
 def _run(lifeline: Descriptor, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _OF_THE_MAIN_PROCESS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(fcntl, "F_SETSIG"):
         # The kernel's own signal when the other end closes: no thread of ours is needed, and no loop can delay it.
@@ -154,8 +157,8 @@ def _run(lifeline: Descriptor, target: Callable[..., None], args: tuple[Any, ...
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """The mask is inherited by the server and its children: only the main process answers to Ctrl-C and SIGTERM."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """The mask is inherited by the server and its children: only the main process answers to these signals."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_MAIN_PROCESS)
     try:
         yield
     finally:
