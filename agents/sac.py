@@ -201,7 +201,9 @@ class SAC(Agent):
         if gradient.is_cuda:
             self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
         elif not finite:
-            raise Diverged(f"gradient of log alpha is not finite: {gradient.tolist()}")
+            bad = (~torch.isfinite(gradient)).nonzero().flatten().tolist()
+            names = [self.spec.task_names[task] for task in bad]
+            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(names)}")
         self.alpha_optimizer.step()
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
