@@ -129,10 +129,11 @@ class MultiTaskVectorEnv(ABC):
         action, self._sent = self._sent, None
         playing = self.playing_slots
         now = self.task_ids, self._variations, self._lengths + 1
-        ends = (self.task_ids != IDLE) & (raw.terminated | raw.truncated)
-        after = tuple(np.where(ends, new, old) for new, old in zip((*self._next, 0), now, strict=True))
         self._check_values("reward", raw.reward, *now)
         self._check_values("observation", raw.final_observation, *now)
+        ends = (self.task_ids != IDLE) & (raw.terminated | raw.truncated)
+        begun = *self._next, np.zeros_like(self._lengths)
+        after = [np.where(ends, new, old) for new, old in zip(begun, now, strict=True)]
         self._check_values("observation", raw.observation, *after)
         self._check_lengths()
 

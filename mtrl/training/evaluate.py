@@ -10,6 +10,7 @@ import torch
 from mtrl.config.schema import changed, with_suite
 from mtrl.loggers.console import say, success_table
 from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.training.build import build_suite, num_workers
 from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
@@ -17,6 +18,7 @@ from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.video import write_videos
 
 
+@torch_defaults()
 def evaluate(
     run_dir: Path,
     *,
@@ -52,6 +54,6 @@ def evaluate(
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
     if video:
-        for path in write_videos(agent, played, Path(run_dir) / "videos"):
+        for path in write_videos(agent, played, settings.seed, Path(run_dir) / "videos"):
             say(str(path))
     return 0

@@ -28,6 +28,7 @@ from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.tensorboard import TensorBoardLogger
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.seeding import seeded_construction
@@ -90,9 +91,8 @@ def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Me
     return metrics
 
 
-def train(
-    config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()
-) -> int:
+@torch_defaults()
+def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
     suite = build_suite(config.suite, config.settings.seed)
@@ -107,6 +107,7 @@ def train(
         return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), None, loggers)
 
 
+@torch_defaults()
 def resume(
     run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
 ) -> int:

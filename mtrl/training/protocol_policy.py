@@ -1,0 +1,38 @@
+"""How the protocol of a suite lets a policy act: with its mode, or with actions drawn from it.
+
+Shapes: N rows, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mtrl.agent import Agent
+from mtrl.seeding import torch_stream
+from mtrl.types import SuiteSpec
+
+ActionRule = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Observations (N, *observation) and task ids (N,) int64 to actions (N, A) float32 or (N,) int64."""
+
+
+def mode_rule(agent: Agent) -> ActionRule:
+    """The deterministic actions."""
+    return lambda observation, task_ids: agent.act(observation, task_ids, explore=False).action
+
+
+def sampling_rule(agent: Agent, generator: torch.Generator) -> ActionRule:
+    """Actions drawn from the policy; all randomness comes from `generator`, on the agent's device."""
+    return lambda observation, task_ids: agent.sample(observation, task_ids, generator)
+
+
+def protocol_policy(agent: Agent, spec: SuiteSpec, seed: int) -> ActionRule:
+    """The policy that evaluations of the suite judge and videos show.
+
+    Its random numbers begin anew with every call: a checkpoint plays the same however often it is evaluated.
+    """
+    if not spec.samples_policy:
+        return mode_rule(agent)
+    return sampling_rule(agent, torch_stream(seed, "evaluation policy", device=agent.device))
