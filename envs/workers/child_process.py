@@ -28,6 +28,7 @@ from typing import Any
 
 from envs.workers.descriptors import Descriptor, pipe
 from mtrl.errors import WorkerFailure
+from mtrl.registry import own_packages_first
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -87,8 +88,8 @@ def _limits() -> Iterator[tuple[str, str]]:
 
 def _start_server(modules: Sequence[str]) -> None:
     # Also without modules: the default is to run the main script there.
-    _context.set_forkserver_preload(["envs.workers.server", *modules])
-    with _signals_blocked(), _one_thread_each(), _no_main_module(), _short_temporary_folder():
+    _context.set_forkserver_preload(["mtrl", "envs.workers.server", *modules])
+    with _signals_blocked(), _environment(), _no_main_module(), _short_temporary_folder():
         forkserver.ensure_running()
 
 
@@ -166,17 +167,22 @@ def _signals_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """A linear-algebra library reads these when it is loaded; a server without threads is also safe to fork."""
-    previous = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
+def _environment() -> Iterator[None]:
+    """The environment in which the server starts; what it imports is inherited by its children."""
+    # A linear-algebra library reads these when it is loaded; a server without threads is also safe to fork.
+    own = dict.fromkeys(_THREAD_LIMITS, "1")
+    # It looks for modules where this process does, but first for ours: another folder `envs` may lie there.
+    own["PYTHONSAFEPATH"] = "1"
+    previous = {name: os.environ.get(name) for name in (*own, "PYTHONPATH")}
     try:
-        yield
+        with own_packages_first():
+            own["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            os.environ.update(own)
+            yield
     finally:
         for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
-            else:
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value
 
 

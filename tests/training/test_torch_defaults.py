@@ -83,11 +83,16 @@ def test_loading_and_predicting_do_not_depend_on_the_callers_defaults(caller: st
     np.testing.assert_array_equal(trained.predict(observation, 2), expected)
 
 
+@torch_defaults()
+def fail() -> None:
+    assert (torch.get_default_dtype(), torch.empty(0).device.type) == (torch.float32, "cpu")
+    raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("caller", CALLERS)
 def test_the_callers_defaults_are_back_after_an_error(caller: str) -> None:
     with CALLERS[caller]():
         before = torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled()
-        with pytest.raises(ZeroDivisionError), torch_defaults():
-            assert (torch.get_default_dtype(), torch.empty(0).device.type) == (torch.float32, "cpu")
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            fail()
         assert (torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled()) == before
