@@ -67,7 +67,7 @@ class PPO(Agent):
         head = make_policy_gradient_head(components.spec, config.initial_log_std)
         policy = components.policy(encoder.out_features, head)
         value = Ensemble([components.value_network(encoder.out_features, 1)])
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.networks = ActorCritic(encoder, policy, value, self.normalizer.make_output(1))
         # A policy with an entropy coefficient of its own gets no bonus beside it.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
@@ -99,7 +99,7 @@ class PPO(Agent):
     @torch.no_grad()
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         tasks = self.to_device(task_ids)
-        with self.autocast:
+        with self.autocast():
             features = self.networks.encoder(self.to_device(observation))
             if not explore:
                 mode = self.networks.policy(features, tasks).distribution.mode()
@@ -120,7 +120,7 @@ class PPO(Agent):
 
     @torch.no_grad()
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        with self.autocast:
+        with self.autocast():
             features = self.networks.encoder(self.to_device(observation))
             action = self.networks.sample(features, self.to_device(task_ids), generator).action
         return self.head.to_environment(action).cpu().numpy()
@@ -156,7 +156,7 @@ class PPO(Agent):
         tasks = rollout.task_ids
         regularization = self.normalizer.regularization_scale(tasks) * rollout.extras["regularization"]
         rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, tasks) - regularization)
-        with self.autocast:
+        with self.autocast():
             if "value" in rollout.extras:
                 values = self.normalizer.denormalize(rollout.extras["value"], tasks)
             else:

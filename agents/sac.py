@@ -59,7 +59,7 @@ class SAC(Agent):
         self.head = make_soft_head(components.spec)
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
-        self.normalizer = components.normalizer()
+        self.normalizer = components.normalizer(config.discount)
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.critic_noise_size = self.critics.ensemble.noise_size
@@ -92,7 +92,7 @@ class SAC(Agent):
             if self.env_steps <= self.config.learning_starts:
                 return ActionStep(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
             return ActionStep(self.sample(observation, task_ids, self.explore_stream))
-        with self.autocast:
+        with self.autocast():
             distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
         return ActionStep(distribution.mode().cpu().numpy())
 
@@ -100,7 +100,7 @@ class SAC(Agent):
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         tasks = self.to_device(task_ids)
         noise = uniform_noise(generator, len(tasks), self.policy.noise_size)
-        with self.autocast:
+        with self.autocast():
             distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, noise).distribution
         return distribution.sample(self.head.sample_noise(len(tasks), generator)).cpu().numpy()
 
@@ -125,11 +125,14 @@ class SAC(Agent):
         self.normalizer.update_statistics(target, batch.task_ids, [self.critics.output, self.target_critics.output])
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
-        alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
+        alpha_losses = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
-        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
+        # A task without samples has no losses.
+        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses, "alpha_loss": alpha_losses}
+        losses = {name: torch.where(batch.shares > 0, values, torch.nan) for name, values in losses.items()}
+        alpha = self.log_alpha.detach().exp()
+        return {**losses, "alpha": alpha, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
@@ -139,7 +142,7 @@ class SAC(Agent):
         the actor's loss. alpha is in reward units whatever the normalizer, unless that divides the rewards themselves.
         """
         tasks = batch.task_ids
-        with self.autocast:
+        with self.autocast():
             # One encoder, trained by the critics: the actor reads its features and sends no gradient back.
             policy = self.policy(self.critics.encoder(batch.next_observation), tasks, batch.noise.get("next_route"))
             features = self.target_critics.encoder(batch.next_observation)
@@ -185,14 +188,12 @@ class SAC(Agent):
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
         return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
 
-    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
-        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
+    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Tensor:
+        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update; returns it (M,).
 
         Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
         then either, which its group reports.
         """
-        if not self.learns_temperatures:
-            return {}
         # d/d log alpha_i = -mean_i(log pi + target entropy_i)
         gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
         losses = self.log_alpha.detach() * gradient
@@ -204,8 +205,9 @@ class SAC(Agent):
             bad = (~torch.isfinite(gradient)).nonzero().flatten().tolist()
             names = [self.spec.task_names[task] for task in bad]
             raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(names)}")
-        self.alpha_optimizer.step()
-        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
+        if self.learns_temperatures:
+            self.alpha_optimizer.step()
+        return losses
 
     def alpha(self, task_ids: Tensor) -> Tensor:
         """The temperature of each sample's task (B,), outside the graph."""

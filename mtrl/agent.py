@@ -20,11 +20,11 @@ from mtrl.encoders import Encoder
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.optim.parameter_group import AuxiliaryLoss, ParameterGroup
-from mtrl.optim.precision import Precision, autocast
+from mtrl.optim.precision import autocast
 from mtrl.policies import ActionHead, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import load_torch_stream_state, torch_stream
-from mtrl.types import ActionStep, EnvStep, Metrics, State, SuiteSpec
+from mtrl.types import ActionStep, EnvStep, Metrics, Precision, State, SuiteSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Components:
     encoder: Callable[[], Encoder]
     policy: Callable[[int, ActionHead], Policy]  # (in_features, head)
     value_network: Callable[[int, int], PolicyArchitecture]  # (in_features, out_features), of values or Q values
-    normalizer: Callable[[], ReturnNormalizer]
+    normalizer: Callable[[float], ReturnNormalizer]  # (discount of the agent)
     aggregator: Callable[[str], GradientAggregator]  # by the name of the parameter group
     seed: int
     device: torch.device

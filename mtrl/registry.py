@@ -25,6 +25,9 @@ PLUGIN_GROUP = "mtrl.plugins"
 PACKAGES_FOLDER = str(Path(__file__).absolute().parents[1])
 """Where `mtrl` was found, and `agents` and `envs` beside it."""
 
+MAX_LISTED = 240
+"""Characters of a list of names in an error."""
+
 _trusted_modules: dict[str, Any] = {}
 """Modules that the command line (or a test) named; only these are looked into for `module:Class`."""
 
@@ -33,6 +36,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(known: Iterable[str], command: str = "") -> str:
+    """`known: a, b, c`; of a long list the first few, and the command that shows all."""
+    names = list(known)
+    if len(text := ", ".join(names)) <= MAX_LISTED:
+        return f"known: {text or 'none'}"
+    shown = f"; {command} shows all" if command else ""
+    return f"known: {', '.join(names[:5])} and {len(names) - 5} more{shown}"
 
 
 class Registry(Generic[T]):
@@ -67,10 +79,17 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r} is code that this command line does not name; add --plugin {module_name}"
                 )
             cls = getattr(_trusted_modules[module_name], class_name, None)
+            if not class_name:
+                raise BadInput(f"{self.kind} {name!r} names no class; write {name}Class")
             if not isinstance(cls, type):
                 raise BadInput(f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}")
             return cls
-        raise BadInput(f"unknown {self.kind} {name!r}{nearest(name, self._classes)}; known: {sorted(self._classes)}")
+        _refuse_file(name, "MODULE:Class")
+        code = f"; a class of the module {name!r} is {name}:Class" if name in _trusted_modules else ""
+        raise BadInput(
+            f"unknown {self.kind} {name!r}{nearest(name, self._classes)}; {listed(sorted(self._classes))}; or "
+            f"MODULE:Class of your own{code}"
+        )
 
     def name_of(self, cls: type) -> str:
         """The name `cls` is registered under, or its `module:Class`."""
@@ -97,16 +116,23 @@ def trust_module(module_name: str) -> None:
 
     Raises BadInput if it cannot be imported, or its `register` fails.
     """
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _refuse_file(module_name, "--plugin MODULE or MODULE:Class")
     try:
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, folder)
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script without a guard may exit when it is imported
         raise BadInput(f"plug-in module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     _trusted_modules[module_name] = module
     if callable(hook := getattr(module, "register", None)):
         call_hook(hook, module_name)
+
+
+def _refuse_file(name: str, form: str) -> None:
+    """Raises BadInput if `name` is that of a file, which a shell completes where a module is meant."""
+    path = Path(name)
+    if path.suffix == ".py" or path.name not in (name, ""):
+        raise BadInput(f"{name!r} is a file; from its folder, write {form.replace('MODULE', path.stem)}")
 
 
 def call_hook(hook: Callable[[], None], plugin: str) -> None:

@@ -24,6 +24,22 @@ Metrics = dict[str, "Tensor"]
 """Named values of one update, each (M, ...) per task or a scalar, detached and still on the device."""
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """An append-only piece of the replay buffer.
+
+    A complete chunk never changes and its name is unique for its content: later checkpoints link to the file of an
+    earlier one. An incomplete chunk is written every time. `tensors` is called only when the chunk must be written.
+    """
+
+    name: str  # lower-case words and numbers joined by hyphens, e.g. "rows-000000000000-000000002048"
+    complete: bool
+    tensors: Callable[[], Mapping[str, Tensor]]
+
+
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products in networks, see `mtrl.optim.precision`."""
+
 Score = Literal["return", "success"]
 """What an episode is judged by: its undiscounted return of raw rewards, or 1 for a success and 0 without."""
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.agent import seeded_construction
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.seeding import (
     MAX_SEED,
     load_stream_state,
     load_torch_stream_state,
+    seeded_construction,
     stream,
     stream_state,
     torch_stream,

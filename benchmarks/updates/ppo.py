@@ -25,10 +25,10 @@ from benchmarks.repeats import Repeats
 from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.optim.precision import Precision
 from mtrl.training.build import build_suite, build_train_state
 from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
+from mtrl.types import Precision
 
 OURS, BFLOAT16, THEIRS = "ours", "ours, bfloat16", "stable-baselines3 on AsyncVectorEnv"
 """`ours, bfloat16` rounds what networks multiply to bfloat16; the others have single precision."""

@@ -33,6 +33,7 @@ def _sac(num_games: int) -> dict[str, Any]:
     """
     return {
         "total_env_steps": 2_000_000 * num_games,
+        "normalizer": {"name": "reward-clip"},  # raw scores of one game may be thousands of times another's
         "num_envs": 4 * num_games,
         "agent": {
             "name": "sac",

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 
 from mtrl.buffer.task_index import TaskIndex
-from mtrl.checkpoints.store import Chunk
 from mtrl.seeding import load_stream_state, stream, stream_state
-from mtrl.types import ActionStep, Batch, EnvStep, State, SuiteSpec
+from mtrl.types import ActionStep, Batch, Chunk, EnvStep, State, SuiteSpec
 
 CHUNK_ROWS = 2048
 """Rows of time per chunk of a saved buffer."""

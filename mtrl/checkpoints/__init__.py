@@ -1,1 +1,1 @@
-"""Checkpoints on disk: safetensors and JSON, whole or not there at all."""
+"""Checkpoints on disk: folders of safetensors and JSON that are either whole or not there."""

@@ -1,12 +1,12 @@
-"""One checkpoint on disk: a folder of JSON and tensors whose manifest is written last and checked first."""
+"""Reading and writing of one checkpoint: a folder of JSON and tensors with a manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,56 +14,46 @@ from torch import Tensor
 
 from mtrl.checkpoints import state_tree, tensor_file
 from mtrl.checkpoints.files import (
-    Written,
+    DAMAGED,
+    FileDigest,
     delete,
     open_folder,
     open_regular,
     printable,
     read_small_file,
+    read_verified,
     reason,
     storage_failure,
     sync_folder,
+    verify,
     write_new_file,
 )
+from mtrl.checkpoints.json_text import MAX_BYTES, dump_json, parse_json
 from mtrl.checkpoints.manifest import (
+    FORMAT,
     MANIFEST,
     STATE,
     TENSORS,
     ChunkEntry,
     Kind,
     Manifest,
-    UnknownFormat,
-    check_chunk_name,
+    UnsupportedFormat,
     folder_name,
 )
-from mtrl.checkpoints.strict_json import MAX_BYTES, InvalidJson, dump, parse
 from mtrl.errors import BadInput
-from mtrl.types import State
+from mtrl.types import Chunk, State
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """An append-only piece of the replay buffer.
-
-    A complete chunk never changes and its name is unique for its content: later checkpoints link to the file of an
-    earlier one. An incomplete chunk is written every time. `tensors` is called only when the chunk must be written.
-    """
-
-    name: str  # lower-case words and numbers joined by hyphens, e.g. "rows-000000000000-000000002048"
-    complete: bool
-    tensors: Callable[[], Mapping[str, Tensor]]
-
-
-class Standing(NamedTuple):
-    """A chunk's file in a checkpoint that this process wrote or checked."""
+class StoredChunk(NamedTuple):
+    """The file of a complete chunk in a checkpoint that this process wrote or verified."""
 
     path: Path
-    written: Written
+    digest: FileDigest
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was read, every file checked."""
+    """A checkpoint as it was read, every file verified."""
 
     kind: Kind
     step: int  # env steps
@@ -74,7 +64,7 @@ class Checkpoint:
     manifest: Manifest = field(repr=False)
 
     def chunks(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Name and tensors of each chunk in the order saved, read one at a time and checked while read.
+        """Name and tensors of each chunk in the order saved, read and verified one at a time.
 
         Raises BadInput if a chunk's file is not what the manifest says.
         """
@@ -83,23 +73,19 @@ class Checkpoint:
                 tensors = _read_tensors(folder, chunk.file_name, self.manifest)
             yield chunk.name, tensors
 
-    def standing(self) -> dict[str, Standing]:
-        """The complete chunks by name, for later checkpoints to link to."""
-        return standing_chunks(self.path, self.manifest)
 
-
-def standing_chunks(path: Path, manifest: Manifest) -> dict[str, Standing]:
-    """The complete chunks of the checkpoint at `path` by name."""
+def stored_chunks(path: Path, manifest: Manifest) -> dict[str, StoredChunk]:
+    """The complete chunks of the checkpoint at `path` by name, for later checkpoints to link to."""
     return {
-        chunk.name: Standing(path / chunk.file_name, manifest.files[chunk.file_name])
+        chunk.name: StoredChunk(path / chunk.file_name, manifest.files[chunk.file_name])
         for chunk in manifest.chunks
         if chunk.complete
     }
 
 
 @dataclass(frozen=True)
-class Content:
-    """What a checkpoint is made of."""
+class CheckpointContent:
+    """What is written into a checkpoint."""
 
     kind: Kind
     step: int  # env steps
@@ -109,34 +95,44 @@ class Content:
     versions: Mapping[str, str]
 
 
-def write_checkpoint(content: Content, target: Path, temporary: Path, standing: Mapping[str, Standing]) -> Manifest:
+def write_checkpoint(
+    content: CheckpointContent, target: Path, temporary: Path, stored: Mapping[str, StoredChunk]
+) -> Manifest:
     """Writes `content` to the folder `temporary`, which must not exist, and renames it to `target` when it is whole.
 
-    Raises StorageFailure, and whatever `content` raises, with nothing left behind.
+    Complete chunks that are in `stored` are linked. Raises StorageFailure, and whatever `content` raises, with nothing
+    left behind.
     """
-    document, values = state_tree.flatten(content.state)
-    text = dump(document)
-    needed = len(text) + sum(map(tensor_file.num_bytes, values.values()))
+    document, tensors = state_tree.flatten(content.state)
+    text = dump_json(document)
+    needed = len(text) + sum(value.nbytes for value in tensors.values())
     try:
         os.mkdir(temporary)
         files = {
             STATE: write_new_file(temporary / STATE, [text]),
-            TENSORS: write_new_file(temporary / TENSORS, tensor_file.encode(values)),
+            TENSORS: write_new_file(temporary / TENSORS, [tensor_file.encode(tensors)]),
         }
         entries = []
         for chunk in content.chunks:
-            check_chunk_name(chunk.name)
-            entry = ChunkEntry(chunk.name, chunk.complete)
+            entry = ChunkEntry(name=chunk.name, complete=chunk.complete)
             if entry.file_name in files:
-                raise ValueError(f"two chunks are named {chunk.name!r}")
-            written = _link(chunk, standing, temporary / entry.file_name)
-            if written is None:
-                tensors = chunk.tensors()
-                needed += sum(map(tensor_file.num_bytes, tensors.values()))
-                written = write_new_file(temporary / entry.file_name, tensor_file.encode(tensors))
-            files[entry.file_name] = written
+                raise ValueError(f"two files of a checkpoint are named {entry.file_name!r}")
+            digest = _link(chunk, stored, temporary / entry.file_name)
+            if digest is None:
+                data = tensor_file.encode(chunk.tensors())
+                needed += len(data)
+                digest = write_new_file(temporary / entry.file_name, [data])
+            files[entry.file_name] = digest
             entries.append(entry)
-        manifest = Manifest(content.kind, content.step, content.info, content.versions, tuple(entries), files)
+        manifest = Manifest(
+            format=FORMAT,
+            kind=content.kind,
+            step=content.step,
+            info=dict(content.info),
+            versions=dict(content.versions),
+            chunks=tuple(entries),
+            files=files,
+        )
         write_new_file(temporary / MANIFEST, [manifest.to_bytes()])
         sync_folder(temporary)
         os.replace(temporary, target)
@@ -151,9 +147,9 @@ def write_checkpoint(content: Content, target: Path, temporary: Path, standing: 
 
 
 def read_checkpoint(path: Path, *, with_chunks: bool = True) -> Checkpoint:
-    """Reads the checkpoint at `path` after checking every file of it, chunks only if asked for.
+    """Reads the checkpoint at `path` and verifies every file of it, chunks only with `with_chunks`.
 
-    Raises BadInput in one line if anything is missing, damaged or foreign; UnknownFormat for a later format.
+    Raises BadInput in one line if anything is missing, damaged or foreign; UnsupportedFormat for another format.
     """
     with _damage(f"checkpoint {printable(str(path), 160)}"), _opened(path) as folder:
         manifest = _read_manifest(folder)
@@ -161,13 +157,13 @@ def read_checkpoint(path: Path, *, with_chunks: bool = True) -> Checkpoint:
             raise BadInput(f"its {MANIFEST} is that of {folder_name(manifest.kind, manifest.step)}")
         with _damage(STATE):
             text = read_small_file(STATE, MAX_BYTES, folder)
-            if Written(len(text), hashlib.sha256(text).hexdigest()) != manifest.files[STATE]:
-                raise BadInput("its content does not match its SHA-256")
-            document = parse(text)
+            if FileDigest.of(text) != manifest.files[STATE]:
+                raise BadInput(DAMAGED)
+            document = parse_json(text)
         if with_chunks:
             for chunk in manifest.chunks:
                 with _damage(chunk.file_name), _opened_file(folder, chunk.file_name) as file:
-                    tensor_file.verify(file, manifest.files[chunk.file_name])
+                    verify(file, manifest.files[chunk.file_name])
         state = state_tree.unflatten(document, _read_tensors(folder, TENSORS, manifest))
     return Checkpoint(manifest.kind, manifest.step, state, manifest.info, manifest.versions, path, manifest)
 
@@ -178,19 +174,19 @@ def read_manifest(path: Path) -> Manifest:
         return _read_manifest(folder)
 
 
-def _link(chunk: Chunk, standing: Mapping[str, Standing], path: Path) -> Written | None:
-    """Links a complete chunk that stands already to `path`; None if it must be written."""
-    source = standing.get(chunk.name) if chunk.complete else None
+def _link(chunk: Chunk, stored: Mapping[str, StoredChunk], path: Path) -> FileDigest | None:
+    """Links a complete chunk that is stored already to `path`; None if it must be written."""
+    source = stored.get(chunk.name) if chunk.complete else None
     if source is None:
         return None
     try:
         os.link(source.path, path, follow_symlinks=False)
     except OSError:  # no links on this file system, or the file is gone: the content is still in memory
         return None
-    if os.stat(path, follow_symlinks=False).st_size != source.written.num_bytes:
+    if os.stat(path, follow_symlinks=False).st_size != source.digest.num_bytes:
         os.unlink(path)
         return None
-    return source.written
+    return source.digest
 
 
 def _read_manifest(folder: int) -> Manifest:
@@ -200,17 +196,17 @@ def _read_manifest(folder: int) -> Manifest:
 
 def _read_tensors(folder: int, name: str, manifest: Manifest) -> dict[str, Tensor]:
     with _damage(name), _opened_file(folder, name) as file:
-        return tensor_file.read(file, manifest.files[name])
+        return tensor_file.decode(read_verified(file, manifest.files[name]))
 
 
 @contextlib.contextmanager
 def _damage(place: str) -> Iterator[None]:
-    """Puts the place in front of what is wrong there."""
+    """Names the place of an error, and turns an OSError of the block into BadInput."""
     try:
         yield
-    except UnknownFormat:
+    except UnsupportedFormat:
         raise
-    except (BadInput, InvalidJson) as error:
+    except BadInput as error:
         raise BadInput(f"{place}: {error}") from error
     except OSError as error:
         raise BadInput(f"{place}: {reason(error)}") from error
@@ -218,7 +214,7 @@ def _damage(place: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """One descriptor for the folder: what is read belongs together even if the name is given to another one."""
+    """One descriptor for the folder: what is read belongs together even if another folder takes its name."""
     descriptor = open_folder(path)
     try:
         yield descriptor
@@ -226,10 +222,5 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _opened_file(folder: int, name: str) -> Iterator[int]:
-    descriptor = open_regular(name, folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _opened_file(folder: int, name: str) -> BufferedReader:
+    return open(open_regular(name, folder), "rb")

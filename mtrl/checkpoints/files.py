@@ -1,6 +1,6 @@
-"""Files that a kill or a full disk cannot leave half written, and files that may have been tampered with.
+"""File operations of a run directory: writes that survive a kill or a full disk, and reads that distrust the file.
 
-Every write of a run directory goes through here, so that a fault of the disk becomes one StorageFailure line.
+Every write goes through this module, so that an error of the disk becomes one StorageFailure line.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from mtrl.errors import BadInput, StorageFailure
 
 SLICE_BYTES = 2**20  # hashed and written while it is in the processor's cache
-TEMPORARY = ".tmp-"  # how names begin that only a killed process leaves behind
+TEMPORARY = ".tmp-"  # prefix of names that only a killed process leaves behind
+DAMAGED = "its content does not match its SHA-256"
 START_FACTOR = 2.2  # the old and the new checkpoint stand side by side, and logs grow
 
 
-class Written(NamedTuple):
-    """What was put into a file."""
+class FileDigest(BaseModel):
+    """Size and SHA-256 of a file's content."""
 
-    num_bytes: int
-    sha256: str  # hexadecimal
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    num_bytes: Annotated[int, Field(ge=0, lt=2**62)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @classmethod
+    def of(cls, data: bytes) -> FileDigest:
+        return cls(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def temporary_name(name: str) -> str:
-    """Under which this process writes what shall become `name`."""
+    """Name under which this process writes a file before it is renamed to `name`."""
     return f"{TEMPORARY}{os.getpid()}-{name}"
 
 
@@ -82,7 +92,7 @@ def storage_faults(path: Path, needed: int | None = None) -> Iterator[None]:
         raise storage_failure(error, path, needed) from error
 
 
-def write_new_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+def write_new_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileDigest:
     """Writes a file that must not exist yet and waits until it is on the disk. Raises OSError."""
     digest, num_bytes = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -100,7 +110,7 @@ def write_new_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
             os.close(descriptor)
         raise
     os.close(descriptor)  # not suppressed: network file systems report a full disk here
-    return Written(num_bytes, digest.hexdigest())
+    return FileDigest(num_bytes=num_bytes, sha256=digest.hexdigest())
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -171,3 +181,32 @@ def read_small_file(name: str | Path, max_bytes: int, folder: int | None = None)
     if len(data) > max_bytes:
         raise BadInput(f"{printable(str(name))} holds more than {max_bytes} bytes")
     return bytes(data)
+
+
+def read_verified(file: BufferedReader, expected: FileDigest) -> bytes:
+    """The content of an open file if it is the expected one. Raises BadInput, OSError."""
+    _check_size(file, expected)
+    # Checked before anything is allocated: a sparse file can claim any size for nothing.
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        if expected.num_bytes > memory:
+            raise MemoryError
+        data = file.read(expected.num_bytes)
+    except MemoryError:
+        raise BadInput(f"its {expected.num_bytes} bytes do not fit in the memory of {memory} bytes") from None
+    if FileDigest.of(data) != expected:
+        raise BadInput(DAMAGED)
+    return data
+
+
+def verify(file: BufferedReader, expected: FileDigest) -> None:
+    """Compares size and SHA-256 in constant memory. Raises BadInput, OSError."""
+    _check_size(file, expected)
+    if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
+        raise BadInput(DAMAGED)
+
+
+def _check_size(file: BufferedReader, expected: FileDigest) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size != expected.num_bytes:
+        raise BadInput(f"it has {size} bytes where the manifest says {expected.num_bytes}")

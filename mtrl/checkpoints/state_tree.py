@@ -1,8 +1,8 @@
-"""A nested state as one JSON document and one flat set of tensors, and back with every type as it was.
+"""Conversion of a nested state to one JSON document and one flat set of tensors, and back with all types.
 
-The document has the shape of the state. Where a tensor, array or NumPy scalar stood it holds `{"$is": "tensor"}`,
-`"array"` or `"scalar"`, and the value is found under the leaf's JSON pointer (RFC 6901); `{"$is": "nan"}` and the like
-stand for the floats that JSON lacks.
+The document has the structure of the state. A tensor, array or NumPy scalar is `{"$is": "tensor"}`, `"array"` or
+`"scalar"` in it, and its value is stored under the leaf's JSON pointer (RFC 6901). Floats that JSON lacks are
+`{"$is": "nan"}` and the like.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtrl.checkpoints import tensor_file
 from mtrl.checkpoints.files import printable
-from mtrl.checkpoints.strict_json import MAX_DEPTH
+from mtrl.checkpoints.tensor_file import to_tensor
 from mtrl.errors import BadInput
 from mtrl.types import State
 
@@ -27,13 +26,13 @@ MARK = "$is"
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def flatten(state: State) -> tuple[Json, dict[str, Tensor | np.ndarray]]:
-    """The document of a state and its tensors and arrays by JSON pointer; nothing is copied.
+def flatten(state: State) -> tuple[Json, dict[str, Tensor]]:
+    """The document of a state, and its tensors and arrays by JSON pointer, not copied where possible.
 
     Raises TypeError with the place of a value that a checkpoint cannot hold.
     """
-    values: dict[str, Tensor | np.ndarray] = {}
-    return _to_document(state, "", values, 0), values
+    values: dict[str, Tensor] = {}
+    return _to_document(state, "", values), values
 
 
 def unflatten(document: Json, tensors: dict[str, Tensor]) -> State:
@@ -49,21 +48,19 @@ def unflatten(document: Json, tensors: dict[str, Tensor]) -> State:
 
 def state_bytes(state: State) -> int:
     """Size of all tensors and arrays in a state, bytes."""
-    return sum(tensor_file.num_bytes(value) for value in flatten(state)[1].values())
+    return sum(value.nbytes for value in flatten(state)[1].values())
 
 
-def _to_document(value: Any, pointer: str, values: dict[str, Tensor | np.ndarray], depth: int) -> Json:
-    if depth > MAX_DEPTH - 2:
-        raise TypeError(f"state is nested too deeply at {pointer[:200]!r}")
+def _to_document(value: Any, pointer: str, values: dict[str, Tensor]) -> Json:
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return {MARK: _put(value, pointer, values)}
     if type(value) is dict:
         for key in value:
             if type(key) is not str or key.startswith("$"):
                 raise TypeError(f"state key {key!r} at {pointer!r} is not a string, or begins with '$'")
-        return {key: _to_document(child, _child(pointer, key), values, depth + 1) for key, child in value.items()}
+        return {key: _to_document(child, _child(pointer, key), values) for key, child in value.items()}
     if type(value) is list:
-        return [_to_document(child, _child(pointer, index), values, depth + 1) for index, child in enumerate(value)]
+        return [_to_document(child, _child(pointer, index), values) for index, child in enumerate(value)]
     if type(value) is float and not math.isfinite(value):
         return {MARK: str(value)}
     if value is None or type(value) in (bool, int, float, str):
@@ -71,14 +68,12 @@ def _to_document(value: Any, pointer: str, values: dict[str, Tensor | np.ndarray
     raise TypeError(f"state at {pointer!r} is a {type(value).__name__}; allowed: dict, list, tensor, array, JSON value")
 
 
-def _put(value: Tensor | np.ndarray | np.generic, pointer: str, values: dict[str, Tensor | np.ndarray]) -> str:
+def _put(value: Tensor | np.ndarray | np.generic, pointer: str, values: dict[str, Tensor]) -> str:
     kind = "tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar"
-    stored = np.asarray(value) if isinstance(value, np.generic) else value
     try:
-        tensor_file.dtype_code(stored)
+        values[pointer] = to_tensor(np.asarray(value) if isinstance(value, np.generic) else value)
     except TypeError as error:
         raise TypeError(f"state at {pointer!r}: {error}") from None
-    values[pointer] = stored
     return kind
 
 

@@ -1,10 +1,10 @@
-"""The checkpoints of a run: each one a folder that stands whole or not at all.
+"""The checkpoints of a run. Each is a folder that is either whole or not there.
 
-    step_000000012345/   what a resume needs: state and replay-buffer chunks; the newest `keep` stay
+    step_000000012345/   what a resume needs: state and replay-buffer chunks; the newest `keep` are kept
     best_000000012345/   the policy of the best evaluation so far, no chunks
 
-A checkpoint is written to a temporary folder, every file synced, and renamed once to a name that is new; only then are
-older ones removed. "Latest" is computed from the names. Nothing here runs code from a file: JSON and tensors only.
+A checkpoint is written to a temporary folder, every file is synced, and the folder is renamed. Only then are older ones
+removed. "Latest" follows from the names. Files hold JSON and tensors only; nothing in them is run.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mtrl.checkpoints.checkpoint import (
     Checkpoint,
-    Chunk,
-    Content,
-    Standing,
+    CheckpointContent,
+    StoredChunk,
     read_checkpoint,
     read_manifest,
-    standing_chunks,
+    stored_chunks,
     write_checkpoint,
 )
 from mtrl.checkpoints.files import TEMPORARY, delete, printable, reason, storage_faults, temporary_name
-from mtrl.checkpoints.manifest import Kind, UnknownFormat, dependency_versions, folder_name
+from mtrl.checkpoints.manifest import Kind, UnsupportedFormat, folder_name
+from mtrl.checkpoints.versions import dependency_versions
 from mtrl.errors import BadInput
-from mtrl.types import State
-
-__all__ = ["Checkpoint", "CheckpointStore", "Chunk"]
+from mtrl.types import Chunk, State
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +39,16 @@ _NAME = re.compile(r"(step|best)_([0-9]{12})")
 
 
 class CheckpointStore:
-    """The checkpoints in one folder. One process writes (the run directory's lock sees to it), any number read."""
+    """The checkpoints in one folder. One process writes, which the run directory's lock ensures; any number read."""
 
     def __init__(self, folder: Path, keep: int = 2, versions: Mapping[str, str] | None = None):
-        """keep: resumable checkpoints that stay. versions: what else they depend on, recorded in every manifest."""
+        """keep: number of resumable checkpoints. versions: of further packages, recorded in every manifest."""
         if keep < 1:
-            raise ValueError(f"keep is {keep}; at least one checkpoint must stay")
+            raise ValueError(f"keep is {keep}; at least one checkpoint is kept")
         self.folder, self.keep = Path(folder), keep
         self.versions = {**dependency_versions(), **(versions or {})}
-        # Only files that this process wrote or checked are linked to, so that old damage does not spread.
-        self._standing: Mapping[str, Standing] = {}
+        # Only files that this process wrote or verified are linked to, so that old damage does not spread.
+        self._stored: Mapping[str, StoredChunk] = {}
 
     def steps(self) -> list[int]:
         """Env steps of the resumable checkpoints, ascending."""
@@ -66,29 +65,29 @@ class CheckpointStore:
     ) -> Path:
         """Writes a checkpoint and returns its folder once it would survive a power cut; removes older ones.
 
-        step: env steps. The state of a run is a function of it: a whole checkpoint that stands already under this name
+        step: env steps. The state of a run is a function of it: a whole checkpoint of the same kind and step
         is left as it is. info: JSON of the caller; that of a "best" has its score (higher is better) under "score".
 
-        Raises StorageFailure if the disk does not take it (earlier checkpoints stay as they were), ValueError for a
+        Raises StorageFailure if the disk does not take it (earlier checkpoints stay unchanged), ValueError for a
         score that is not finite, TypeError for a value that a checkpoint cannot hold.
         """
-        content = Content(kind, step, state, tuple(chunks), dict(info), self.versions)
+        content = CheckpointContent(kind, step, state, tuple(chunks), dict(info), self.versions)
         if not 0 <= step < 10**12:
             raise ValueError(f"step {step} is outside [0, 10**12)")
         if kind == "best" and (content.chunks or not _is_score(info.get("score"))):
             raise ValueError(f"a best checkpoint has no chunks and a finite score, not {info.get('score')!r}")
         self.sweep()
         target = self.folder / folder_name(kind, step)
-        if not self._stands(target):
+        if not self._is_whole(target):
             temporary = self.folder / temporary_name(target.name)
-            manifest = write_checkpoint(content, target, temporary, self._standing)
+            manifest = write_checkpoint(content, target, temporary, self._stored)
             if kind == "step":
-                self._standing = standing_chunks(target, manifest)
+                self._stored = stored_chunks(target, manifest)
         self._prune(kind, step)
         return target
 
     def load(self, which: Literal["latest", "best"] | int, *, with_chunks: bool = True) -> Checkpoint:
-        """The newest resumable checkpoint, the best one, or the resumable one of a step; every file is checked first.
+        """The newest resumable checkpoint, the best one, or the resumable one of a step; every file is verified first.
 
         A damaged checkpoint is passed over with one warning in the log, except one asked for by its step.
         with_chunks: False where the replay buffer is not needed, which saves reading it.
@@ -103,7 +102,7 @@ class CheckpointStore:
         else:
             checkpoint = self._load_newest("best" if which == "best" else "step", with_chunks)
         if with_chunks and checkpoint.kind == "step":
-            self._standing = checkpoint.standing()
+            self._stored = stored_chunks(checkpoint.path, checkpoint.manifest)
         return checkpoint
 
     def version_changes(self, checkpoint: Checkpoint) -> list[str]:
@@ -164,7 +163,7 @@ class CheckpointStore:
                 break
             try:
                 checkpoint = read_checkpoint(path, with_chunks=with_chunks)
-            except UnknownFormat:
+            except UnsupportedFormat:
                 raise
             except BadInput as error:
                 # The trainer may have removed it since the names were read; then nothing is wrong.
@@ -178,7 +177,7 @@ class CheckpointStore:
             raise BadInput(f"no checkpoint that can be loaded: {next(iter(damaged.values()))}")
         raise BadInput(f"no {'best' if kind == 'best' else 'resumable'} checkpoint in {self._shown}")
 
-    def _stands(self, path: Path) -> bool:
+    def _is_whole(self, path: Path) -> bool:
         """Whether a whole checkpoint is at `path`; a damaged one is removed."""
         if not os.path.lexists(path):
             return False
@@ -209,13 +208,14 @@ class CheckpointStore:
 
 
 def _is_score(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, since math.isfinite raises OverflowError for large integers.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _score(path: Path) -> float:
     try:
         score = read_manifest(path).info.get("score")
-    except UnknownFormat:
+    except UnsupportedFormat:
         return math.inf  # first in line, so that it is reported
     except BadInput:
         return -math.inf

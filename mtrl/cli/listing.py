@@ -1,19 +1,18 @@
-"""`mtrl list`: the registered classes, what they are and their settings with defaults."""
+"""`mtrl list`: the registered classes with their settings, and the tasks of a suite."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mtrl.cli.flags import parse_flags
-from mtrl.config.schema import PARTS, Part
+from mtrl.cli.flags import FlagParser
+from mtrl.cli.plugins import import_plugins
+from mtrl.config.schema import CONFIG_GROUPS, ConfigGroup, config_class
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import suites
 from mtrl.errors import BadInput
@@ -23,53 +22,71 @@ from mtrl.registry import nearest
 _SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
 _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
 
-KINDS = {("policies" if part.name == "policy" else f"{part.name}s"): part for part in PARTS}
+KINDS = {("policies" if group.name == "policy" else f"{group.name}s"): group for group in CONFIG_GROUPS}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListFlags:
-    """List what can be chosen. `mtrl train --agent NAME --help` says what each setting means."""
-
-    kind: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="KIND", help=", ".join(KINDS))] = None
-    plugin: Annotated[
-        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE", help="to import")
-    ] = ()
-
-
-def parse_list(arguments: Sequence[str]) -> ListFlags:
-    """The request on the command line. Prints the help and raises SystemExit for `--help`. Raises BadInput."""
-    request = parse_flags(ListFlags, arguments, command="list")
-    if request.kind is not None and request.kind not in KINDS:
-        raise BadInput(f"unknown kind {shown(request.kind)}{nearest(request.kind, KINDS)}; known: {', '.join(KINDS)}")
-    return request
-
-
-def print_listing(kind: str | None) -> None:
-    """Prints a table for one kind of class, or for each; architectures alone with their sizes, which take seconds."""
+def list_classes(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit code. Raises BadInput."""
+    parser = FlagParser("list", "List what can be chosen. mtrl train --agent NAME --help explains each setting.")
+    known = ", ".join([*KINDS, "tasks"])
+    parser.add_argument("kind", metavar="KIND", nargs="?", help=known)
+    parser.add_argument("suite", metavar="SUITE", nargs="?", help="of the tasks")
+    parser.add_plugin_flag()
+    flags = parser.parse(arguments)
+    kind, suite = flags.get("kind"), flags.get("suite")
+    if kind is not None and kind not in (*KINDS, "tasks"):
+        raise BadInput(f"unknown kind {shown(kind)}{nearest(kind, [*KINDS, 'tasks'])}; known: {known}")
+    if suite is not None and kind != "tasks":
+        raise BadInput(f"unexpected argument {shown(suite)}")
+    if kind == "tasks" and suite is None:
+        raise BadInput("a suite is missing: mtrl list tasks SUITE")
+    import_plugins(flags.get("plugin", []), {"suite": suite} if suite else None)
+    tables = [_tasks(suite)] if suite else [_classes(name, kind) for name in KINDS if kind in (None, name)]
     console = make_console()
-    for name, part in KINDS.items():
-        if kind == name == "architectures":
-            console.print(_table(name, part, _sizes()))
-        elif kind in (None, name):
-            console.print(_table(name, part))
+    for table in tables:
+        console.print(table)
+    return 0
 
 
-def _table(title: str, part: Part, sizes: Mapping[str, tuple[str, str]] | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def titled_table(title: str) -> Table:
+    """A table without columns, in the style of every list."""
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _tasks(suite: str) -> Table:
+    """The tasks of a suite with its default settings. Raises BadInput."""
+    group = CONFIG_GROUPS[0]
+    spec = group.find(suite)(suite, config_class(group, suite)(), 1).spec
+    table = titled_table(f"tasks of {suite}")
+    for column in ("index", "task", "steps per episode", "variations"):
+        table.add_column(column, style="cyan" if column == "task" else "")
+    for task in spec.tasks:
+        variations = "unlimited" if task.num_variations is None else str(task.num_variations)
+        table.add_row(str(task.index), Text(task.name), str(task.max_episode_steps), variations)
+    table.caption = f"{spec.num_tasks} tasks; observations {spec.observation_space.shape}; actions {spec.action_space}"
+    table.caption_justify = "left"
+    return table
+
+
+def _classes(title: str, asked: str | None) -> Table:
+    """The classes of one kind; architectures asked for alone come with their sizes, which take seconds."""
+    group = KINDS[title]
+    sizes = _sizes() if asked == "architectures" else None
+    table = titled_table(title)
     table.add_column("name", style="cyan", no_wrap=True)
     table.add_column("what it is")
     table.add_column("settings")
     if sizes is not None:
         table.add_column("parameters", justify="right")
         table.add_column("MFLOP", justify="right")
-        table.caption = f"Sizes of the actor on {_SIZED_ON}; million operations of matrix products per observation."
+        table.caption = f"Sizes of the actor on {_SIZED_ON}; million operations of matmuls per observation."
         table.caption_justify = "left"
-    for row in _suites() if part.name == "suite" else _classes(part):
+    for row in _suites() if group.name == "suite" else _rows(group):
         table.add_row(*(Text(cell) for cell in (*row, *(sizes or {}).get(row[0], ()))))
     return table
 
 
-def _sizes() -> dict[str, tuple[str, str]]:
+def _sizes() -> Mapping[str, tuple[str, str]]:
     """Parameters and million operations of every architecture at its defaults; what cannot be made has none."""
     from mtrl.networks import architectures
     from mtrl.networks.size import measure_size
@@ -85,22 +102,18 @@ def _sizes() -> dict[str, tuple[str, str]]:
     return sizes
 
 
-def _classes(part: Part) -> Iterator[tuple[str, str, str]]:
-    for name, cls in part.registry.items():
-        yield name, _first_line(cls), _settings(cls)
+def _rows(group: ConfigGroup) -> Iterator[tuple[str, str, str]]:
+    for name, cls in group.registry.items():
+        yield name, (cls.__doc__ or "").strip().partition("\n")[0], _settings(cls)
 
 
 def _suites() -> Iterator[tuple[str, str, str]]:
-    """Every suite by name; the settings stand at the first of a family, which they are common to."""
-    for family in suites.classes():
-        settings = _settings(family)
-        for name, text in family.suite_names.items():
+    """Every suite by name; the settings stand at the first of a class, which they are common to."""
+    for cls in suites.classes():
+        settings = _settings(cls)
+        for name, text in cls.suite_names.items():
             yield name, text, settings
             settings = ""
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def _settings(cls: type) -> str:

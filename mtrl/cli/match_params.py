@@ -1,4 +1,4 @@
-"""A fair baseline: the plain perceptron, as wide as gives the agent the parameters it has with another architecture."""
+"""A fair baseline: the plain MLP, as wide as gives the agent the parameters it has with another architecture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from mtrl.config.schema import PARTS, Choice, RunConfig, config_class
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig, config_class
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
@@ -26,8 +26,8 @@ def with_parameters_of(config: RunConfig, target: str) -> RunConfig:
             f"match_params: architecture {config.architecture.name!r} has no common measure of size; "
             f"it is {MATCHED!r} that can be widened, with --architecture {MATCHED}"
         )
-    part = next(part for part in PARTS if part.name == "architecture")
-    chosen = Choice(target, config_class(part, target)())
+    group = next(group for group in CONFIG_GROUPS if group.name == "architecture")
+    chosen = Choice(target, config_class(group, target)())
     suite = build_suite(config.suite, config.settings.seed)
     wanted = _size(dataclasses.replace(config, architecture=chosen), suite)
     high = 1

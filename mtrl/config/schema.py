@@ -16,8 +16,8 @@ presets honour it alike:
 `PositiveInt`, `NonNegativeInt`, `PositiveFloat` and `NonNegativeFloat` are pydantic's own. What depends on two fields
 is checked in `__post_init__` by raising ValueError. NaN and infinities are refused everywhere.
 
-Precedence: defaults of the classes < preset of the suite for the agent < YAML < flags. Settings belong to a class:
-whoever chooses another class for a part drops the settings that lower layers had for it.
+Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to
+a class: a layer that chooses another class for a group drops the settings that lower layers had for it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_value
+from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_values
 from mtrl.config.yaml_io import dump_mapping, load_mapping
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
-from mtrl.optim.precision import Precision
 from mtrl.registry import Registry, nearest, trusted_modules
+from mtrl.types import Precision
 
 
-class Part(NamedTuple):
+class ConfigGroup(NamedTuple):
     """One choice among the classes of a registry."""
 
     name: str  # its key in YAML and its flag
@@ -56,16 +56,19 @@ class Part(NamedTuple):
         return find_suite(name) if self.name == "suite" else self.registry.get(name)
 
 
-PARTS = (
-    Part("suite", "mtrl.env.suite", "suites", "mt10"),
-    Part("agent", "mtrl.agent", "agent_types", "sac"),
-    Part("architecture", "mtrl.networks", "architectures", "multi-head"),
-    Part("policy", "mtrl.policies", "policies", "single"),
-    Part("encoder", "mtrl.encoders", "encoders", "identity"),
-    Part("aggregator", "mtrl.aggregation", "aggregators", "mean"),
-    Part("scheduler", "mtrl.scheduling", "schedulers", "uniform"),
-    Part("normalizer", "mtrl.normalization", "normalizers", "none"),
+CONFIG_GROUPS = (
+    ConfigGroup("suite", "mtrl.env.suite", "suites", "mt10"),
+    ConfigGroup("agent", "mtrl.agent", "agent_types", "sac"),
+    ConfigGroup("architecture", "mtrl.networks", "architectures", "multi-head"),
+    ConfigGroup("policy", "mtrl.policies", "policies", "single"),
+    ConfigGroup("encoder", "mtrl.encoders", "encoders", "identity"),
+    ConfigGroup("aggregator", "mtrl.aggregation", "aggregators", "mean"),
+    ConfigGroup("scheduler", "mtrl.scheduling", "schedulers", "uniform"),
+    ConfigGroup("normalizer", "mtrl.normalization", "normalizers", "none"),
 )
+
+
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,10 @@ class RunConfig:
     settings: RunSettings
     plugins: tuple[str, ...] = ()  # modules that a command line has to name (--plugin) before this can be used
 
-    def choices(self) -> Iterator[tuple[Part, Choice]]:
-        """The parts in order, each with what was chosen."""
-        for part in PARTS:
-            yield part, getattr(self, part.name)
+    def choices(self) -> Iterator[tuple[ConfigGroup, Choice]]:
+        """The groups in order, each with what was chosen."""
+        for group in CONFIG_GROUPS:
+            yield group, getattr(self, group.name)
 
 
 def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None = None) -> RunConfig:
@@ -128,18 +131,21 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     documents = tuple(_checked(document) for document in documents)
     trusted = set(trusted_modules()) | set(plugins or ())
     needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
-    suite_name, agent_name = (_merged(part, documents).name for part in PARTS[:2])
+    suite_name, agent_name = (_merged(group, documents).name for group in CONFIG_GROUPS[:2])
     preset = _checked(find_suite(suite_name).preset(suite_name, agent_name))
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
-    for part, name in ("suite", suite_name), ("agent", agent_name):
-        preset[part] = {**preset.get(part, {}), "name": name}
-    layers = (preset, *documents)
-    merged = {part.name: _merged(part, layers) for part in PARTS}
+    for group, name in ("suite", suite_name), ("agent", agent_name):
+        preset[group] = {**preset.get(group, {}), "name": name}
+    architecture = _GROUPS["architecture"]
+    published = architecture.find(_merged(architecture, (preset, *documents)).name)
+    own = _checked(getattr(published, "preset", lambda agent: {})(agent_name))
+    layers = (preset, own, *documents)
+    merged = {group.name: _merged(group, layers) for group in CONFIG_GROUPS}
     settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
     choices = {
-        part.name: Choice(name, validated(config_class(part, name), values, f"{part.name}."))
-        for part in PARTS
-        for name, values in [merged[part.name]]
+        group.name: Choice(name, validated(config_class(group, name), values, f"{group.name}."))
+        for group in CONFIG_GROUPS
+        for name, values in [merged[group.name]]
     }
     needed |= {name.partition(":")[0] for name, _ in merged.values()} & trusted
     return RunConfig(**choices, settings=validated(RunSettings, settings, ""), plugins=tuple(sorted(needed)))
@@ -148,7 +154,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
 def chosen_suite(*documents: Mapping[str, Any]) -> str:
     """The name of the suite that the documents choose, found before any class is known. Raises BadInput."""
     checked = [_checked(document).get("suite", {}) for document in documents]
-    return next((part["name"] for part in reversed(checked) if "name" in part), PARTS[0].default)
+    return next((group["name"] for group in reversed(checked) if "name" in group), CONFIG_GROUPS[0].default)
 
 
 def parse_yaml(text: str, source: str = "config.yaml", plugins: Sequence[str] | None = None) -> RunConfig:
@@ -160,7 +166,7 @@ def dump_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML that `parse_yaml` reads back equal, every setting written out."""
     command = "".join(f" --plugin {module}" for module in config.plugins)
     document: dict[str, Any] = {
-        part.name: {"name": choice.name, **plain(choice.config)} for part, choice in config.choices()
+        group.name: {"name": choice.name, **plain(choice.config)} for group, choice in config.choices()
     }
     document |= plain(config.settings)
     document["plugins"] = list(config.plugins)
@@ -169,29 +175,28 @@ def dump_yaml(config: RunConfig) -> str:
 
 def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """`config` with other top-level settings, for instance `{"total_env_steps": 2_000_000}`. Raises BadInput."""
-    refuse_unknown(values, field_types(RunSettings), "")
-    checked = {key: validated_value(RunSettings, key, value, "") for key, value in values.items()}
-    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, **checked))
+    settings = dataclasses.replace(config.settings, **validated_values(RunSettings, values, ""))
+    return dataclasses.replace(config, settings=settings)
 
 
 def with_suite(config: RunConfig, name: str) -> RunConfig:
     """`config` on another suite, whose settings are kept if it is of the same family. Raises BadInput."""
-    part = PARTS[0]
+    group = CONFIG_GROUPS[0]
     if find_suite(name) is find_suite(config.suite.name):
         return dataclasses.replace(config, suite=Choice(name, config.suite.config))
-    return dataclasses.replace(config, suite=Choice(name, config_class(part, name)()))
+    return dataclasses.replace(config, suite=Choice(name, config_class(group, name)()))
 
 
-def config_class(part: Part, name: str) -> type:
+def config_class(group: ConfigGroup, name: str) -> type:
     """The `Config` of a registered class. Raises BadInput if it has none that can be used."""
-    cls = part.find(name)
+    cls = group.find(name)
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
-        raise BadInput(f"{part.name} {name!r}: {cls.__module__}.{cls.__qualname__} has no nested dataclass Config")
+        raise BadInput(f"{group.name} {name!r}: {cls.__module__}.{cls.__qualname__} has no nested dataclass Config")
     for field in dataclasses.fields(config):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise BadInput(
-                f"{part.name} {name!r}: the setting {field.name!r} of {cls.__qualname__}.Config has no default"
+                f"{group.name} {name!r}: the setting {field.name!r} of {cls.__qualname__}.Config has no default"
             )
     return config
 
@@ -201,48 +206,48 @@ class _Merged(NamedTuple):
     values: dict[str, Any]
 
 
-def _merged(part: Part, layers: Sequence[Mapping[str, Any]]) -> _Merged:
+def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]]) -> _Merged:
     """The name in effect after all layers, and the settings that belong to its class."""
-    name, values = part.default, dict[str, Any]()
+    name, values = group.default, dict[str, Any]()
     for layer in layers:
-        own = dict(layer.get(part.name, {}))
+        own = dict(layer.get(group.name, {}))
         chosen = own.pop("name", name)
-        if chosen != name and part.find(chosen) is not _find_default(part, name):
+        if chosen != name and group.find(chosen) is not _find_default(group, name):
             values = {}
         name = chosen
         values |= own
-    part.find(name)
+    group.find(name)
     return _Merged(name, values)
 
 
-def _find_default(part: Part, name: str) -> type | None:
-    """The class called `name`, or None: the default of a part may come from a package that is not installed."""
+def _find_default(group: ConfigGroup, name: str) -> type | None:
+    """The class called `name`, or None: the default of a group may come from a package that is not installed."""
     try:
-        return part.find(name)
+        return group.find(name)
     except BadInput:
         return None
 
 
 def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document whose top-level keys are known and whose parts are mappings with a name of the right type."""
+    """A document whose top-level keys are known and whose groups are mappings with a name of the right type."""
     refuse_unknown(document, _top_level_keys(), "")
     result = dict(document)
-    for part in PARTS:
-        if part.name not in document:
+    for group in CONFIG_GROUPS:
+        if group.name not in document:
             continue
-        value = document[part.name]
+        value = document[group.name]
         value = {"name": value} if isinstance(value, str) else value
         if not isinstance(value, Mapping) or not isinstance(value.get("name", ""), str):
             raise BadInput(
-                f"{part.name}: {shown(value)} is not allowed; must be a name or a mapping with a name and settings"
+                f"{group.name}: {shown(value)} is not allowed; must be a name or a mapping with a name and settings"
             )
-        result[part.name] = value
+        result[group.name] = value
     return result
 
 
 @functools.cache
 def _top_level_keys() -> tuple[str, ...]:
-    return (*(part.name for part in PARTS), *field_types(RunSettings), "plugins")
+    return (*(group.name for group in CONFIG_GROUPS), *field_types(RunSettings), "plugins")
 
 
 def _plugins(document: Mapping[str, Any], trusted: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Values into a dataclass of settings: one check for YAML, flags and presets, and one line when it fails.
+"""Checks of settings: one check for YAML, flags and presets, and one line when it fails.
 
 Types are strict (no `"3"` for 3, no 1 for true), ranges come from the annotations, numbers must be finite, unknown
 keys are refused with the nearest known one.
@@ -14,17 +14,36 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic_core import to_jsonable_python
+from typing_extensions import TypedDict
 
 from mtrl.errors import BadInput
-from mtrl.registry import nearest
+from mtrl.registry import listed, nearest
 
 T = TypeVar("T")
+
+SYNONYMS = {
+    "lr": "learning_rate",
+    "gamma": "discount",
+    "tau": "target_rate",
+    "bs": "batch_size",
+    "steps": "total_env_steps",
+    "timesteps": "total_env_steps",
+    "total_timesteps": "total_env_steps",
+    "env": "suite",
+    "algo": "agent",
+    "network": "architecture",
+    "workers": "num_workers",
+    "output": "run_dir",
+    "logdir": "run_dir",
+}
+"""Other common names of settings, for hints."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 _LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long"}
+_NAMES = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", types.NoneType: "null"}
 
 
 def validated(cls: type[T], values: Mapping[str, Any], path: str) -> T:
@@ -32,29 +51,27 @@ def validated(cls: type[T], values: Mapping[str, Any], path: str) -> T:
 
     `path` is the prefix of the keys in errors ("agent." or nothing). Raises BadInput.
     """
-    refuse_unknown(values, field_types(typing.cast(Any, cls)), path)
-    checked = {name: validated_value(cls, name, value, path) for name, value in values.items()}
     try:
-        return cls(**checked)
+        return cls(**validated_values(cls, values, path))
     except (TypeError, ValueError) as error:  # of a __post_init__, or a field without a default
         raise BadInput(f"{path.rstrip('.') or 'settings'}: {error}") from error
 
 
-def validated_value(cls: Any, name: str, value: Any, path: str) -> Any:
-    """`value` as the type of the field `name` of `cls`. Raises BadInput."""
-    annotation = field_types(cls)[name]
-    key = path + name
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        if not isinstance(value, Mapping):
-            raise BadInput(f"{key}: {shown(value)} is not allowed; must be a mapping")
-        return validated(annotation, value, f"{key}.")
+def validated_values(cls: Any, values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """`values` as the types of the fields of the dataclass `cls` that they name. Raises BadInput."""
+    refuse_unknown(values, field_types(cls), path)
     try:
-        return _adapter(cls, name).validate_json(json.dumps(value))
+        return _adapter(cls).validate_json(json.dumps(values))
     except ValidationError as error:
-        allowed = describe(annotation) or error.errors(include_url=False)[0]["msg"]
-        raise BadInput(
-            f"{key}: {shown(value)} is not allowed; must be {allowed}{_nearest_choice(value, annotation)}"
-        ) from (error)
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # text that is no Unicode
+            raise BadInput(f"{path.rstrip('.') or 'settings'}: {first['msg']}") from error
+        name = str(first["loc"][0])
+        value, annotation = values[name], field_types(cls)[name]
+        allowed = describe(annotation) or first["msg"]
+        known = [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]
+        hint = nearest(value, known) if isinstance(value, str) else ""
+        raise BadInput(f"{path}{name}: {shown(value)} is not allowed; must be {allowed}{hint}") from error
 
 
 def refuse_unknown(values: Iterable[str], known: Iterable[str], path: str) -> None:
@@ -62,7 +79,8 @@ def refuse_unknown(values: Iterable[str], known: Iterable[str], path: str) -> No
     known = list(known)
     for key in values:
         if key not in known:
-            raise BadInput(f"unknown key {shown(path + key)}{nearest(key, known)}; known: {', '.join(known) or 'none'}")
+            hint = nearest(SYNONYMS.get(key, key), known)
+            raise BadInput(f"unknown key {shown(path + key)}{hint}; {listed(known)}")
 
 
 def plain(instance: Any) -> dict[str, Any]:
@@ -83,11 +101,12 @@ def field_types(cls: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[dict[str, Any]]:
+    """A check of the fields of a dataclass that leaves the dataclass as it is."""
     try:
-        return TypeAdapter(field_types(cls)[name], config=_STRICT)
+        return TypeAdapter(with_config(_STRICT)(TypedDict(cls.__name__, field_types(cls), total=False)))  # type: ignore
     except PydanticUserError as error:
-        raise BadInput(f"{cls.__module__}.{cls.__qualname__}: the type of {name!r} cannot be a setting") from error
+        raise BadInput(f"{cls.__module__}.{cls.__qualname__}: a field cannot be a setting: {error.message}") from error
 
 
 def shown(value: Any) -> str:
@@ -107,14 +126,10 @@ def describe(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         members = [describe(argument) for argument in arguments]
         return " or ".join(members) if all(members) else ""
-    if origin in (list, tuple) and arguments:
-        items = {describe(argument) for argument in arguments if argument is not Ellipsis}
-        return f"a list, each {items.pop()}" if len(items) == 1 and all(items) else ""
-    if origin is dict:
-        values = describe(arguments[1])
-        return f"a mapping from names, each {values}" if values else ""
-    names = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", types.NoneType: "null"}
-    return names.get(annotation, "")
+    if origin in (list, tuple, dict) and arguments:
+        items = describe(arguments[1] if origin is dict else arguments[0])
+        return items and f"{'a mapping from names' if origin is dict else 'a list'}, each {items}"
+    return _NAMES.get(annotation, "")
 
 
 def _bounds(metadata: Iterable[Any]) -> list[str]:
@@ -125,8 +140,3 @@ def _bounds(metadata: Iterable[Any]) -> list[str]:
             found += [f"{words} {getattr(single, name)}" for name, words in _BOUNDS.items() if hasattr(single, name)]
             found += [words.format(getattr(single, name)) for name, words in _LENGTHS.items() if hasattr(single, name)]
     return found
-
-
-def _nearest_choice(value: Any, annotation: Any) -> str:
-    choices = [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]
-    return nearest(value, choices) if isinstance(value, str) and typing.get_origin(annotation) is Literal else ""

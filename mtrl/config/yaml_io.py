@@ -1,29 +1,29 @@
-"""YAML without its dangers: the reader builds text, numbers, booleans, null, lists and mappings, and nothing else.
+"""YAML 1.2 settings: text, numbers, booleans, null, lists and mappings with text keys.
 
-Tags, anchors, aliases, merge keys, duplicate keys and several documents in one file are refused, size and nesting are
-bounded. Scalars follow YAML 1.2: `1e-3` is a number, `on`, `no` and `2026-01-01` are text, a key is always text.
+Tags, anchors, aliases, directives, merge keys, duplicate keys, several documents and deep nesting are refused. Dates
+are text. A whole number with an exponent, such as `2.5e6`, is an integer.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, ScalarNode
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import SafeRepresenter
 
 from mtrl.errors import BadInput
 
 MAX_BYTES = 128 * 1024
 MAX_DEPTH = 12
-
-_INTEGER = re.compile(r"[-+]?[0-9][0-9_]{0,400}")
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
-_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False, ".nan": float("nan")}
-_WORDS |= {sign + ".inf": float(sign + "inf") for sign in ("", "+", "-")}
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_WORD = re.compile(r"[\w.+~-]+")
 
 
 def read_text(path: Path) -> str:
@@ -34,112 +34,95 @@ def read_text(path: Path) -> str:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BadInput(f"{path}: not a regular file")
             content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"{path}: cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise BadInput(f"{path}: larger than {MAX_BYTES // 1024} KiB")
-    try:
+        if len(content) > MAX_BYTES:
+            raise BadInput(f"{path}: larger than {MAX_BYTES // 1024} KiB")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def load_mapping(text: str, source: str) -> dict[str, Any]:
     """The mapping that `text` holds; `source` names it in errors. Raises BadInput."""
     try:
-        events = yaml.parse(text, Loader=yaml.SafeLoader)
-        document = _Reader(events, source).document()
-    except yaml.YAMLError as error:
+        _refuse_features(text)
+        document = _yaml().load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: an integer of thousands of digits
         mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
-        raise BadInput(f"{source}:{where} not valid YAML: {problem}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise BadInput(
-            f"{source}: a mapping of settings is expected, such as 'suite: mt10', not {type(document).__name__}"
-        )
-    return document
+        where = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise BadInput(f"{source}:{where} not valid YAML for settings: {problem}") from error
+    if not isinstance(document, dict | None):
+        kind = type(document).__name__
+        raise BadInput(f"{source}: a mapping of settings is expected, such as 'suite: mt10', not {kind}")
+    return document or {}
 
 
 def dump_mapping(document: dict[str, Any]) -> str:
     """Readable YAML that `load_mapping` reads back equal: lists on one line, mappings as blocks, keys in order."""
-    return yaml.dump(document, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
+    stream = io.StringIO()
+    _yaml().dump(document, stream)
+    return stream.getvalue()
 
 
-def scalar(text: str) -> Any:
-    """What an unquoted scalar stands for."""
-    word = text if text != text.title() and text != text.upper() else text.lower()
-    if word in _WORDS:
-        return _WORDS[word]
-    if _INTEGER.fullmatch(text):
-        return int(text.replace("_", ""))
-    return float(text.replace("_", "")) if _NUMBER.fullmatch(text) else text
+def scalar(word: str) -> Any:
+    """The number, boolean or null that a plain scalar of YAML stands for, or else `word`."""
+    try:
+        return _yaml().load(word) if _PLAIN_WORD.fullmatch(word) and word not in ("---", "...") else word
+    except (YAMLError, ValueError):
+        return word
 
 
-class _Reader:
-    """Builds the document from parser events, so that nothing has to be switched off."""
-
-    def __init__(self, events: Iterator[yaml.Event], source: str):
-        self._events = events
-        self._source = source
-
-    def document(self) -> Any:
-        documents: list[Any] = []
-        for event in self._events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                if documents:
-                    raise self._refuse(event, "a second document is not allowed")
-                documents.append(self._value(next(self._events), depth=0))
-        return documents[0] if documents else None
-
-    def _value(self, event: yaml.Event, depth: int) -> Any:
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise self._refuse(event, "anchors and aliases are not allowed")
-        if (tag := getattr(event, "tag", None)) is not None:
-            raise self._refuse(event, f"the tag {tag!r} is not allowed")
-        if depth > MAX_DEPTH:
-            raise self._refuse(event, f"nested more than {MAX_DEPTH} deep")
-        if isinstance(event, yaml.ScalarEvent):
-            return scalar(event.value) if event.implicit[0] else event.value
-        if isinstance(event, yaml.SequenceStartEvent):
-            return [self._value(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)]
-        mapping: dict[str, Any] = {}
-        for key in self._until(yaml.MappingEndEvent):
-            if not isinstance(key, yaml.ScalarEvent):
-                raise self._refuse(key, "a key must be plain text")
-            self._value(key, depth + 1)
-            if key.value in mapping:
-                raise self._refuse(key, f"the key {key.value!r} appears twice")
-            mapping[key.value] = self._value(next(self._events), depth + 1)
-        return mapping
-
-    def _until(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
-        while not isinstance(event := next(self._events), end):
-            yield event
-
-    def _refuse(self, event: yaml.Event, problem: str) -> BadInput:
-        line = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
-        return BadInput(f"{self._source}: {line}{problem}")
+def _yaml() -> YAML:
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
+    yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 120
+    yaml.sort_base_mapping_type_on_output = False
+    return yaml
 
 
-class _Writer(yaml.SafeDumper):
-    """Writes what the reader above reads."""
+def _refuse_features(text: str) -> None:
+    """Raises YAMLError for what settings do not need."""
+    depth = documents = 0
+    for event in _yaml().parse(text):
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        documents += kind == "DocumentStartEvent"
+        refused = {
+            "anchors and aliases are not allowed": getattr(event, "anchor", None),
+            "tags are not allowed": getattr(event, "tag", None),
+            "directives are not allowed": getattr(event, "version", None) or getattr(event, "tags", None),
+            "a second document is not allowed": documents > 1,
+            f"nested more than {MAX_DEPTH} deep": depth > MAX_DEPTH + 2,  # the stream and the document count too
+        }
+        for problem in (problem for problem, found in refused.items() if found):
+            raise ConstructorError(problem=problem, problem_mark=event.start_mark)
 
+
+class _Constructor(SafeConstructor):
+    def construct_number(self, node: ScalarNode) -> int | float:
+        value: float = self.construct_yaml_float(node)
+        return int(value) if "e" in node.value.lower() and value.is_integer() else value
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                raise ConstructorError(problem="a key must be plain text", problem_mark=key.start_mark)
+            key.tag = f"{_TAG}str"  # a task may be called 1 or null
+        return super().construct_mapping(node, deep)
+
+
+class _Representer(SafeRepresenter):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    # The writer quotes what YAML 1.1 would misread; the reader's rules are those of 1.2.
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) == text else '"')
-
-
-def _represent_list(writer: _Writer, items: list[Any]) -> yaml.SequenceNode:
-    return writer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-
-
-_Writer.add_representer(str, _represent_text)
-_Writer.add_representer(list, _represent_list)
+_Constructor.add_constructor(f"{_TAG}float", _Constructor.construct_number)
+_Constructor.add_constructor(f"{_TAG}timestamp", SafeConstructor.construct_yaml_str)
+_Representer.add_representer(list, lambda self, items: self.represent_sequence(f"{_TAG}seq", items, flow_style=True))
+_Representer.add_representer(
+    # The writer's own choice of quotes loses line breaks other than a newline, and `?` in a list.
+    str,
+    lambda self, text: self.represent_scalar(f"{_TAG}str", text, style=None if _PLAIN_WORD.fullmatch(text) else '"'),
+)

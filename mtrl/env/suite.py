@@ -15,14 +15,14 @@ import numpy as np
 from mtrl.env.episodes import EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, nearest
+from mtrl.registry import Registry, listed, nearest
 from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
 
 
 class Suite(ABC):
-    """One suite of a family, built from its name: `suites.get("metaworld")("mt10", config, seed)`."""
+    """One suite of a family, built from its name: `find_suite("mt10")("mt10", config, seed)`."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Distribution names of the packages that results depend on; their versions are recorded."""
@@ -67,7 +67,7 @@ class Suite(ABC):
     ) -> MultiTaskVectorEnv:
         """`num_envs` slots over `num_workers` processes (0: in this process).
 
-        In mode "evaluate" the protocol's own episode end holds (Meta-World: at the first success). `worker_timeout`
+        In mode "evaluate" the protocol's own episode end holds (at the first success, say). `worker_timeout`
         is in seconds.
         """
 
@@ -94,4 +94,4 @@ def find_suite(name: str) -> type[Suite]:
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suites.get(name)
     known = [known for family in families for known in family.suite_names]
-    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; known: {known}")
+    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")

@@ -176,7 +176,7 @@ class MultiTaskVectorEnv(ABC):
 
     def state(self) -> State:
         """Everything a restart needs; only between `recv` and `send`."""
-        # Actions are for the replay; on Atari those of an episode would be megabytes that nobody reads.
+        # Actions are for the replay; without one those of a long episode would be megabytes that nobody reads.
         longest = int(self._lengths.max(initial=0)) if self.replays_exactly else 0
         return {
             "episodes": self.episodes.state(),

@@ -59,6 +59,11 @@ class PolicyArchitecture(nn.Module, ABC):
         """The settings of a run's value and Q networks, `config` being those of its policy's networks."""
         return config
 
+    @classmethod
+    def preset(cls, agent: str) -> Mapping[str, Any]:
+        """Settings of a run that belong to the published method, as the nested mapping a YAML file would hold."""
+        return {}
+
     forward: Callable[..., Tensor | Output]
     """features (B, in_features) float32, task_ids (B,) int64 -> (B, out_features).
 

@@ -32,7 +32,8 @@ class ReturnNormalizer(nn.Module, ABC):
         """Hyperparameters."""
 
     @abstractmethod
-    def __init__(self, num_tasks: int, config: Any):
+    def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+        """discount: the agent's, per env step."""
         super().__init__()
 
     def reward(self, rewards: Tensor, task_ids: Tensor) -> Tensor:
@@ -80,8 +81,8 @@ normalizers: Registry[ReturnNormalizer] = Registry("normalizer")
 class NoNormalizer(ReturnNormalizer):
     """Networks predict in reward units."""
 
-    def __init__(self, num_tasks: int, config: Any):
-        super().__init__(num_tasks, config)
+    def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+        super().__init__(num_tasks, config, discount)
 
     def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
         return values

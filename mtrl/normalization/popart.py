@@ -57,8 +57,8 @@ class PopArt(ReturnNormalizer):
     mean: Tensor  # mu (M,) float64
     mean_square: Tensor  # nu (M,) float64
 
-    def __init__(self, num_tasks: int, config: Config):
-        super().__init__(num_tasks, config)
+    def __init__(self, num_tasks: int, config: Config, discount: float = 0.99):
+        super().__init__(num_tasks, config, discount)
         self.num_tasks = num_tasks
         self.rate = config.rate
         self.register_buffer("mean", torch.zeros(num_tasks, dtype=torch.float64))

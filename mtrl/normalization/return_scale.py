@@ -7,11 +7,9 @@ the networks predict in reward units. Shapes: B batch, M tasks, N slots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from mtrl.normalization.normalizer import ReturnNormalizer, normalizers
@@ -23,18 +21,14 @@ from mtrl.types import EnvStep
 class ReturnScale(ReturnNormalizer):
     """Divides by the standard deviation of all discounted sums of rewards seen in the task."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the sums, per env step
-
     count: Tensor  # (M,) float64 sums seen
     mean: Tensor  # (M,) float64
     squares: Tensor  # (M,) float64 sum of squared differences from the mean
 
-    def __init__(self, num_tasks: int, config: Config):
-        super().__init__(num_tasks, config)
+    def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+        super().__init__(num_tasks, config, discount)
         self.num_tasks = num_tasks
-        self.discount = config.discount
+        self.discount = discount
         for name in ("count", "mean", "squares"):
             self.register_buffer(name, torch.zeros(num_tasks, dtype=torch.float64))
         self.sums = torch.zeros(0, dtype=torch.float64)  # (N,) of the running episodes

@@ -20,6 +20,10 @@ MAX_GRAPHS = 8
 """Each holds memory of its own; forms of batch beyond these run eagerly."""
 
 
+MAX_COUNTED = 64
+"""Forms of batch whose calls are counted at a time."""
+
+
 class CudaGraphs:
     """A gradient step as one CUDA graph per loss function and form of batch (columns, shapes, samples per task).
 
@@ -36,6 +40,8 @@ class CudaGraphs:
         columns = {name: (value.shape, value.dtype) for name, value in batch.columns().items()}
         form = loss_fn, batch.counts, tuple(columns.items())
         if form not in self._graphs:
+            if len(self._calls) == MAX_COUNTED:
+                self._calls.clear()
             self._calls[form] += 1
             if self._calls[form] <= WARM_UP_CALLS or len(self._graphs) == MAX_GRAPHS:
                 return self._step(loss_fn, batch)

@@ -19,8 +19,8 @@ from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.optim.precision import Precision, autocast
-from mtrl.types import Batch, State
+from mtrl.optim.precision import autocast
+from mtrl.types import Batch, Precision, State
 
 AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
 """A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
@@ -98,7 +98,7 @@ class ParameterGroup:
         """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group."""
 
         def losses(parameters: Parameters, batch: Batch) -> TaskLosses:
-            with self.autocast:
+            with self.autocast():
                 result = loss_fn(parameters, batch)
                 total = result.losses
                 for output in result.outputs:
@@ -118,9 +118,8 @@ class ParameterGroup:
         self.not_finite |= torch.cat([torch.isfinite(losses), torch.isfinite(norm).view(1)]).logical_not()
         skip_step = self.not_finite.any()
         self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
-        for part in self.self_updating:
-            for parameter in part.parameters():
-                parameter.grad = torch.where(skip_step, 0.0, parameter.grad)  # type: ignore[arg-type]
+        for parameter in self._apart.values():
+            parameter.grad = torch.where(skip_step, 0.0, parameter.grad)  # type: ignore[arg-type]
 
     def bind(self, module: nn.Module, parameters: Parameters, prefix: str = "") -> Callable[..., Any]:
         """A module of the group as a function that reads its parameters from `parameters`, named as the group's.

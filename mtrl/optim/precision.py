@@ -8,13 +8,14 @@ normalisations stay float32 (`mtrl.networks.layers.float32_island`).
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
-Precision = Literal["float32", "bfloat16"]
+from mtrl.types import Precision
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """A context for forward passes in `precision` on `device`; it can be entered again after it was left."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(precision: Precision, device: torch.device) -> Callable[[], torch.autocast]:
+    """Makes contexts for forward passes in `precision` on `device`."""
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -18,9 +18,8 @@ is the product of Gaussians, before the tanh if there is one: precision a/s_0^2 
 variance is about b times smaller than that of its factors: PPO's `initial_log_std` sets a wider start, SAC learns it;
 where b is large, one column is the better choice.
 
-The coefficients are per step and should be small beside the rewards of a step: b of about 10 suits rewards of order 1.
-With PPO and PopArt the regularization is in normalised units, which are fractions of the standard deviation of whole
-returns: there b should be in the hundreds.
+The coefficients are per step and in reward units, with PopArt too, and should be small beside the rewards of a step:
+b of about 10 suits rewards of order 1. With `return-scale`, which divides the rewards, they are in units of its scale.
 
 Both columns are of the run's architecture: the common one is made for one task, the task column for all of them, and
 how task policies share parameters is up to the architecture. The paper's share none: `separate`.
@@ -73,7 +72,7 @@ class Distral(Policy):
     class Config:
         num_columns: Literal[1, 2] = 2  # 1: task policies apart from the common one; 2: corrections to it
         distral_alpha: Annotated[float, Field(gt=0, le=1)] = 0.5  # c_KL / (c_KL + c_Ent); 1: KL only
-        distral_beta: Annotated[float, Field(gt=0)] = 10.0  # 1 / (c_KL + c_Ent), c in units of the normaliser
+        distral_beta: Annotated[float, Field(gt=0)] = 10.0  # 1 / (c_KL + c_Ent), c in reward units
 
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Config):
         super().__init__(make_architecture, in_features, head, config)

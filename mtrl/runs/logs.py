@@ -1,4 +1,4 @@
-"""What a run writes as it goes: `metrics.jsonl`, one row per log interval, and `eval.csv`, one row per task.
+"""Logs of a run: `metrics.jsonl`, one row per log interval, and `eval.csv`, one row per task of every evaluation.
 
 Rows are appended whole, so a kill tears at most the last one, and a resume drops what is newer than its checkpoint:
 an interrupted run leaves the rows of an uninterrupted one.
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from mtrl.checkpoints.files import open_regular, replace_file, storage_faults, write_all
-from mtrl.checkpoints.strict_json import InvalidJson, parse
+from mtrl.checkpoints.json_text import parse_json
+from mtrl.errors import BadInput
 
 EvaluationKind = Literal["periodic", "final"]
 """During training, or of the last checkpoint by the full protocol."""
@@ -103,7 +104,7 @@ class MetricsLog:
         return [row for row in map(_metrics_row, self.file.lines()) if row is not None]
 
     def truncate_after(self, env_steps: int) -> None:
-        """Drops the rows newer than `env_steps`, and what is no row. Raises StorageFailure."""
+        """Drops the rows newer than `env_steps`, and lines that are no rows. Raises StorageFailure."""
 
         def wanted(line: str) -> bool:
             row = _metrics_row(line)
@@ -127,7 +128,7 @@ class EvaluationLog:
         return [row for row in map(_evaluation_row, self.file.lines()) if row is not None]
 
     def truncate_after(self, env_steps: int) -> None:
-        """Drops the rows newer than `env_steps`, what is no row, and final evaluations: a run that goes on makes anew.
+        """Drops the rows newer than `env_steps`, lines that are no rows, and final evaluations, which are made again.
 
         Raises StorageFailure.
         """
@@ -152,8 +153,8 @@ def _plain(value: Any) -> Any:
 
 def _metrics_row(line: str) -> dict[str, Any] | None:
     try:
-        row = parse(line.encode())
-    except InvalidJson:
+        row = parse_json(line.encode())
+    except BadInput:
         return None
     return row if isinstance(row, dict) and type(row.get("env_steps")) is int else None
 

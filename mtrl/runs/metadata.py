@@ -1,4 +1,4 @@
-"""What `meta.json` says about the program and the machine that a run was made with."""
+"""Facts for `meta.json` about the program and the machine that a run was made with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtrl.checkpoints.manifest import dependency_versions, package_versions
+from mtrl.checkpoints.versions import dependency_versions, package_versions
 
 
 def program_facts(packages: Iterable[str] = ()) -> dict[str, Any]:

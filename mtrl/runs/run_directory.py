@@ -1,7 +1,7 @@
-"""The folder of a run: who may write it, and where everything in it is.
+"""Run directory: its files and its one trainer.
 
 config.yaml      the resolved configuration; reproduces the run
-meta.json        versions, source revision, cores, protocol, status and exit code
+meta.json        versions, source revision, cores, protocol, status and exit code; process and host of the trainer
 metrics.jsonl    one row per log interval
 eval.csv         one row per task of every evaluation
 tb/              the same for TensorBoard
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mtrl.errors import BadInput
-from mtrl.runs.lock import RunLock, read_holder
-from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
+from filelock import Timeout
+
 from mtrl.checkpoints.files import (
     TEMPORARY,
     delete,
@@ -31,12 +31,19 @@ from mtrl.checkpoints.files import (
     storage_failure,
     storage_faults,
 )
-from mtrl.checkpoints.strict_json import InvalidJson, dump, parse
+from mtrl.checkpoints.json_text import dump_json, parse_json
+from mtrl.errors import BadInput, StorageFailure
+from mtrl.runs.lock import RunLock
+from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
 
 CONFIG, META, METRICS, EVALUATIONS, LOCK = "config.yaml", "meta.json", "metrics.jsonl", "eval.csv", "lock"
 TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "checkpoints", "videos", "diagnostics"
-CONTENT = (TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS, METRICS, EVALUATIONS, META, CONFIG)
-"""What `--overwrite` removes; anything else in the folder is the user's."""
+FOLDERS = (TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
+CONTENT = (*FOLDERS, METRICS, EVALUATIONS, CONFIG)
+"""Removed by `--overwrite`; anything else in the folder is the user's."""
+
+OLDER_VERSIONS = ("0.1", "0.2")
+"""Releases whose runs this version does not read."""
 
 MAX_TEXT_BYTES = 2**20  # of config.yaml and meta.json
 
@@ -46,7 +53,7 @@ Status = Literal["running", "done", "failed"]
 
 
 class RunDirectory:
-    """A run directory, made by `create`, `resume` or `open`. A context manager that lets go of lock and files."""
+    """A run directory, made by `create`, `resume` or `open`. A context manager that releases lock and files."""
 
     def __init__(self, path: Path, lock: RunLock | None):
         self.path = path
@@ -60,7 +67,9 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
-        """A new, empty run directory, locked. overwrite: an existing one is emptied first.
+        """A new, empty run directory, locked. A run in which nothing was trained yet is replaced.
+
+        overwrite: a trained one is emptied first.
 
         Raises BadInput if it exists and may not be emptied, is no run directory, has a trainer, or cannot be made.
         """
@@ -68,23 +77,22 @@ class RunDirectory:
         shown = printable(str(folder), 160)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            others = set(os.listdir(folder)) - {LOCK}
-            is_run = _is_run_directory(folder)
-            if others and not is_run:
+            if not _may_be_emptied(folder):
                 remedy = "--overwrite empties only run directories" if overwrite else "choose another --run-dir"
                 raise BadInput(f"{shown} is not empty and not a run directory; {remedy}")
-            lock = RunLock(folder / LOCK)
         except OSError as error:
             raise _cannot("create run directory", folder, error) from error
-        run = cls(folder, lock)
+        run = cls(folder, None)
         try:
+            run._acquire("create run directory")
             # Only now can no other trainer be at work in it.
-            run._sweep()
-            content = [name for name in CONTENT if os.path.lexists(folder / name)]
-            if content and not overwrite:
-                raise BadInput(f"run directory {shown} exists; use --resume {shown} to go on with it or --overwrite")
+            if not overwrite:
+                _refuse_linked_folders(folder)
+                if run._is_trained():
+                    raise BadInput(f"run directory {shown} exists; use --resume {shown} to continue it or --overwrite")
+            run.write_meta({})
             with storage_faults(folder):
-                for name in content:
+                for name in CONTENT:
                     delete(folder / name)
         except BaseException:
             run.close()
@@ -96,10 +104,8 @@ class RunDirectory:
         """An existing run directory, locked. Raises BadInput if it is none, or has a trainer."""
         run = cls.open(path)
         try:
-            run._lock = RunLock(run.path / LOCK)
-            run._sweep()
-        except OSError as error:
-            raise _cannot("write to run directory", run.path, error) from error
+            run._acquire("write to run directory")
+            run.write_meta(run._known_meta())
         except BaseException:
             run.close()
             raise
@@ -107,10 +113,12 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """An existing run directory to read from. Raises BadInput if it is none."""
+        """An existing run directory to read from. Raises BadInput if it is none, or of an older version."""
         folder = _checked_path(path)
         run = cls(folder, None)
         run.config()
+        _refuse_linked_folders(folder)
+        run._refuse_older_version()
         return run
 
     def config(self) -> str:
@@ -119,40 +127,38 @@ class RunDirectory:
 
     def write_config(self, text: str) -> None:
         """Raises StorageFailure."""
-        self._check_locked()
+        self.check_in_place()
         replace_file(self.path / CONFIG, text.encode())
 
     def meta(self) -> dict[str, Any]:
         """The content of meta.json. Raises BadInput."""
+        text = self._read(META)
         try:
-            meta = parse(self._read(META).encode())
-        except InvalidJson as error:
+            meta = parse_json(text.encode())
+        except BadInput as error:
             raise BadInput(f"{printable(str(self.path / META), 160)}: {error}") from error
         if not isinstance(meta, dict):
             raise BadInput(f"{printable(str(self.path / META), 160)} is not a JSON object")
         return meta
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Replaces meta.json. Raises StorageFailure, ValueError or TypeError if `meta` is not JSON."""
-        self._check_locked()
-        replace_file(self.path / META, dump(dict(meta), indent=2) + b"\n")
+        """Replaces meta.json, the trainer's process added. Raises StorageFailure, ValueError or TypeError."""
+        self.check_in_place()
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        replace_file(self.path / META, dump_json({**meta, **holder}, indent=2) + b"\n")
 
     def set_status(self, status: Status, exit_code: int | None = None) -> None:
-        """Notes in meta.json how the run stands; the rest stays. Raises StorageFailure."""
-        try:
-            meta = self.meta()
-        except BadInput:  # missing or damaged: what can still be said is said
-            meta = {}
-        self.write_meta(meta | {"status": status, "exit_code": exit_code})
+        """Records the status in meta.json; the rest stays. Raises StorageFailure."""
+        self.write_meta(self._known_meta() | {"status": status, "exit_code": exit_code})
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds one row with its integer `env_steps` to metrics.jsonl. Raises StorageFailure."""
-        self._check_locked()
+        self.check_in_place()
         self.metrics.append(row)
 
     def append_evaluation(self, rows: Iterable[EvaluationRow]) -> None:
         """Adds the tasks of one evaluation to eval.csv. Raises StorageFailure."""
-        self._check_locked()
+        self.check_in_place()
         self.evaluations.append(rows)
 
     def sync(self) -> None:
@@ -160,12 +166,13 @@ class RunDirectory:
 
         Raises StorageFailure.
         """
+        self.check_in_place()
         self.metrics.file.sync()
         self.evaluations.file.sync()
 
     def truncate_after(self, env_steps: int) -> None:
         """Drops the rows newer than the checkpoint that a run resumes from. Raises StorageFailure."""
-        self._check_locked()
+        self.check_in_place()
         self.metrics.truncate_after(env_steps)
         self.evaluations.truncate_after(env_steps)
 
@@ -184,16 +191,60 @@ class RunDirectory:
     ) -> None:
         self.close()
 
-    def _sweep(self) -> None:
-        """Removes files that a killed trainer had begun. Raises StorageFailure."""
+    def check_in_place(self) -> None:
+        """Raises StorageFailure if the run directory was removed or replaced; called before every write."""
+        if self._lock is None:
+            raise ValueError("this run directory is open for reading only, or closed")
+        if not self._lock.in_place():
+            raise StorageFailure(
+                f"run directory {printable(str(self.path), 160)} was removed or replaced during the run"
+            )
+
+    def _acquire(self, action: str) -> None:
+        """Takes the lock and removes files that a killed trainer had begun. Raises BadInput, StorageFailure."""
+        try:
+            self._lock = RunLock(self.path / LOCK)
+        except Timeout:
+            raise BadInput(f"run directory {printable(str(self.path), 160)} is in use by {self._holder()}") from None
+        except OSError as error:
+            raise _cannot(action, self.path, error) from error
         with storage_faults(self.path):
             for name in os.listdir(self.path):
                 if name.startswith(TEMPORARY):
                     delete(self.path / name)
 
-    def _check_locked(self) -> None:
-        if self._lock is None:
-            raise ValueError("this run directory is open for reading only, or closed")
+    def _holder(self) -> str:
+        """The process that holds the lock, as far as meta.json tells."""
+        meta = self._known_meta()
+        pid, host = meta.get("pid"), meta.get("host")
+        if type(pid) is not int or not 0 < pid < 2**31 or not isinstance(host, str):
+            return "another process"
+        return f"process {pid}" + ("" if host == socket.gethostname() else f" on host {printable(host)}")
+
+    def _known_meta(self) -> dict[str, Any]:
+        """The content of meta.json, empty if it is missing or damaged."""
+        try:
+            return self.meta()
+        except BadInput:
+            return {}
+
+    def _is_trained(self) -> bool:
+        """Whether the run has a checkpoint, metrics or evaluations. Raises BadInput."""
+        try:
+            checkpoints = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
+            rows = [self.metrics.file.lines(), self.evaluations.file.lines()]
+        except OSError as error:
+            raise _cannot("read run directory", self.path, error) from error
+        return any(not name.startswith(TEMPORARY) for name in checkpoints) or any(rows)
+
+    def _refuse_older_version(self) -> None:
+        versions = self._known_meta().get("versions")
+        version = versions.get("mtrl-suite") if isinstance(versions, dict) else None
+        if isinstance(version, str) and ".".join(version.split(".")[:2]) in OLDER_VERSIONS:
+            raise BadInput(
+                f"run directory {printable(str(self.path), 160)} was written by mtrl-suite {printable(version)}, "
+                "which reads it; this version does not"
+            )
 
     def _read(self, name: str) -> str:
         try:
@@ -213,9 +264,19 @@ def _checked_path(path: str | Path) -> Path:
     return Path(path)
 
 
-def _is_run_directory(folder: Path) -> bool:
-    """Whether a trainer of ours made it; decides what may be deleted."""
-    return read_holder(folder / LOCK) is not None or all((folder / name).is_file() for name in (CONFIG, META))
+def _may_be_emptied(folder: Path) -> bool:
+    """Whether the folder is empty or a run directory. Raises OSError."""
+    names = {name for name in os.listdir(folder) if not name.startswith(TEMPORARY)}
+    if names <= {LOCK}:  # nothing yet, or a trainer killed right after its start
+        return not names or os.lstat(folder / LOCK).st_size == 0
+    return (folder / META).is_file() and any((folder / name).is_file() for name in (LOCK, CONFIG))
+
+
+def _refuse_linked_folders(folder: Path) -> None:
+    """Raises BadInput if a folder of the run is a link: files elsewhere would be written and removed."""
+    for name in FOLDERS:
+        if (folder / name).is_symlink():
+            raise BadInput(f"{printable(str(folder / name), 160)} is a link; a run directory holds its own folders")
 
 
 def _cannot(action: str, folder: Path, error: OSError) -> Exception:

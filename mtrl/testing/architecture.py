@@ -144,6 +144,10 @@ class _Case:
             assert value is None or tuple(value.shape) == (num_samples,), (
                 f"{self.who}: {name} has shape {tuple(value.shape)}, not one per row ({num_samples},)"
             )
+        representation = output.representation
+        assert representation is None or (representation.dim() == 2 and len(representation) == num_samples), (
+            f"{self.who}: representation has shape {tuple(representation.shape)}, not (rows, d)"
+        )
         size = self.network.route_size
         if output.route is None:
             assert not size, f"{self.who}: it declares route_size {size}, and forward gives no route"

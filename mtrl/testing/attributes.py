@@ -76,6 +76,8 @@ def _leaf(node: object) -> object | None:
         return _Bits(np.ascontiguousarray(node), f"array {node.dtype}", node)
     if isinstance(node, torch.Generator):
         return _Bits(node.get_state().numpy(), "torch generator", node.get_state())
+    if isinstance(node, torch.autocast):  # what it keeps to put back when it is left does not count
+        return f"autocast {node.device} {node.fast_dtype} {node._enabled}"
     if isinstance(node, np.random.Generator):
         return f"generator {node.bit_generator.state}"
     if isinstance(node, torch.autocast):  # its other attributes are what it found when it was entered last

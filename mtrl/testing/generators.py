@@ -21,7 +21,7 @@ def global_generators_untouched(who: str) -> Iterator[None]:
     names = sorted({line.split("[", 1)[0].split(":", 1)[0] for line in touched})
     assert not touched, (
         f"{who} uses the global generator of {', '.join(names)}; draw from a generator of your own instead "
-        "(an agent's come from parts.stream(purpose), an architecture gets its noise as `draw`)"
+        "(an agent's come from components.stream(purpose), an architecture gets its uniform numbers as `noise`)"
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
-import torch
 
 from mtrl.checkpoints.state_tree import flatten, unflatten
 from mtrl.scheduling import TaskScheduler
@@ -119,4 +118,4 @@ class _Case:
 def _as_saved(state: State) -> State:
     """The state as a checkpoint gives it back."""
     document, values = flatten(state)
-    return unflatten(document, {name: torch.as_tensor(value).clone() for name, value in values.items()})
+    return unflatten(document, {name: value.clone() for name, value in values.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,21 +10,21 @@ import torch
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.config.schema import PARTS, Choice, RunConfig
+from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks import PolicyArchitecture
 from mtrl.optim.cpu import available_cores
-from mtrl.optim.precision import Precision
+from mtrl.optim.parameter_group import AuxiliaryLoss
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
-from mtrl.types import SuiteSpec
+from mtrl.types import Precision, SuiteSpec
 
-_GROUPS = {part.name: part for part in PARTS}
+_GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
 class Chosen(NamedTuple):
@@ -43,10 +43,11 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
+    auxiliary_losses: Mapping[str, Sequence[AuxiliaryLoss]] | None = None,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
-    Its initial weights depend on these and the seed alone.
+    Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
     aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
@@ -70,12 +71,13 @@ def make_agent(
         encoder=lambda: encoder.cls(spec.observation_space, encoder.config),
         policy=make_policy,
         value_network=make_value_network,
-        normalizer=lambda: normalizer.cls(spec.num_tasks, normalizer.config),
+        normalizer=lambda discount: normalizer.cls(spec.num_tasks, normalizer.config, discount),
         aggregator=make_aggregator,
         seed=seed,
         device=device,
         precision=precision,
         cuda_graphs=cuda_graphs,
+        auxiliary_losses=auxiliary_losses,
     )
     with seeded_construction(seed, "initial weights"):
         return chosen["agent"].cls(components, chosen["agent"].config)
@@ -124,7 +126,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
     settings = config.settings
     return make_agent(
         suite.spec,
-        {part.name: Chosen(part.find(choice.name), choice.config) for part, choice in config.choices()},
+        {group.name: Chosen(group.find(choice.name), choice.config) for group, choice in config.choices()},
         num_envs=settings.num_envs or suite.spec.num_tasks,
         seed=settings.seed,
         device=device,

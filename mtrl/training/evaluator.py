@@ -1,9 +1,9 @@
 """Evaluation by a suite's protocol, in environments of its own.
 
-Every task plays a fixed list of variations (for 50 episodes of Meta-World each of its 50 goals once) with the
-deterministic action, or with actions drawn from the policy by a stream of the evaluation's own where the protocol says
-so. The policy is called on chunks of M rows, one per task in task order, so that the numbers do not
-depend on how many slots play: the last bits of a matrix product depend on its number of rows.
+Every task plays a fixed list of variations (with as many episodes as it has, each of them once) with the deterministic
+action, or with actions drawn from the policy by a stream of the evaluation's own where the protocol says so. The policy
+is called on chunks of M rows, one per task in task order, so that the numbers do not depend on how many slots play: the
+last bits of a matrix product depend on its number of rows.
 
 Shapes: M tasks, E episodes per task, C lanes: slots per task, over all crews.
 """

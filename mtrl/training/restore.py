@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from mtrl.checkpoints.checkpoint import Checkpoint
-from mtrl.checkpoints.manifest import dependency_versions, package_versions
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.checkpoints.versions import dependency_versions, package_versions
 from mtrl.config.schema import RunConfig
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput

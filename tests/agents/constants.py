@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from mtrl.types import Batch
 from tests.env.counting import counting_suite
 
 CONTINUOUS, DISCRETE = counting_suite("counting"), counting_suite("counting-discrete")
-SMALL = {"batch_size": 24, "random_steps": 5}
+SMALL = {"batch_size": 24, "learning_starts": 20}
 
 
-def sac(suite: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> SAC:
-    return make_agent(SAC, SAC.Config(**SMALL | config), suite.spec, **parts or {})
+def sac(suite: Any = CONTINUOUS, components: dict[str, Any] | None = None, **config: Any) -> SAC:
+    return make_agent(SAC, SAC.Config(**SMALL | config), suite.spec, **components or {})
 
 
 def make_constant(network: nn.Module, outputs: Sequence[float]) -> None:
@@ -46,7 +47,7 @@ def with_constants(agent: SAC, policy: Sequence[float], critics: Sequence[Sequen
 
 
 def batch_of(task_ids: Sequence[int], num_tasks: int = 3, **columns: Any) -> Batch:
-    """Rows of the given tasks; continuous actions and noise are zero unless given."""
+    """Transitions of the given tasks; continuous actions and noise are zero unless given."""
     rows = len(task_ids)
     counts = np.bincount(task_ids, minlength=num_tasks)
     values: dict[str, Any] = {
@@ -59,14 +60,19 @@ def batch_of(task_ids: Sequence[int], num_tasks: int = 3, **columns: Any) -> Bat
         "next_observation": torch.ones(rows, 5),
         "shares": torch.from_numpy(counts / rows).float(),
         "counts": tuple(counts.tolist()),
-        "draws": {"next_action": torch.zeros(rows, 2), "action": torch.zeros(rows, 2)},
+        "noise": {"next_action": torch.zeros(rows, 2), "action": torch.zeros(rows, 2)},
     }
     return Batch(**values | columns)
 
 
+def with_target(agent: SAC, batch: Batch) -> Batch:
+    """The batch as the critics' loss takes it."""
+    return replace(batch, extras={**batch.extras, "target": agent.bellman_target(batch)})
+
+
 def set_alpha(agent: SAC, alpha: Sequence[float]) -> None:
     with torch.no_grad():
-        agent.temperatures.log_alpha.copy_(torch.tensor(alpha).log())
+        agent.log_alpha.copy_(torch.tensor(alpha).log())
 
 
 # Two dimensions of a standard Gaussian at its mean; tanh has slope 1 there.

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 
 from agents.gae import advantages
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.types import Acted, Batch, EnvStep, TaskSpec, SuiteSpec
+from mtrl.types import ActionStep, Batch, EnvStep, SuiteSpec, TaskSpec
 
 DISCOUNT, TRACE = 0.9, 0.8
 
@@ -39,7 +39,7 @@ def stored(
             final_observation=np.where(ended, finals[t], observation[t + 1]),
             episodes=(),
         )
-        buffer.add(observation[t], Acted(np.zeros((num_slots, 1), np.float32)), step)
+        buffer.add(observation[t], ActionStep(np.zeros((num_slots, 1), np.float32)), step)
     return buffer.rollout()
 
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.ppo import PPO, clipped_surrogate, normalized_per_task
+from agents.gae import successor_values
+from agents.policy_gradient import clipped_surrogate, mean_metrics, normalized_per_task
+from agents.ppo import PPO
 from envs.metaworld.suite import HORIZON, MetaWorld
 from mtrl.aggregation import JacobianAggregator, aggregators
 from mtrl.encoders import Encoder, Identity
@@ -22,10 +24,11 @@ from mtrl.networks import Output, PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import normalizers
 from mtrl.policies.distral import Distral
+from mtrl.scheduling.fixed import Fixed
 from mtrl.seeding import torch_stream
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from mtrl.types import Batch, Progress
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 
@@ -38,8 +41,8 @@ def until_it_learns(run: Iterator[Progress]) -> Progress:
     return next(progress for progress in run if progress.metrics)
 
 
-def ppo(suite: Any = CONTINUOUS, parts: dict[str, Any] | None = None, **config: Any) -> PPO:
-    return make_agent(PPO, PPO.Config(**SMALL | config), suite.spec, **parts or {})
+def ppo(suite: Any = CONTINUOUS, components: dict[str, Any] | None = None, **config: Any) -> PPO:
+    return make_agent(PPO, PPO.Config(**SMALL | config), suite.spec, **components or {})
 
 
 def with_constants(agent: PPO, policy: list[float], value: float) -> PPO:
@@ -48,12 +51,12 @@ def with_constants(agent: PPO, policy: list[float], value: float) -> PPO:
     return agent
 
 
-def rows_of(task_ids: list[int], **extras: Any) -> Batch:
-    """Rows as `with_advantages` gives them: everything zero but what is given."""
+def samples_of(task_ids: list[int], **extras: Any) -> Batch:
+    """Samples as `with_advantages` gives them: everything zero but what is given."""
     rows = len(task_ids)
     names = {"log_prob": 0.0, "value": 0.0, "advantage": 0.0, "return": 0.0}
     columns = {name: torch.tensor(extras.pop(name, rows * [value])) for name, value in names.items()}
-    return batch_of(task_ids, draws={}, extras={**columns, "sample": torch.zeros(rows, 2), **extras})
+    return batch_of(task_ids, noise={}, extras={**columns, "sample": torch.zeros(rows, 2), **extras})
 
 
 def losses(agent: PPO, batch: Batch) -> list[float]:
@@ -61,9 +64,9 @@ def losses(agent: PPO, batch: Batch) -> list[float]:
 
 
 class Routed(PolicyArchitecture):
-    """Chooses one of two linear layers for each row."""
+    """Chooses one of two linear layers for each sample."""
 
-    draw_size = 1
+    noise_size = 1
     route_size = 1
 
     @dataclass(frozen=True, kw_only=True)
@@ -75,14 +78,13 @@ class Routed(PolicyArchitecture):
         self.router = nn.Embedding(num_tasks, 2)
         self.blocks = nn.ModuleList(nn.Linear(in_features, out_features) for _ in range(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Output:
         log_probs = torch.log_softmax(self.router(task_ids), dim=-1)
-        if draw is None:
-            route = log_probs.argmax(-1, keepdim=True)
-        elif draw.dtype == torch.int64:
-            route = draw
-        else:
-            route = (draw > log_probs[:, :1].exp()).long()
+        if route is None:
+            most_likely = log_probs.argmax(-1, keepdim=True)
+            route = most_likely if noise is None else (noise > log_probs[:, :1].exp()).long()
         values = torch.stack([block(features) for block in self.blocks], dim=1)
         chosen = values.gather(1, route.unsqueeze(-1).expand(-1, -1, values.shape[-1])).squeeze(1)
         return Output(
@@ -98,9 +100,10 @@ class Noisy(Routed):
 
     route_size = 0
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Output:
-        output = super().forward(features, task_ids, draw)
-        return Output(output.values)
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Output:
+        return Output(super().forward(features, task_ids, noise).values)
 
 
 def test_ppo_keeps_the_contract_of_an_agent() -> None:
@@ -129,7 +132,7 @@ def test_the_surrogate_is_clipped_where_that_makes_it_worse(ratio: float, advant
 def test_the_loss_is_surrogate_plus_value_error_minus_entropy_within_each_task() -> None:
     agent = with_constants(ppo(clip_range=0.2, value_coefficient=0.5, entropy_coefficient=0.1), [0.0, 0.0], value=3.0)
     # Samples at the mean; two rows of task 0, whose ratios are 1 and 2, and one of task 2.
-    batch = rows_of(
+    batch = samples_of(
         [0, 0, 2],
         log_prob=[LOG_DENSITY, LOG_DENSITY - math.log(2), LOG_DENSITY],
         advantage=[1.0, 1.0, -1.0],
@@ -139,41 +142,40 @@ def test_the_loss_is_surrogate_plus_value_error_minus_entropy_within_each_task()
     task_0 = (-1.0 + 0.5 * 4 - 1.2 + 0.0) / 2 - 0.1 * entropy
     task_2 = 1.0 + 0.5 * 1 - 0.1 * entropy
     assert losses(agent, batch) == pytest.approx([task_0, 0.0, task_2], rel=1e-5)
-    rows = agent.losses(agent.group.parameters, batch).rows
-    assert rows["policy_loss"].tolist() == pytest.approx([-1.0, -1.2, 1.0], rel=1e-5)
-    assert rows["value_loss"].tolist() == pytest.approx([4.0, 0.0, 1.0])
-    assert rows["entropy"].tolist() == pytest.approx([entropy] * 3)
-    assert rows["approximate_kl"].tolist() == pytest.approx([0.0, 1 - math.log(2), 0.0], abs=1e-5)
-    assert rows["clip_rate"].tolist() == [0.0, 1.0, 0.0]
+    metrics = agent.losses(agent.group.parameters, batch).metrics
+    assert metrics["policy_loss"].tolist() == pytest.approx([-1.0, -1.2, 1.0], rel=1e-5)
+    assert metrics["value_loss"].tolist() == pytest.approx([4.0, 0.0, 1.0])
+    assert metrics["entropy"].tolist() == pytest.approx([entropy] * 3)
+    assert metrics["approximate_kl"].tolist() == pytest.approx([0.0, 1 - math.log(2), 0.0], abs=1e-5)
+    assert metrics["clip_rate"].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_every_task_has_a_deviation_of_its_own() -> None:
     agent = with_constants(ppo(entropy_coefficient=0.0, value_coefficient=0.0), [1.0, 0.0], value=0.0)
     with torch.no_grad():
         agent.head.log_std[1] = torch.tensor([0.5, -0.5])
-    batch = rows_of([0, 1], sample=torch.tensor([[1.5, 0.0], [2.0, 1.0]]), advantage=[-1.0, -1.0])
+    batch = samples_of([0, 1], sample=torch.tensor([[1.5, 0.0], [2.0, 1.0]]), advantage=[-1.0, -1.0])
     densities = [
         -0.5 * 0.5**2 - math.log(2 * math.pi),
         -0.5 * (1 / math.exp(0.5)) ** 2 - 0.5 * (1 / math.exp(-0.5)) ** 2 - 0.0 - math.log(2 * math.pi),
     ]
     stored = torch.tensor(densities)
     batch = replace(batch, extras={**batch.extras, "log_prob": stored})
-    rows = agent.losses(agent.group.parameters, batch).rows
-    assert rows["policy_loss"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
-    gradients = agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
-    assert gradients is not None
+    metrics = agent.losses(agent.group.parameters, batch).metrics
+    assert metrics["policy_loss"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+    agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
     assert (agent.head.log_std.grad[2] == 0).all()
     assert (agent.head.log_std.grad[:2] != 0).any(1).all()
 
 
 def test_values_may_be_clipped_around_the_old_ones() -> None:
-    batch = rows_of([0, 1, 2], value=[1.0, 1.0, 4.0], **{"return": [0.0, 5.0, 3.0]})
+    batch = samples_of([0, 1, 2], value=[1.0, 1.0, 4.0], **{"return": [0.0, 5.0, 3.0]})
     plain = with_constants(ppo(value_coefficient=1.0), [0.0, 0.0], value=2.0)
     clipped = with_constants(ppo(value_coefficient=1.0, value_clip_range=0.5), [0.0, 0.0], value=2.0)
-    assert plain.losses(plain.group.parameters, batch).rows["value_loss"].tolist() == [4.0, 9.0, 1.0]
+    assert plain.losses(plain.group.parameters, batch).metrics["value_loss"].tolist() == [4.0, 9.0, 1.0]
     # Clipped values 1.5, 1.5 and 3.5: the larger error counts.
     expected = [4.0, 3.5**2, 1.0]
-    assert clipped.losses(clipped.group.parameters, batch).rows["value_loss"].tolist() == expected
+    assert clipped.losses(clipped.group.parameters, batch).metrics["value_loss"].tolist() == expected
 
 
 def test_discrete_ratios_are_of_the_legal_actions() -> None:
@@ -181,7 +183,7 @@ def test_discrete_ratios_are_of_the_legal_actions() -> None:
     agent = with_constants(ppo(DISCRETE, entropy_coefficient=0.0, value_coefficient=0.0), logits, value=0.0)
     total = [sum(map(math.exp, logits)), sum(map(math.exp, logits[:3]))]  # odd tasks lack the last action
     probs = math.exp(2.0) / total[0], math.exp(-1.0) / total[1]
-    batch = rows_of([0, 1], log_prob=[math.log(probs[0]), math.log(probs[1] / 1.05)], advantage=[-1.0, -2.0])
+    batch = samples_of([0, 1], log_prob=[math.log(probs[0]), math.log(probs[1] / 1.05)], advantage=[-1.0, -2.0])
     extras = {name: value for name, value in batch.extras.items() if name != "sample"}
     batch = replace(batch, action=torch.tensor([3, 1]), extras=extras)
     assert losses(agent, batch) == pytest.approx([1.0, 2.1, 0.0], rel=1e-5)
@@ -190,15 +192,15 @@ def test_discrete_ratios_are_of_the_legal_actions() -> None:
 def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None:
     agent = with_constants(ppo(initial_log_std=1.0), [0.9, -0.9], value=2.5)
     observation, tasks = np.zeros((600, 5), np.float32), np.arange(600) % 3
-    acted = agent.act(observation, tasks, explore=True)
-    sample = acted.extras["sample"]
+    action_step = agent.act(observation, tasks, explore=True)
+    sample = action_step.extras["sample"]
     assert (np.abs(sample) > 1).any()
-    np.testing.assert_array_equal(acted.action, sample.clip(-1, 1))
-    assert acted.action.dtype == np.float32
+    np.testing.assert_array_equal(action_step.action, sample.clip(-1, 1))
+    assert action_step.action.dtype == np.float32
     # The density is that of the sample: of all that was clipped to one bound none has the bound's.
     noise = (sample - np.array([0.9, -0.9])) / math.e
     expected = (-0.5 * noise**2 - 1 - 0.5 * math.log(2 * math.pi)).sum(1)
-    np.testing.assert_allclose(acted.extras["log_prob"], expected, rtol=1e-4)
+    np.testing.assert_allclose(action_step.extras["log_prob"], expected, rtol=1e-4)
     mode = with_constants(agent, [0.4, -3.0], 0.0).act(observation, tasks, explore=False)
     np.testing.assert_allclose(mode.action, np.tile([0.4, -1.0], (600, 1)), rtol=1e-6)
 
@@ -207,12 +209,10 @@ def test_what_is_stored_is_the_sample_and_what_is_played_is_in_the_box() -> None
 @pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 def test_before_the_first_step_every_ratio_is_one(suite: Any, architecture: type[PolicyArchitecture]) -> None:
     agent = ppo(suite, {"architecture": architecture})
-    seen: list[Batch] = []
-    agent.learn_from = lambda batch: seen.append(batch) or {}  # type: ignore[func-returns-value]
-    list(train(make_train_state(agent, suite), 4 * agent.rollout_steps))
-    for batch in seen:
-        rows = agent.losses(agent.group.parameters, batch).rows
-        torch.testing.assert_close(rows["approximate_kl"], torch.zeros(len(batch.reward)), atol=1e-5, rtol=0)
+    agent.group.learning_rate = 0.0
+    progress = until_it_learns(training_loop(make_train_state(agent, suite), 4 * agent.rollout_steps))
+    torch.testing.assert_close(progress.metrics["approximate_kl"], torch.zeros(3), atol=1e-5, rtol=0)
+    assert progress.metrics["clip_rate"].tolist() == [0.0] * 3
 
 
 def test_advantages_are_normalised_over_the_whole_rollout_task_by_task() -> None:
@@ -221,7 +221,7 @@ def test_advantages_are_normalised_over_the_whole_rollout_task_by_task() -> None
     kept: list[Batch] = []
     with_advantages = agent.with_advantages
     agent.with_advantages = lambda rollout: kept.append(with_advantages(rollout)) or kept[-1]  # type: ignore
-    list(train(state, 40 * agent.rollout_steps))
+    list(training_loop(state, 40 * agent.rollout_steps))
     for batch in kept:
         advantage = batch.extras["advantage"]
         for task in batch.task_ids.unique():
@@ -241,7 +241,7 @@ def test_the_values_of_successors_are_of_final_observations_where_episodes_end()
     kept: list[Batch] = []
     with_advantages = agent.with_advantages
     agent.with_advantages = lambda rollout: kept.append(rollout) or with_advantages(rollout)  # type: ignore
-    run = train(state, 10_000)
+    run = training_loop(state, 10_000)
     for _ in range(5):
         before = {name: value.clone() for name, value in agent.state_dict().items()}
         until_it_learns(run)
@@ -251,8 +251,13 @@ def test_the_values_of_successors_are_of_final_observations_where_episodes_end()
         after = agent.state_dict()
         agent.load_state_dict(before)
         with torch.no_grad():
+            flat = rollout.observation.flatten(0, 1), rollout.task_ids.flatten()
             expected = agent.networks.value(rollout.next_observation.flatten(0, 1), rollout.task_ids.flatten()).values
-            found = agent._next_values(rollout, agent._values_of_all(rollout))
+
+            def value(observation: Tensor, task_ids: Tensor) -> Tensor:
+                return agent.networks.values(observation, task_ids).values
+
+            found = successor_values(value, rollout, value(*flat).view_as(rollout.reward))
         agent.load_state_dict(after)
         going_on = ~rollout.terminated
         torch.testing.assert_close(found[going_on], expected.view_as(found)[going_on])
@@ -272,7 +277,7 @@ class Learnt(Identity):
 @pytest.mark.parametrize("normalizer", normalizers.names())
 @pytest.mark.parametrize("encoder", [Identity, Learnt])
 def test_values_are_those_at_the_rollouts_end_whenever_they_are_taken(encoder: type[Encoder], normalizer: str) -> None:
-    agent = ppo(parts={"encoder": encoder, "normalizer": normalizers.get(normalizer)}, minibatches=3)
+    agent = ppo(components={"encoder": encoder, "normalizer": normalizers.get(normalizer)}, minibatches=3)
     assert ("value" in agent.extras) == (encoder is Learnt)
     seen: list[tuple[Tensor, Tensor]] = []
     with_advantages = agent.with_advantages
@@ -280,13 +285,14 @@ def test_values_are_those_at_the_rollouts_end_whenever_they_are_taken(encoder: t
     def compared(rollout: Batch) -> Batch:
         batch = with_advantages(rollout)
         with torch.no_grad():
-            features = agent.networks.encoder(rollout.observation)
-            rows = [agent._values(*row) for row in zip(features, rollout.task_ids, strict=True)]
-        seen.append((batch.extras["value"], torch.cat(rows)))
+            steps = zip(rollout.observation, rollout.task_ids, strict=True)
+            values = [agent.networks.values(agent.networks.encoder(of), tasks).values for of, tasks in steps]
+            denormalized = agent.normalizer.denormalize(torch.cat(values), rollout.task_ids.flatten())
+        seen.append((batch.extras["value"], denormalized))
         return batch
 
     agent.with_advantages = compared  # type: ignore[method-assign]
-    run = train(make_train_state(agent, CONTINUOUS), 1000)
+    run = training_loop(make_train_state(agent, CONTINUOUS), 1000)
     for _ in range(2):
         until_it_learns(run)
     for values, one_by_one in seen:
@@ -299,29 +305,29 @@ def test_a_return_that_is_not_finite_stops_before_the_first_minibatch() -> None:
     state = make_train_state(agent, CONTINUOUS)
     add = state.buffer.add
 
-    def poisoned(observation: np.ndarray, acted: Any, step: Any) -> None:
+    def poisoned(observation: np.ndarray, action_step: Any, step: Any) -> None:
         # One row of one slot, of whatever task it plays.
         reward = np.where((state.buffer.num_rows == 3) & (np.arange(4) == 1), np.nan, step.reward)
         bad.extend(step.task_ids[np.isnan(reward)].tolist())
-        add(observation, acted, replace(step, reward=reward.astype(np.float32)))
+        add(observation, action_step, replace(step, reward=reward.astype(np.float32)))
 
     bad: list[int] = []
     state.buffer.add = poisoned  # type: ignore[method-assign]
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
-    with pytest.raises(Diverged, match=r"return is not finite for the task\(s\) with index \[") as raised:
-        until_it_learns(train(state, 1000))
-    assert str(bad[0]) in str(raised.value)
+    with pytest.raises(Diverged, match=r"return is not finite for the task\(s\) count-") as raised:
+        until_it_learns(training_loop(state, 1000))
+    assert str(raised.value).endswith(f"count-{bad[0]}")
     assert all(torch.equal(parameter, before[name]) for name, parameter in agent.named_parameters())
 
 
 @pytest.mark.parametrize("column", ["observation", "extras.log_prob", "extras.advantage", "extras.return"])
 def test_a_row_that_is_not_finite_stops_before_the_step_and_names_its_task(column: str) -> None:
     agent = ppo()
-    batch = rows_of([0, 1, 1, 2])
-    batch.row_tensors()[column][1] = torch.nan
+    batch = samples_of([0, 1, 1, 2])
+    batch.columns()[column][1] = torch.nan
     before = {name: parameter.clone() for name, parameter in agent.named_parameters()}
-    with pytest.raises(Diverged, match=r"actor-critic loss is not finite for the task\(s\) with index \[1\]"):
-        agent.learn_from(batch)
+    with pytest.raises(Diverged, match=r"actor-critic loss is not finite for the task\(s\) count-1$"):
+        agent.learn(batch)
     assert all(torch.equal(parameter, before[name]) for name, parameter in agent.named_parameters())
 
 
@@ -335,7 +341,7 @@ class IdentityWeighting(JacobianAggregator):
 @pytest.mark.parametrize("tasks", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1]], ids=["equal shares", "one absent"])
 def test_the_identity_weighting_gives_the_gradients_of_the_mean(tasks: list[int]) -> None:
     rows = len(tasks)
-    batch = rows_of(
+    batch = samples_of(
         tasks,
         log_prob=[LOG_DENSITY] * rows,
         advantage=torch.linspace(-1, 1, rows).tolist(),
@@ -345,8 +351,8 @@ def test_the_identity_weighting_gives_the_gradients_of_the_mean(tasks: list[int]
     batch = replace(batch, observation=torch.linspace(-1, 1, rows * 5).view(rows, 5))
     batch = replace(batch, extras={name: value.float() for name, value in batch.extras.items()})
     gradients = []
-    for parts in ({}, {"aggregator": IdentityWeighting}):
-        agent = ppo(parts=parts)
+    for components in ({}, {"aggregator": IdentityWeighting}):
+        agent = ppo(components=components)
         agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
         gradients.append({name: value.grad for name, value in agent.group.parameters.items()})
     for name, expected in gradients[0].items():
@@ -354,7 +360,7 @@ def test_the_identity_weighting_gives_the_gradients_of_the_mean(tasks: list[int]
 
 
 def test_a_route_is_part_of_the_action() -> None:
-    agent = ppo(parts={"architecture": Routed}, clip_range=10.0, entropy_coefficient=0.5, value_coefficient=0.0)
+    agent = ppo(components={"architecture": Routed}, clip_range=10.0, entropy_coefficient=0.5, value_coefficient=0.0)
     network = agent.networks.policy.architecture
     with torch.no_grad():
         for parameter in network.parameters():
@@ -362,14 +368,14 @@ def test_a_route_is_part_of_the_action() -> None:
         network.blocks[1].bias.copy_(torch.tensor([0.5, 0.0]))
         network.router.weight[1] = torch.tensor([math.log(3.0), 0.0])
     # The stored routes are taken again: row 0 the first block, row 1 the second.
-    batch = rows_of([0, 1], sample=torch.tensor([[0.0, 0.0], [0.5, 0.0]]), advantage=[1.0, 1.0])
-    batch = batch.with_extras({"draw": torch.tensor([[0.0], [1.0]])})
+    batch = samples_of([0, 1], sample=torch.tensor([[0.0, 0.0], [0.5, 0.0]]), advantage=[1.0, 1.0])
+    batch = replace(batch, extras={**batch.extras, "route": torch.tensor([[0.0], [1.0]])})
     log_probs = [LOG_DENSITY + math.log(0.5), LOG_DENSITY + math.log(0.25)]
-    rows = agent.losses(agent.group.parameters, batch).rows
-    assert rows["policy_loss"].tolist() == pytest.approx([-math.exp(value) for value in log_probs], rel=1e-5)
+    metrics = agent.losses(agent.group.parameters, batch).metrics
+    assert metrics["policy_loss"].tolist() == pytest.approx([-math.exp(value) for value in log_probs], rel=1e-5)
     gaussian = 1 + math.log(2 * math.pi)
     of_routes = [math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]
-    assert rows["entropy"].tolist() == pytest.approx([gaussian + entropy for entropy in of_routes], rel=1e-5)
+    assert metrics["entropy"].tolist() == pytest.approx([gaussian + entropy for entropy in of_routes], rel=1e-5)
     # The ratio teaches the router: task 0 was right to choose the first block.
     agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
     assert network.router.weight.grad[0, 0] < 0 < network.router.weight.grad[0, 1]
@@ -379,26 +385,28 @@ def test_a_route_is_part_of_the_action() -> None:
 def test_routes_are_stored_with_the_log_probability_they_were_drawn_with(suite: Any) -> None:
     agent = ppo(suite, {"architecture": Routed})
     observation, tasks = np.ones((300, 5), np.float32), np.arange(300) % 3
-    acted = agent.act(observation, tasks, explore=True)
-    assert set(acted.extras["draw"].ravel()) == {0.0, 1.0}
+    action_step = agent.act(observation, tasks, explore=True)
+    assert set(action_step.extras["route"].ravel()) == {0.0, 1.0}
     position = agent.explore_stream.get_state()
     agent.act(observation, tasks, explore=False)
     assert torch.equal(position, agent.explore_stream.get_state())
 
 
 def test_the_routes_of_both_columns_of_distral_are_part_of_the_action() -> None:
-    agent = ppo(parts={"architecture": Routed, "policy": Distral}, entropy_coefficient=0.0)
+    agent = ppo(components={"architecture": Routed, "policy": Distral}, entropy_coefficient=0.0)
     observation, tasks = np.ones((300, 5), np.float32), np.arange(300) % 3
-    acted = agent.act(observation, tasks, explore=True)
-    draw = torch.from_numpy(acted.extras["draw"])
-    assert sorted(map(tuple, draw.unique(dim=0).tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    action_step = agent.act(observation, tasks, explore=True)
+    route = torch.from_numpy(action_step.extras["route"]).long()
+    assert sorted(map(tuple, route.unique(dim=0).tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     # Taken again, they give the log-probability they were drawn with, in which each has its own.
     policy = agent.networks.policy
-    again = policy(torch.from_numpy(observation), torch.from_numpy(tasks), draw.long())
-    log_prob = again.distribution.log_prob(torch.from_numpy(acted.extras["sample"])) + again.network.route_log_prob
-    torch.testing.assert_close(log_prob, torch.from_numpy(acted.extras["log_prob"]))
+    again = policy(torch.from_numpy(observation), torch.from_numpy(tasks), route=route)
+    log_prob = (
+        again.distribution.log_prob(torch.from_numpy(action_step.extras["sample"])) + again.network.route_log_prob
+    )
+    torch.testing.assert_close(log_prob, torch.from_numpy(action_step.extras["log_prob"]))
     of_routes = [
-        torch.log_softmax(column.router(ids), -1).gather(1, draw[:, index : index + 1].long()).squeeze(1)
+        torch.log_softmax(column.router(ids), -1).gather(1, route[:, index : index + 1]).squeeze(1)
         for index, (column, ids) in enumerate(
             ((policy.common, torch.zeros(300, dtype=torch.int64)), (policy.task, torch.from_numpy(tasks)))
         )
@@ -408,26 +416,26 @@ def test_the_routes_of_both_columns_of_distral_are_part_of_the_action() -> None:
 
 def test_a_router_learns_by_reinforcement() -> None:
     # The second block is right for task 0 and wrong for task 1.
-    agent = ppo(parts={"architecture": Routed}, learning_rate=0.05, entropy_coefficient=0.0, value_coefficient=0.0)
+    agent = ppo(components={"architecture": Routed}, learning_rate=0.05, entropy_coefficient=0.0, value_coefficient=0.0)
     agent.networks.policy.architecture.router.weight.data.zero_()
     generator = torch_stream(1, "routes")
     tasks = torch.arange(2).repeat_interleave(64)
     for _ in range(30):
         route = torch.randint(2, (128, 1), generator=generator)
         better = (route.squeeze(1) == (1 - tasks)).float()
-        batch = rows_of(tasks.tolist(), advantage=(2 * better - 1).tolist())
-        batch = batch.with_extras({"draw": route.float()})
+        batch = samples_of(tasks.tolist(), advantage=(2 * better - 1).tolist())
         with torch.no_grad():
-            policy, _ = agent.networks(batch.observation, tasks, route)
+            policy = agent.networks(batch.observation, tasks, route=route).policy
             log_prob = policy.distribution.log_prob(batch.extras["sample"]) + policy.network.route_log_prob
-        agent.group.step(agent.losses, batch.with_extras({"log_prob": log_prob}))
+        extras = {**batch.extras, "route": route.float(), "log_prob": log_prob}
+        agent.group.step(agent.losses, replace(batch, extras=extras))
     best = agent.networks.policy.architecture.router.weight.argmax(1)
     assert best[:2].tolist() == [1, 0]
 
 
 def test_metrics_are_means_per_task() -> None:
     agent = ppo(epochs=1, minibatches=1)
-    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+    progress = until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
     names = {"policy_loss", "value_loss", "entropy", "approximate_kl", "clip_rate", "value"}
     assert set(progress.metrics) == names
     assert all(tuple(value.shape) == (3,) for value in progress.metrics.values())
@@ -435,8 +443,8 @@ def test_metrics_are_means_per_task() -> None:
 
 @pytest.mark.parametrize("aggregator", aggregators.names())
 def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) -> None:
-    agent = ppo(parts={"aggregator": aggregators.get(aggregator)})
-    progress = until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+    agent = ppo(components={"aggregator": aggregators.get(aggregator)})
+    progress = until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
     assert not any(value.requires_grad for value in progress.metrics.values())
     assert not any(parameter.grad.requires_grad for parameter in agent.group.parameters.values())
 
@@ -444,20 +452,58 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
 def test_the_learning_rate_falls_to_zero_over_the_steps_given() -> None:
     agent = ppo(annealing_steps=4 * 8 * 4, learning_rate=0.1)
     state = make_train_state(agent, CONTINUOUS)
-    turns = train(state, 5 * 8 * 4)
-    rates = [agent.group.optimizer.learning_rate for turn in turns if turn.metrics]
+    turns = training_loop(state, 5 * 8 * 4)
+    rates = [agent.group.learning_rate for turn in turns if turn.metrics]
     assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0, 0.0])
 
 
+def gradient_steps(agent: PPO) -> int:
+    """Those made so far, as Adam counts them."""
+    return int(next(iter(agent.group.state()["optimizer"].values()))["step"])
+
+
 def test_an_epoch_beyond_the_target_divergence_is_the_last() -> None:
-    for target_kl, epochs in ((1e-9, 1), (1e9, 5), (None, 5)):
+    for target_kl, epochs in ((1e-9, 2), (1e9, 5), (None, 5)):
         agent = ppo(epochs=5, minibatches=1, learning_rate=0.05, target_kl=target_kl)
-        steps = []
-        learn_from = agent.learn_from
-        agent.learn_from = lambda batch, learn=learn_from, steps=steps: steps.append(1) or learn(batch)  # type: ignore
-        until_it_learns(train(make_train_state(agent, CONTINUOUS), 1000))
+        until_it_learns(training_loop(make_train_state(agent, CONTINUOUS), 1000))
         # In the first pass over a rollout with one minibatch nothing has diverged yet.
-        assert len(steps) == (2 if epochs == 1 else epochs)
+        assert gradient_steps(agent) == epochs
+
+
+ONLY_FIRST = Fixed.Config(weights=(1.0, 0.0, 0.0))
+
+
+def only_first_task(**config: Any) -> tuple[PPO, Progress]:
+    """An agent after one update with samples of the first of three tasks."""
+    agent = ppo(minibatches=1, learning_rate=0.05, **config)
+    state = make_train_state(agent, CONTINUOUS, scheduler=Fixed(CONTINUOUS.spec, ONLY_FIRST, 1))
+    return agent, until_it_learns(training_loop(state, 1000))
+
+
+def test_tasks_without_samples_do_not_make_the_divergence_look_smaller() -> None:
+    _, progress = only_first_task(epochs=2)
+    divergence = 2 * progress.metrics["approximate_kl"][0].item()  # 0 in the first epoch
+    assert divergence > 0
+    # Between a third of it, the mean over all three tasks, and itself.
+    for share, stops in ((0.5, True), (0.99, True), (1.5, False)):
+        agent, _ = only_first_task(epochs=5, target_kl=share * divergence)
+        assert (gradient_steps(agent) == 2) == stops
+
+
+def test_a_metric_of_a_task_without_samples_is_no_number() -> None:
+    _, progress = only_first_task(epochs=2)
+    for name, values in progress.metrics.items():
+        assert torch.isfinite(values).tolist() == [True, False, False], name
+        assert values[1:].isnan().all()
+
+
+def test_metrics_of_an_update_weigh_minibatches_by_their_samples_of_the_task() -> None:
+    nan = math.nan
+    first = {"loss": torch.tensor([1.0, 4.0, nan]), "use": torch.tensor([[1.0, 0.0], [1.0, 1.0], [nan, nan]])}
+    second = {"loss": torch.tensor([5.0, nan, nan]), "use": torch.tensor([[0.0, 1.0], [nan, nan], [nan, nan]])}
+    means = mean_metrics([first, second], [(3, 2, 0), (1, 0, 0)])
+    torch.testing.assert_close(means["loss"], torch.tensor([2.0, 4.0, nan]), equal_nan=True)
+    torch.testing.assert_close(means["use"], torch.tensor([[0.75, 0.25], [1.0, 1.0], [nan, nan]]), equal_nan=True)
 
 
 @pytest.mark.parametrize("suite", ["mt3", "mt10", "mt25", "mt50", "mt1-reach", "metaworld:reach,push"])

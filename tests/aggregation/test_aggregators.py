@@ -15,7 +15,6 @@ from mtrl.aggregation import (
     Parameters,
     TaskLosses,
     aggregators,
-    mean_per_task,
     task_gradients,
 )
 from mtrl.seeding import torch_stream
@@ -66,24 +65,24 @@ def test_mean_weighs_a_task_by_its_share_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("counts", [(5, 5, 5), (4,)], ids=str)
-def test_one_vectorised_pass_gives_what_task_slices_give(counts: Sequence[int]) -> None:
+def test_one_vectorized_pass_gives_what_task_slices_give(counts: Sequence[int]) -> None:
     problem = LinearProblem(counts)
     arguments = problem.loss, problem.batch, problem.parameters, len(counts)
     (by_vmap, vmap_losses), (by_slices, slice_losses) = task_gradients(*arguments), task_gradients(*arguments, False)
     for name in by_slices:
         torch.testing.assert_close(by_vmap[name], by_slices[name])
     torch.testing.assert_close(vmap_losses.losses, slice_losses.losses)
-    assert torch.equal(vmap_losses.rows["reward"], slice_losses.rows["reward"])
+    assert torch.equal(vmap_losses.metrics["reward"], slice_losses.metrics["reward"])
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 4), (1, 4, 2), (4, 0, 4)], ids=str)
 def test_an_auxiliary_loss_of_every_task_is_counted_once(counts: Sequence[int]) -> None:
-    # A regulariser of the parameters has a value for each task, whichever rows the loss is given.
+    # A regulariser of the parameters has a value for each task, whichever samples the loss is given.
     problem = LinearProblem(counts)
 
     def regularised(parameters: Parameters, batch: Batch) -> TaskLosses:
         result = problem.loss(parameters, batch)
-        return TaskLosses(result.losses + parameters["bias"].square().sum() * torch.arange(1.0, 4.0), result.rows)
+        return TaskLosses(result.losses + parameters["bias"].square().sum() * torch.arange(1.0, 4.0), result.metrics)
 
     found: list[dict[str, Tensor]] = []
     for cls in (IdentityWeighting, Mean):
@@ -93,7 +92,7 @@ def test_an_auxiliary_loss_of_every_task_is_counted_once(counts: Sequence[int]) 
         torch.testing.assert_close(found[0][name], found[1][name])
 
 
-def test_a_task_without_rows_has_loss_zero_and_changes_nothing() -> None:
+def test_a_task_without_samples_has_loss_zero_and_changes_nothing() -> None:
     alone, beside = LinearProblem((6,)), LinearProblem((0, 6))
     beside.batch = Batch(**{**vars(alone.batch), "task_ids": torch.ones(6, dtype=torch.int64), "counts": (0, 6),
                             "shares": torch.tensor([0.0, 1.0])})  # fmt: skip
@@ -101,13 +100,6 @@ def test_a_task_without_rows_has_loss_zero_and_changes_nothing() -> None:
         first, second = gradients(make(cls, 1), alone), gradients(make(cls, 2), beside)
         for name in first:
             torch.testing.assert_close(first[name], second[name])
-
-
-def test_a_value_that_is_not_finite_stays_with_its_task() -> None:
-    values, tasks = torch.tensor([1.0, 3.0, torch.nan, 5.0]), torch.tensor([0, 0, 1, 2])
-    means = mean_per_task(values, tasks, 4)
-    assert means[[0, 2, 3]].tolist() == [2.0, 5.0, 0.0]
-    assert means[1].isnan()
 
 
 def test_gradients_are_written_on_the_given_parameters_only() -> None:

@@ -6,8 +6,8 @@ from collections import deque
 
 import numpy as np
 
-from mtrl.seeding import stream
 from mtrl.buffer.task_index import TaskIndex
+from mtrl.seeding import stream
 
 
 def held(index: TaskIndex, num_tasks: int) -> list[set[int]]:

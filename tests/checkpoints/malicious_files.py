@@ -1,12 +1,11 @@
-"""Files that try to run code, leave the run directory, or exhaust the machine, each planted in a valid run directory.
+"""Hostile files: they try to run code, leave the run directory or exhaust the machine.
 
-Every payload, if anything ran it, would create the canary file. `forge` writes checkpoints whose sizes, SHA-256 and
-checksum are all in order: what is hostile in them is the content alone.
+Each is planted in a valid run directory. Every payload, if anything ran it, would create the canary file. `forge`
+writes checkpoints with right sizes, SHA-256 and checksum, so that only their content is hostile.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -17,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 Plant = Callable[[Path, Path], None]
@@ -49,228 +47,179 @@ def tensor_file_bytes(header: Any, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def entry(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4)) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+def one_tensor(dtype: object = "F32", shape: object = (1,), size: int = 4, name: str = "x") -> bytes:
+    """A safetensors file of one tensor with any description."""
+    return tensor_file_bytes({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, b"\xff" * size)
 
 
-def forge(folder: Path, files: Mapping[str, bytes], **overrides: object) -> None:
+def two_tensors(start: int) -> bytes:
+    """A safetensors file of two tensors of four bytes, the second of which begins at `start`."""
+    offsets = {"x": [0, 4], "y": [start, start + 4]}
+    header = {name: {"dtype": "F32", "shape": [1], "data_offsets": value} for name, value in offsets.items()}
+    return tensor_file_bytes(header, b"\0" * (start + 4))
+
+
+def forge(folder: Path, files: Mapping[str, bytes]) -> None:
     """Puts `files` into a checkpoint and a manifest over it that is right in every formal way."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["checksum"]
     for name, content in files.items():
-        path = folder / name
-        path.unlink(missing_ok=True)
-        path.write_bytes(content)
-        manifest["files"][name] = {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    sign(folder, manifest | overrides)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+    digests = {name: digest_of(content) for name, content in files.items()}
+    edit_manifest(folder, lambda manifest: manifest["files"].update(digests))
 
 
-def sign(folder: Path, manifest: Mapping[str, object]) -> None:
-    """Writes a manifest with its own right checksum."""
+def digest_of(content: bytes) -> dict[str, object]:
+    return {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Applies `change` to the manifest's fields and writes it with its own right checksum."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    manifest.pop("checksum", None)
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    signed = {**manifest, "checksum": hashlib.sha256(text).hexdigest()}
-    (folder / "manifest.json").unlink(missing_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(signed))
+    path.unlink()
+    path.write_text(json.dumps({**manifest, "checksum": hashlib.sha256(text).hexdigest()}))
 
 
-def _tensors(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(newest(run), {"tensors.safetensors": content(canary)})
+def _tensors(content: bytes) -> Plant:
+    return lambda run, _: forge(newest(run), {"tensors.safetensors": content})
 
 
-def _state(content: Callable[[Path], bytes]) -> Plant:
-    return lambda run, canary: forge(newest(run), {"state.json": content(canary)})
+def _state(content: bytes) -> Plant:
+    return lambda run, _: forge(newest(run), {"state.json": content})
 
 
-def _torch_zip(canary: Path) -> bytes:
-    file = io.BytesIO()
+def _manifest(content: bytes) -> Plant:
+    def plant(run: Path, _: Path) -> None:
+        (newest(run) / "manifest.json").write_bytes(content)
+
+    return plant
+
+
+def _set(key: str, value: object) -> Plant:
+    """A manifest with another value of one field."""
+    return lambda run, _: edit_manifest(newest(run), lambda manifest: manifest.update({key: value}))
+
+
+def _torch_archive(canary: Path) -> bytes:
+    """A torch file whose pickle is the payload."""
+    file, swapped = io.BytesIO(), io.BytesIO()
     torch.save({"weight": torch.ones(2)}, file)
-    swapped = io.BytesIO()
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(swapped, "w") as target:
         for name in source.namelist():
             target.writestr(name, pickled(canary) if name.endswith("data.pkl") else source.read(name))
     return swapped.getvalue()
 
 
-def _numpy_objects(canary: Path) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, x=np.array([Payload(canary)], dtype=object))
-    return file.getvalue()
+def _instead_of(name: str, make: Callable[[Path, Path], object]) -> Plant:
+    """Moves a file or the whole checkpoint outside, and gives `make` the old path and the new one."""
 
-
-def _zip_bomb(_: Path) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bomb:
-        bomb.writestr("tensors", b"\0" * 10**8)
-    return file.getvalue()
-
-
-def _zip_slip(canary: Path) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"../../../../{canary}", "x")
-    return file.getvalue()
-
-
-def _many_tensors(count: int) -> bytes:
-    return tensor_file_bytes({f"t{index}": entry("F32", [0], [0, 0]) for index in range(count)})
-
-
-def _replace_by_link(name: str) -> Plant:
     def plant(run: Path, canary: Path) -> None:
-        outside = canary.with_name(f"outside-{name}")
-        os.replace(newest(run) / name, outside)
-        (newest(run) / name).symlink_to(outside)
+        path, outside = newest(run) / name, canary.with_name("outside")
+        os.replace(path, outside)
+        make(path, outside)
 
     return plant
-
-
-def _link_folder(run: Path, canary: Path) -> None:
-    folder, outside = newest(run), canary.with_name("outside-checkpoint")
-    os.replace(folder, outside)
-    folder.symlink_to(outside)
-
-
-def _pipe(run: Path, _: Path) -> None:
-    (newest(run) / "tensors.safetensors").unlink()
-    os.mkfifo(newest(run) / "tensors.safetensors")
-
-
-def _device(run: Path, _: Path) -> None:
-    (newest(run) / "state.json").unlink()
-    (newest(run) / "state.json").symlink_to("/dev/zero")
-
-
-def _folder_in_place_of_file(run: Path, _: Path) -> None:
-    (newest(run) / "state.json").unlink()
-    (newest(run) / "state.json").mkdir()
 
 
 def _sparse(run: Path, _: Path) -> None:
-    size = 2**42
-    folder = newest(run)
-    head = tensor_file_bytes({"x": entry("U8", [size], [0, size])})
+    size, folder = 2**42, newest(run)
+    head = tensor_file_bytes({"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
     forge(folder, {"tensors.safetensors": head})
     os.truncate(folder / "tensors.safetensors", len(head) + size)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["checksum"]
-    manifest["files"]["tensors.safetensors"]["num_bytes"] = len(head) + size
-    sign(folder, manifest)
+    claimed = {"num_bytes": len(head) + size, "sha256": "0" * 64}
+    edit_manifest(folder, lambda manifest: manifest["files"].update({"tensors.safetensors": claimed}))
 
 
-def _file_named(name: str) -> Plant:
-    """A manifest that lists a file by a path of its own choice."""
+def _listed(name: str, chunk: bool = False) -> Plant:
+    """A manifest that lists a file, or a chunk of the replay buffer, by a name of its own choice."""
 
     def plant(run: Path, canary: Path) -> None:
-        canary.with_name("outside").write_bytes(b"{}")
-        written = {"num_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-        manifest = json.loads((newest(run) / "manifest.json").read_text())
-        del manifest["checksum"]
-        manifest["files"][name.format(canary.with_name("outside"))] = written
-        sign(newest(run), manifest)
+        outside = canary.with_name("outside")
+        outside.write_bytes(b"{}")
+        path = name.format(outside)
+
+        def change(manifest: dict[str, Any]) -> None:
+            manifest["files"][f"{path}.safetensors" if chunk else path] = digest_of(b"{}")
+            if chunk:
+                manifest["chunks"].append({"name": path, "complete": True})
+
+        edit_manifest(newest(run), change)
 
     return plant
 
 
-def _chunk_named(name: str) -> Plant:
-    def plant(run: Path, canary: Path) -> None:
-        path = name.format(canary.with_name("outside"))
-        written = {"num_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-        manifest = json.loads((newest(run) / "manifest.json").read_text())
-        del manifest["checksum"]
-        manifest["files"][f"{path}.safetensors"] = written
-        manifest["chunks"].append({"name": path, "complete": True})
-        sign(newest(run), manifest)
+HOSTILE_TENSOR_FILES: dict[str, bytes] = {
+    "a dtype object": one_tensor("O"),
+    "a dtype that torch lacks": one_tensor("F4", [8]),
+    "booleans of value 255": one_tensor("BOOL", [4]),
+    "a header longer than the file": (2**63).to_bytes(8, "little") + b"{}",
+    "no header": b"",
+    "a header of twenty megabytes": tensor_file_bytes(b" " * 20 * 2**20),
+    "a header nested without end": tensor_file_bytes(b"[" * 10**6),
+    "a shape that overflows": one_tensor(shape=[2**32, 2**32]),
+    "an empty shape that overflows": one_tensor(shape=[0, 2**61, 2**61], size=0),
+    "a negative shape": one_tensor(shape=[-1, -1]),
+    "tensors that overlap": two_tensors(2),
+    "a gap between tensors": two_tensors(8),
+    "bytes after the tensors": one_tensor() + b"\0" * 400,
+}
+"""Each is refused as a file, whatever checkpoint it is part of."""
 
-    return plant
-
-
-def _manifest(content: Callable[[Path], bytes]) -> Plant:
-    def plant(run: Path, canary: Path) -> None:
-        (newest(run) / "manifest.json").write_bytes(content(canary))
-
-    return plant
-
-
-def _state_value(value: object) -> Plant:
-    return _state(lambda _: json.dumps(value).encode())
-
+_MANY = {f"t{index}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for index in range(100_000)}
 
 HOSTILE_CHECKPOINTS: dict[str, Plant] = {
-    "a pickle for the tensors": _tensors(pickled),
-    "a pickle for the state": _state(pickled),
-    "a pickle for the manifest": _manifest(pickled),
-    "a torch archive with a swapped data.pkl": _tensors(_torch_zip),
-    "an npz of objects": _tensors(_numpy_objects),
-    "a zip bomb": _tensors(_zip_bomb),
-    "a zip with paths outside": _tensors(_zip_slip),
-    "a tensor of dtype object": _tensors(lambda _: tensor_file_bytes({"x": entry("O")}, b"\0" * 4)),
-    "a dtype that names code": _tensors(lambda _: tensor_file_bytes({"x": entry("os:system")}, b"\0" * 4)),
-    "a dtype that is a list": _tensors(lambda _: tensor_file_bytes({"x": entry(["F32"])}, b"\0" * 4)),
-    "a header longer than the file": _tensors(lambda _: (2**63).to_bytes(8, "little") + b"{}"),
-    "a header of no bytes": _tensors(lambda _: b"\0" * 8),
-    "no header": _tensors(lambda _: b""),
-    "a header that is a list": _tensors(lambda _: tensor_file_bytes([1, 2])),
-    "a header of twenty megabytes": _tensors(lambda _: tensor_file_bytes(b" " * 20 * 2**20)),
-    "a header nested without end": _tensors(lambda _: tensor_file_bytes(b"[" * 10**6)),
-    "a header with a name twice": _tensors(
-        lambda _: tensor_file_bytes(b'{"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"x":1}')
-    ),
-    "forty thousand tensors": _tensors(lambda _: _many_tensors(40_000)),
-    "a hundred thousand tensors": _tensors(lambda _: _many_tensors(100_000)),
-    "a shape larger than its bytes": _tensors(lambda _: tensor_file_bytes({"x": entry(shape=[2**40])}, b"\0" * 4)),
-    "a shape that overflows": _tensors(lambda _: tensor_file_bytes({"x": entry(shape=[2**32, 2**32])}, b"\0" * 4)),
-    "an empty shape that overflows": _tensors(
-        lambda _: tensor_file_bytes({"x": entry(shape=[0, 2**61, 2**61], offsets=[0, 0])})
-    ),
-    "a negative shape": _tensors(lambda _: tensor_file_bytes({"x": entry(shape=[-1, -1])}, b"\0" * 4)),
-    "a shape of booleans": _tensors(lambda _: tensor_file_bytes({"x": entry(shape=[True])}, b"\0" * 4)),
-    "a thousand dimensions": _tensors(lambda _: tensor_file_bytes({"x": entry(shape=[1] * 1000)}, b"\0" * 4)),
-    "tensors that overlap": _tensors(
-        lambda _: tensor_file_bytes({"x": entry(), "y": entry(offsets=[2, 6])}, b"\0" * 6)
-    ),
-    "a gap between tensors": _tensors(
-        lambda _: tensor_file_bytes({"x": entry(), "y": entry(offsets=[8, 12])}, b"\0" * 12)
-    ),
-    "bytes after the tensors": _tensors(lambda _: tensor_file_bytes({"x": entry()}, b"\0" * 400)),
-    "booleans of value 255": _tensors(lambda _: tensor_file_bytes({"x": entry("BOOL")}, b"\xff" * 4)),
+    **{name: _tensors(content) for name, content in HOSTILE_TENSOR_FILES.items()},
+    "a pickle for the tensors": lambda run, canary: _tensors(pickled(canary))(run, canary),
+    "a pickle for the state": lambda run, canary: _state(pickled(canary))(run, canary),
+    "a pickle for the manifest": lambda run, canary: _manifest(pickled(canary))(run, canary),
+    "a torch archive with a swapped pickle": lambda run, canary: _tensors(_torch_archive(canary))(run, canary),
+    "a hundred thousand tensors": lambda run, canary: _tensors(tensor_file_bytes(_MANY))(run, canary),
     "a sparse file of four terabytes": _sparse,
-    "tensors that the state does not know": _tensors(lambda _: tensor_file_bytes({"/\x1b[2Jevil": entry()}, b"\0" * 4)),
-    "no tensors where the state has some": _tensors(lambda _: tensor_file_bytes({})),
-    "a state with a pickle in base64": _state(
-        lambda canary: json.dumps(
-            {"agent": {"$is": "pickle", "data": base64.b64encode(pickled(canary)).decode()}}
-        ).encode()
-    ),
-    "a state with a YAML tag": _state(lambda canary: f"!!python/object/apply:os.mknod ['{canary}']".encode()),
-    "a state with an unknown mark": _state_value({"agent": {"$is": "object:os.mknod"}}),
-    "a state whose mark is a list": _state_value({"agent": {"$is": ["tensor"]}}),
-    "a state that is a list": _state_value([1]),
-    "a state nested without end": _state(lambda _: b'{"a":' * 10**6),
-    "a state with endless digits": _state(lambda _: b'{"a":' + b"9" * 10**6 + b"}"),
-    "a state of empty lists": _state(lambda _: b'{"a":[' + b"[]," * (13 * 10**5) + b"[]]}"),
-    "a state in another encoding": _state(lambda _: '{"a": "ü"}'.encode("utf-16")),
-    "a manifest nested without end": _manifest(lambda _: b"[" * 10**6),
-    "a manifest of twenty megabytes": _manifest(lambda _: b" " * 20 * 2**20),
-    "a manifest that is a number": _manifest(lambda _: b"1"),
-    "a manifest with a constant": _manifest(lambda _: b"NaN"),
-    "a file name with separators": _file_named("../../../outside"),
-    "an absolute file name": _file_named("{}"),
-    "a chunk name with separators": _chunk_named("../../../outside"),
-    "an absolute chunk name": _chunk_named("{}"),
-    "a chunk name with terminal escapes": _chunk_named("\x1b]0;owned\x07\x1b[2J"),
-    "a chunk name with a null byte": _chunk_named("a\0b"),
-    "a chunk that takes the place of the tensors": _chunk_named("tensors"),
-    "a link for the state": _replace_by_link("state.json"),
-    "a link for the tensors": _replace_by_link("tensors.safetensors"),
-    "a link for the manifest": _replace_by_link("manifest.json"),
-    "a link for the checkpoint": _link_folder,
-    "a pipe for the tensors": _pipe,
-    "a device for the state": _device,
-    "a folder for the state": _folder_in_place_of_file,
+    "tensors that the state does not know": _tensors(one_tensor(name="/\x1b[2J")),
+    "no tensors where the state has some": _tensors(tensor_file_bytes({})),
+    "a state with an unknown mark": _state(b'{"agent": {"$is": "object:os.mknod"}}'),
+    "a state whose mark is a list": _state(b'{"agent": {"$is": ["tensor"]}}'),
+    "a state that is a list": _state(b"[1]"),
+    "a state that is YAML": _state(b"!!python/object/apply:os.system ['exit']"),
+    "a state nested without end": _state(b'{"a":' * 10**6),
+    "a state with endless digits": _state(b'{"a":' + b"9" * 10**6 + b"}"),
+    "a state of empty lists": _state(b'{"a":[' + b"[]," * (13 * 10**5) + b"[]]}"),
+    "a state of twenty megabytes": _state(b" " * 20 * 2**20),
+    "a state in another encoding": _state('{"a": "ü"}'.encode("utf-16")),
+    "a manifest nested without end": _manifest(b"[" * 10**6),
+    "a manifest of twenty megabytes": _manifest(b" " * 20 * 2**20),
+    "a manifest that is a number": _manifest(b"1"),
+    "a manifest with infinity": _manifest(b'{"step": 1e999}'),
+    "a manifest with an endless step": _set("step", 10**4000),
+    "a manifest with a step of another type": _set("step", "100"),
+    "a manifest with a negative step": _set("step", -1),
+    "a manifest with an unknown kind": _set("kind", "\x1b[2J"),
+    "a manifest with an unknown field": _set("\x1b[2J", 1),
+    "a manifest whose files are a list": _set("files", []),
+    "a manifest whose chunks are numbers": _set("chunks", [1]),
+    "a manifest whose versions are numbers": _set("versions", {"torch": 2}),
+    "a manifest of no format": _set("format", None),
+    "a file name with separators": _listed("../../../outside"),
+    "an absolute file name": _listed("{}"),
+    "a chunk name with separators": _listed("../../../outside", chunk=True),
+    "an absolute chunk name": _listed("{}", chunk=True),
+    "a chunk name with terminal escapes": _listed("\x1b]0;owned\x07\x1b[2J", chunk=True),
+    "a chunk name with a null byte": _listed("a\0b", chunk=True),
+    "a chunk that takes the place of the tensors": _listed("tensors", chunk=True),
+    "a link for the state": _instead_of("state.json", Path.symlink_to),
+    "a link for the tensors": _instead_of("tensors.safetensors", Path.symlink_to),
+    "a link for the manifest": _instead_of("manifest.json", Path.symlink_to),
+    "a link for the checkpoint": _instead_of("", Path.symlink_to),
+    "a pipe for the tensors": _instead_of("tensors.safetensors", lambda path, _: os.mkfifo(path)),
+    "a device for the state": _instead_of("state.json", lambda path, _: path.symlink_to("/dev/zero")),
+    "a folder for the state": _instead_of("state.json", lambda path, _: path.mkdir()),
 }
 """Each leaves the newest checkpoint unusable; anything but one line of refusal is a fault."""
 
-LARGE = {"a state of empty lists", "forty thousand tensors", "a zip bomb"}
+LARGE = {"a state of empty lists", "a hundred thousand tensors"}
 """Those that take seconds to refuse."""
 
 HOSTILE_CONFIGURATIONS: dict[str, Callable[[Path], bytes]] = {

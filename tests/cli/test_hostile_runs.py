@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from forked import in_child
-from malicious_files import CANARY_MODULE, HOSTILE_CHECKPOINTS, HOSTILE_CONFIGURATIONS, LARGE
-from runs import tiny_config
 
 import mtrl
-from mtrl.training import run
 from mtrl.cli.main import MAX_LINE, main
 from mtrl.errors import BadInput
+from mtrl.training import run
+from tests.checkpoints.malicious_files import CANARY_MODULE, HOSTILE_CHECKPOINTS, HOSTILE_CONFIGURATIONS, LARGE
+from tests.runs.forked import in_child
+from tests.training.tiny_runs import tiny_config
 
 WATCHED = ("pickle.", "subprocess.", "os.system", "os.exec", "os.posix_spawn")
 """Audit events that no refusal may cause."""

@@ -38,7 +38,7 @@ class Tiny(PolicyArchitecture):
 TRAIN = [
     *("train", "--suite", "point-mass", "--architecture", "my_module:Tiny", "--architecture.width", "12"),
     *("--run-dir", "run", "--total-env-steps", "400", "--num-envs", "4", "--eval-interval", "0"),
-    *("--final-eval-episodes-per-task", "2", "--agent.random-steps", "10", "--agent.batch-size", "16"),
+    *("--final-eval-episodes-per-task", "2", "--agent.learning-starts", "40", "--agent.batch-size", "16"),
 ]
 
 

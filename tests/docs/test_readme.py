@@ -1,15 +1,63 @@
-"""The README's plug-in example is run as it stands."""
+"""The plug-in example, the commands and the flags of the README and the pages in docs."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+import pytest
+
+import agents
+import envs
+import mtrl
+from mtrl.agent import agent_types
+from mtrl.aggregation import aggregators
+from mtrl.cli.main import main
+from mtrl.config.schema import RunSettings
+from mtrl.encoders import encoders
+from mtrl.env.suite import suites
+from mtrl.networks import architectures
+from mtrl.normalization import normalizers
+from mtrl.policies import policies
+from mtrl.registry import Registry
+from mtrl.scheduling import schedulers
+from mtrl.training.load import TrainedAgent
+
+PROJECT = Path(__file__).parents[2]
+README = (PROJECT / "README.md").read_text()
+# The guide to plug-ins is run by a test of its own; measuring has the flags of scripts.
+PAGES = {
+    path.name: path.read_text()
+    for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+    if path.name not in ("plug-in.md", "measuring.md")
+}
+COMMANDS = sorted(
+    {
+        line.removeprefix("$ ").partition(" #")[0].strip()
+        for text in PAGES.values()
+        for line in text.splitlines()
+        if line.startswith("$ mtrl train")
+    }
+)
+REGISTRIES: dict[str, Registry] = {
+    "suite": suites,
+    "agent": agent_types,
+    "architecture": architectures,
+    "policy": policies,
+    "encoder": encoders,
+    "aggregator": aggregators,
+    "scheduler": schedulers,
+    "normalizer": normalizers,
+}
+COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help"}
+EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video"}
 
 
 def between(name: str) -> str:
@@ -18,6 +66,18 @@ def between(name: str) -> str:
     match = re.search(r"```\w+\n(.*?)```", block, re.DOTALL)
     assert match is not None
     return match[1]
+
+
+def known_flags() -> set[str]:
+    """Every flag of `mtrl train` and `mtrl eval`, of all registered classes."""
+    agents.register()
+    envs.register()
+    names = {*REGISTRIES, *COMMAND_FLAGS, *EVALUATION_FLAGS, *(field.name for field in fields(RunSettings))}
+    for group, registry in REGISTRIES.items():
+        for cls in registry.classes():
+            own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]
+            names |= {f"{group}.{prefix}{name}" for name in own for prefix in ("", "no-")}
+    return {f"--{name.replace('_', '-')}" for name in names}
 
 
 def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> None:
@@ -36,3 +96,33 @@ def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> 
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
     assert "success rate" in result.stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_flag_that_a_page_names_exists(name: str) -> None:
+    named = set(re.findall(r"(?<![\w<-])--[a-z][a-z.-]*[a-z]", re.sub(r"<!--.*?-->", "", PAGES[name])))
+    assert named <= known_flags(), sorted(named - known_flags())
+
+
+# The others need a run or a file, or are run above.
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if not re.search(r"--resume|--config|film:", command)]
+)
+def test_a_training_command_is_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*shlex.split(command)[1:], "--print-config"]) == 0, capsys.readouterr().err
+    assert "suite:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", [group for group in REGISTRIES if group != "suite"])
+def test_every_class_is_named_on_a_page(group: str) -> None:
+    agents.register()
+    text = "".join(PAGES.values())
+    assert [name for name in REGISTRIES[group].names() if f"`{name}`" not in text and ":" not in name] == []
+
+
+def test_the_python_example_calls_what_exists() -> None:
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "mtrl.load" in text]
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    assert {ast.unparse(call.func) for call in calls} == {"mtrl.load", "trained.predict"}
+    assert {"run_dir", "checkpoint"} <= set(inspect.signature(mtrl.load).parameters)
+    inspect.signature(TrainedAgent.predict).bind(None, "observation", "reach-v3")

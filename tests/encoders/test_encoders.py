@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from mtrl.agent import seeded_construction
 from mtrl.encoders import Encoder, Impala, Nature, encoders
 from mtrl.encoders.impala import ResidualBlock
 from mtrl.encoders.pixels import Scale
 from mtrl.errors import BadInput
+from mtrl.seeding import seeded_construction
 
 VECTORS = gym.spaces.Box(-1, 1, (5,), np.float32)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)

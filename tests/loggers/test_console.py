@@ -35,9 +35,7 @@ def progress(env_steps: int, episodes: Sequence[FinishedEpisode] = ()) -> Progre
 
 
 def evaluation(env_steps: int, rates: list[float]) -> list[EvaluationRow]:
-    return [
-        EvaluationRow(env_steps, task, 4, rate, 0.0, "periodic") for task, rate in zip(TASKS, rates, strict=True)
-    ]
+    return [EvaluationRow(env_steps, task, 4, rate, 0.0, "periodic") for task, rate in zip(TASKS, rates, strict=True)]
 
 
 def result(num_episodes: int = 4) -> EvaluationResult:

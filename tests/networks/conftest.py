@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mtrl.agent import seeded_construction
+from mtrl.seeding import seeded_construction
 
 
 @pytest.fixture(autouse=True)

@@ -15,18 +15,15 @@ from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
-from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
+from mtrl.networks.layers import TaskHeads, one_hot
 from mtrl.networks.modular.routing import Routing
+from mtrl.networks.size import num_parameters
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.run import training_loop
 from tests.agents.constants import CONTINUOUS, DISCRETE
-
-
-def num_parameters(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def small_config(cls: type[PolicyArchitecture]) -> Any:
@@ -57,11 +54,27 @@ def test_every_registered_architecture_keeps_the_contract(cls: type[PolicyArchit
     check_architecture(cls, config)
 
 
+@pytest.mark.parametrize(("cls", "config"), CASES)
+def test_the_representation_is_what_the_head_reads(cls: type[PolicyArchitecture], config: Any) -> None:
+    network = cls(5, 4, 3, config)
+    output = run(network, torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3)
+    if architectures.get("separate") is cls:
+        assert output.representation is None
+        return
+    assert output.representation is not None
+    assert output.representation.dim() == 2
+    assert len(output.representation) == 6
+    (gradient,) = torch.autograd.grad(output.values.sum(), output.representation, retain_graph=True)
+    assert bool((gradient != 0).any(1).all())
+    reached = torch.autograd.grad(output.representation.sum(), list(network.parameters()), allow_unused=True)
+    assert any(gradient is not None and bool(gradient.any()) for gradient in reached)
+
+
 AGENTS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=2),
+    SAC: SAC.Config(batch_size=24, learning_starts=8),
     PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2),
 }
-"""Each learns within four vector steps."""
+"""Each learns within four vector steps of four environments."""
 
 
 @pytest.mark.parametrize("aggregator", [Mean, PCGrad])
@@ -70,13 +83,13 @@ AGENTS: dict[type[Agent], Any] = {
 def test_every_agent_learns_with_every_registered_architecture(
     cls: type[PolicyArchitecture], config: Any, agent_type: type[Agent], aggregator: type[GradientAggregator]
 ) -> None:
-    parts: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
+    components: Any = {"architecture": cls, "architecture_config": config, "aggregator": aggregator}
     for suite in (CONTINUOUS, DISCRETE):
-        agent = make_agent(agent_type, AGENTS[agent_type], suite.spec, **parts)
+        agent = make_agent(agent_type, AGENTS[agent_type], suite.spec, **components)
         state = make_train_state(agent, suite)
         groups = agent.groups().values()
         before = [[parameter.clone() for parameter in group.parameters.values()] for group in groups]
-        last = list(train(state, 4 * state.envs.num_envs))[-1]
+        last = list(training_loop(state, 4 * state.envs.num_envs))[-1]
         assert last.metrics, "it has not learnt yet"
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
         assert {len(values) for values in last.metrics.values()} == {suite.spec.num_tasks}
@@ -112,7 +125,7 @@ def test_without_a_task_input_all_tasks_get_the_same_output() -> None:
     features = torch.ones(1, 5)
     for task_input, same in (("none", True), ("one-hot", False), ("embedding", False)):
         network = MLP(5, 2, 3, MLP.Config(width=8, task_input=task_input))
-        first, second = (network(features, torch.tensor([task])) for task in (0, 1))
+        first, second = (network(features, torch.tensor([task])).values for task in (0, 1))
         assert torch.equal(first, second) == same
 
 
@@ -150,9 +163,7 @@ class Talkative(PolicyArchitecture):
         super().__init__(in_features, out_features, num_tasks, config)
         self.layer = torch.nn.Linear(in_features, out_features)
 
-    def forward(
-        self, features: torch.Tensor, task_ids: torch.Tensor, draw: torch.Tensor | None = None
-    ) -> torch.Tensor | Output:
+    def forward(self, features: torch.Tensor, task_ids: torch.Tensor) -> Output:
         return Output(self.layer(features), losses={"size": self.layer.bias.square().sum().expand(3)})
 
 

@@ -23,11 +23,11 @@ def popart(num_tasks: int, rate: float = 3e-4) -> PopArt:
 
 def test_statistics_are_moving_averages_of_the_tasks_means() -> None:
     normalizer = popart(3, rate=0.1)
-    normalizer.update(torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0, 0, 2]), [])
+    normalizer.update_statistics(torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0, 0, 2]), [])
     # mu 0 and nu 1 at the start; task 0 has mean 2 and mean square 5.
     assert normalizer.mean.tolist() == pytest.approx([0.2, 0.0, 1.0])
     assert normalizer.mean_square.tolist() == pytest.approx([0.9 + 0.5, 1.0, 0.9 + 10.0])
-    assert normalizer.deviation.tolist() == pytest.approx([(1.4 - 0.04) ** 0.5, 1.0, (10.9 - 1.0) ** 0.5])
+    assert normalizer.std.tolist() == pytest.approx([(1.4 - 0.04) ** 0.5, 1.0, (10.9 - 1.0) ** 0.5])
     tasks = torch.tensor([0, 2])
     assert normalizer.normalize(torch.tensor([1.2, 1.0]), tasks).tolist() == pytest.approx([1 / 1.36**0.5, 0.0])
     assert normalizer.denormalize(torch.tensor([1.0, 2.0]), tasks).tolist() == pytest.approx(
@@ -42,7 +42,7 @@ def test_one_update_rescales_scale_and_shift_of_every_output() -> None:
         outputs[0].scale.copy_(torch.tensor([[3.0, 1.0], [2.0, 1.0]]))
         outputs[0].shift.copy_(torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
     # mu becomes 2 and nu 0.5 + 0.5 * 25 = 13, so sigma 3.
-    normalizer.update(torch.tensor([3.0, 5.0, 5.0, 3.0]) ** 1, torch.zeros(4, dtype=torch.int64), outputs)
+    normalizer.update_statistics(torch.tensor([3.0, 5.0, 5.0, 3.0]) ** 1, torch.zeros(4, dtype=torch.int64), outputs)
     mean, square = 4.0, (9 + 25) / 2
     assert normalizer.mean[0].item() == mean / 2
     sigma = (0.5 + square / 2 - mean**2 / 4) ** 0.5
@@ -51,16 +51,16 @@ def test_one_update_rescales_scale_and_shift_of_every_output() -> None:
     assert outputs[1].scale.tolist() == [pytest.approx([1 / sigma, 1.0])]
 
 
-def test_the_deviation_is_bounded_below_and_above() -> None:
+def test_the_standard_deviation_is_bounded_below_and_above() -> None:
     normalizer = popart(2, rate=1.0)
-    normalizer.update(torch.tensor([7.0, -1e9, 1e9]), torch.tensor([0, 1, 1]), [])
-    assert normalizer.deviation.tolist() == pytest.approx([1e-4, 1e6])
+    normalizer.update_statistics(torch.tensor([7.0, -1e9, 1e9]), torch.tensor([0, 1, 1]), [])
+    assert normalizer.std.tolist() == pytest.approx([1e-4, 1e6])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_return_that_is_not_finite_changes_nothing(bad: float) -> None:
     normalizer, output = popart(2), TaskAffine(1, 2)
-    normalizer.update(torch.tensor([5.0, bad]), torch.tensor([0, 1]), [output])
+    normalizer.update_statistics(torch.tensor([5.0, bad]), torch.tensor([0, 1]), [output])
     assert normalizer.mean.tolist() == [0.0, 0.0]
     assert normalizer.mean_square.tolist() == [1.0, 1.0]
     assert output.scale.tolist() == [[1.0, 1.0]]
@@ -101,26 +101,26 @@ class Case:
         st.tuples(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1e-3, 1.0, 1e3, 1e6])), min_size=1, max_size=8
     ),
 )
-def test_an_update_leaves_unnormalised_predictions_alone(
+def test_an_update_leaves_unnormalized_predictions_alone(
     seed: int, num_tasks: int, rate: float, batches: list[tuple[float, float]]
 ) -> None:
     case, normalizer = Case(seed, num_tasks), popart(num_tasks, rate)
     for location, spread in batches:
         before = case.predictions(normalizer)
-        sizes = before.abs() + normalizer.deviation[case.task_ids] + normalizer.mean[case.task_ids].abs()
-        normalizer.update(*case.targets(location, spread), [case.output])
-        sizes = torch.maximum(sizes, normalizer.deviation[case.task_ids] + normalizer.mean[case.task_ids].abs())
+        sizes = before.abs() + normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs()
+        normalizer.update_statistics(*case.targets(location, spread), [case.output])
+        sizes = torch.maximum(sizes, normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs())
         after = case.predictions(normalizer)
         assert ((after - before).abs() <= 1e-5 * sizes).all()
 
 
-def test_normalised_and_plain_squared_errors_differ_by_the_variance() -> None:
+def test_normalized_and_plain_squared_errors_differ_by_the_variance() -> None:
     # So the loss of a task does not depend on the units of its rewards.
     case, normalizer = Case(1, 2), popart(2, rate=0.2)
     for _ in range(20):
-        normalizer.update(*case.targets(50.0, 1000.0), [case.output])
+        normalizer.update_statistics(*case.targets(50.0, 1000.0), [case.output])
     returns = 1000 * torch.randn(40, generator=case.generator)
-    normalised = case.output(case.networks(case.features, case.task_ids).values, case.task_ids).squeeze(-1)
-    errors = normalised - normalizer.normalize(returns, case.task_ids)
+    normalized = case.output(case.networks(case.features, case.task_ids).values, case.task_ids).squeeze(-1)
+    errors = normalized - normalizer.normalize(returns, case.task_ids)
     plain = case.predictions(normalizer) - returns
     torch.testing.assert_close(errors * normalizer.scale(case.task_ids), plain, rtol=1e-4, atol=1e-2)

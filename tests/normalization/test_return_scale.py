@@ -29,7 +29,7 @@ def step(reward: list[float], task_ids: list[int], ended: list[bool], truncated:
 
 
 @pytest.mark.parametrize("truncated", [False, True])
-def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: bool) -> None:
+def test_the_scale_is_the_standard_deviation_of_discounted_sums_of_rewards(truncated: bool) -> None:
     normalizer = scale()
     normalizer.on_env_step(step([1.0, 8.0], [0, 1], [False, False]))
     normalizer.on_env_step(step([2.0, 0.0], [0, 1], [True, False]))
@@ -40,7 +40,7 @@ def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: boo
     if not truncated:
         assert normalizer.sums.tolist() == [3.0, 0.0]
     expected = [float(np.std(own)) for own in sums]
-    assert normalizer.deviation.tolist() == pytest.approx(expected)
+    assert normalizer.std.tolist() == pytest.approx(expected)
     tasks = torch.tensor([1, 0])
     values = torch.tensor([2.0, 3.0])
     assert normalizer.denormalize(values, tasks).tolist() == pytest.approx([2 * expected[1], 3 * expected[0]])
@@ -49,16 +49,16 @@ def test_the_scale_is_the_deviation_of_discounted_sums_of_rewards(truncated: boo
 
 def test_before_there_is_anything_to_measure_the_scale_is_one() -> None:
     normalizer = scale()
-    assert normalizer.deviation.tolist() == [1.0, 1.0]
+    assert normalizer.std.tolist() == [1.0, 1.0]
     normalizer.on_env_step(step([5.0], [0], [False]))
-    assert normalizer.deviation.tolist() == [1.0, 1.0]
+    assert normalizer.std.tolist() == [1.0, 1.0]
 
 
 def test_rewards_that_never_differ_give_no_infinite_units() -> None:
     normalizer = scale(1)
     for _ in range(5):
         normalizer.on_env_step(step([0.0], [0], [True]))
-    assert normalizer.deviation.tolist() == pytest.approx([1e-4])
+    assert normalizer.std.tolist() == pytest.approx([1e-4])
 
 
 def test_the_running_sums_are_part_of_the_state() -> None:
@@ -67,5 +67,5 @@ def test_the_running_sums_are_part_of_the_state() -> None:
     restored.load_state_dict(normalizer.state_dict())
     for each in (normalizer, restored):
         each.on_env_step(step([3.0, 1.0, 1.0], [0, 1, 1], [False, False, False]))
-    assert restored.deviation.tolist() == normalizer.deviation.tolist()
+    assert restored.std.tolist() == normalizer.std.tolist()
     assert restored.sums.tolist() == [3.5, 5.0, 1.0]

@@ -1,4 +1,4 @@
-"""Who multiplies float32 matrices in this process. What the processor running this is, no test may depend on."""
+"""The library that multiplies float32 matrices. No test may depend on the processor that runs it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from agents.sac import SAC
-from mtrl.optim import matmul_backend as matrix_products
 from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.pcgrad import PCGrad
-from mtrl.optim.matmul_backend import ONEDNN, SETTING, DEFAULT, choose_matmul_backend, default_matmul_backend
 from mtrl.networks import PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.separate import Separate
+from mtrl.optim import matmul_backend
+from mtrl.optim.matmul_backend import DEFAULT, ONEDNN, SETTING, choose_matmul_backend, default_matmul_backend
 from mtrl.testing.small_runs import make_agent
 from tests.agents.constants import CONTINUOUS, batch_of
 
@@ -26,7 +26,7 @@ ZEN_5 = {"avx512_f": True, "cpu_name": "AMD EPYC"}
 @pytest.fixture(autouse=True)
 def _undone() -> Iterator[None]:
     before = SETTING.fp32_precision
-    probe = matrix_products._onednn_is_exact
+    probe = matmul_backend._onednn_is_exact
     yield
     SETTING.fp32_precision = before
     probe.cache_clear()
@@ -35,7 +35,7 @@ def _undone() -> Iterator[None]:
 def on(monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any]) -> None:
     """A process in which nobody has chosen yet, on that processor."""
     SETTING.fp32_precision = "none"
-    matrix_products._onednn_is_exact.cache_clear()
+    matmul_backend._onednn_is_exact.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
 
 
@@ -58,7 +58,7 @@ def test_torch_keeps_its_choice_where_that_makes_use_of_the_processor(
 
 def test_onednn_multiplies_where_mkl_leaves_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, ZEN_5)
-    monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: True)
+    monkeypatch.setattr(matmul_backend, "_onednn_is_exact", lambda: True)
     assert [choose_matmul_backend() for _ in range(2)] == [ONEDNN, ONEDNN]
 
 
@@ -76,14 +76,14 @@ def test_not_where_it_would_round(rounded: torch.dtype, monkeypatch: pytest.Monk
     [
         ("ieee", True, DEFAULT),
         ("bf16", True, ONEDNN),
-        ("bf16", False, f"{DEFAULT}, told that they may round to bf16"),
+        ("bf16", False, f"{DEFAULT}, with rounding to bf16 allowed"),
     ],
 )
 def test_a_setting_that_somebody_made_stays(
     setting: str, exact: bool, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, ZEN_5)
-    monkeypatch.setattr(matrix_products, "_onednn_is_exact", lambda: exact)
+    monkeypatch.setattr(matmul_backend, "_onednn_is_exact", lambda: exact)
     SETTING.fp32_precision = setting
     assert choose_matmul_backend() == said
     assert SETTING.fp32_precision == setting
@@ -131,7 +131,7 @@ def fail_with_default_matmul_backend() -> None:
         raise ZeroDivisionError
 
 
-def test_default_matmul_backend_are_for_a_while() -> None:
+def test_the_default_backend_is_for_a_while() -> None:
     SETTING.fp32_precision = "bf16"
     with pytest.raises(ZeroDivisionError):
         fail_with_default_matmul_backend()
@@ -143,7 +143,7 @@ def test_default_matmul_backend_are_for_a_while() -> None:
 @pytest.mark.parametrize("architecture", [MLP, Separate])
 @pytest.mark.parametrize("aggregator", [Mean, PCGrad])
 @pytest.mark.parametrize("tasks", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 2]], ids=["equal shares", "others"])
-def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
+def test_per_task_gradients_of_unequal_shares_are_left_to_the_default_backend(
     tasks: list[int], aggregator: type[GradientAggregator], architecture: type[PolicyArchitecture]
 ) -> None:
     SETTING.fp32_precision = "bf16"
@@ -151,17 +151,7 @@ def test_tasks_of_changing_numbers_of_rows_are_not_taken_apart_by_onednn(
     settings: list[str] = []
     backward = agent.critic_group.aggregator.backward
     agent.critic_group.aggregator.backward = lambda *given: settings.append(SETTING.fp32_precision) or backward(*given)
-    agent.learn_from(batch_of(tasks))
-    takes_apart = architecture is Separate or aggregator is PCGrad
-    assert settings == ["none" if takes_apart and len(set(map(tasks.count, tasks))) > 1 else "bf16"]
+    agent.learn(batch_of(tasks))
+    needs_per_task_gradients = architecture is Separate or aggregator is PCGrad
+    assert settings == ["none" if needs_per_task_gradients and len(set(map(tasks.count, tasks))) > 1 else "bf16"]
     assert SETTING.fp32_precision == "bf16"
-
-
-@pytest.mark.parametrize(("tasks", "expected"), [([0, 0, 1, 1], "bf16"), ([0, 1, 1, 1], "none")])
-def test_separate_networks_leave_changing_numbers_of_rows_to_torch(tasks: list[int], expected: str) -> None:
-    SETTING.fp32_precision = "bf16"
-    separate = Separate(5, 1, 2, Separate.Config(width=8, depth=1))
-    settings = []
-    separate.networks[0].register_forward_hook(lambda *_: settings.append(SETTING.fp32_precision))
-    separate(torch.ones(4, 5), torch.tensor(tasks))
-    assert settings == [expected]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,25 +19,27 @@ import agents
 import envs
 from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.agent import Agent
-from mtrl.aggregation import task_gradients
+from mtrl.agent import Agent, Components
+from mtrl.aggregation import Parameters, TaskLosses, task_gradients
 from mtrl.config.schema import resolve_config
 from mtrl.errors import BadInput
 from mtrl.networks import architectures
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization.popart import PopArt
+from mtrl.normalization.return_scale import ReturnScale
 from mtrl.policies.distral import Distral
 from mtrl.testing import check_agent
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
-from mtrl.types import Batch
+from mtrl.training.run import training_loop
+from mtrl.types import ActionStep, Batch
 from tests.agents.constants import CONTINUOUS, DISCRETE, batch_of, make_constant
 
 CONFIGS: dict[type[Agent], Any] = {
-    SAC: SAC.Config(batch_size=24, random_steps=2, discount=0.9),
-    PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2, discount=0.0, entropy_coefficient=0.5),
+    SAC: SAC.Config(batch_size=24, learning_starts=8, discount=0.9, max_grad_norm=1e6),
+    PPO: PPO.Config(rollout_steps=4, epochs=1, minibatches=2, discount=0.0, entropy_coefficient=0.5, max_grad_norm=1e6),
 }
-WORLDS = pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+SUITES = pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+SMALL = MLP.Config(width=8, depth=1)
 ALPHA, BETA = 0.25, 4.0
 C_KL, C_ENT = 1 / 16, 3 / 16
 
@@ -47,10 +50,10 @@ P_OWN = {0: [1 / 7, 3 / 7, 1 / 7, 2 / 7], 1: [1 / 5, 3 / 5, 1 / 5, 0.0]}
 
 
 def distral(
-    cls: type[Agent], suite: Any, num_columns: int = 1, parts: dict[str, Any] | None = None, **config: Any
+    cls: type[Agent], suite: Any, num_columns: int = 1, components: dict[str, Any] | None = None, **config: Any
 ) -> Any:
     settings = Distral.Config(**{"num_columns": num_columns, "distral_alpha": ALPHA, "distral_beta": BETA} | config)
-    return make_agent(cls, CONFIGS[cls], suite.spec, policy=Distral, policy_config=settings, **parts or {})
+    return make_agent(cls, CONFIGS[cls], suite.spec, policy=Distral, policy_config=settings, **components or {})
 
 
 def with_columns(agent: Any, common: Sequence[float], task: Sequence[float]) -> Any:
@@ -129,7 +132,7 @@ def test_two_columns_multiply_their_gaussians(cls: type[Agent]) -> None:
     assert out(policy, [2]).prior.mean[0].tolist() == [1.0, 0.0]
 
 
-def test_soft_values_pay_the_expectation_of_the_regularised_reward() -> None:
+def test_soft_values_subtract_the_expected_regularization() -> None:
     agent = with_critics(with_columns(distral(SAC, DISCRETE), COMMON, OWN), [1.0, 2.0, 3.0, 4.0])
     batch = batch_of([0, 1], action=torch.tensor([0, 0]), reward=torch.tensor([5.0, 6.0]))
     q = {0: sum(p * v for p, v in zip(P_OWN[0], (1, 2, 3, 4), strict=True)), 1: (1 + 6 + 3) / 5}
@@ -137,86 +140,116 @@ def test_soft_values_pay_the_expectation_of_the_regularised_reward() -> None:
     target = [5 + 0.9 * (q[0] - costs[0]), 6 + 0.9 * (q[1] - costs[1])]
     assert agent.bellman_target(batch).tolist() == pytest.approx(target, rel=1e-5)
     distillation = {task: C_KL * divergence(P_OWN[task], P_COMMON[task]) for task in (0, 1)}
-    losses = agent.actor_losses(agent.actor_group.parameters, batch).losses.tolist()
+    losses = agent.actor_group.step(agent.actor_losses, batch).losses.tolist()
     assert losses == pytest.approx([*(costs[task] - q[task] + distillation[task] for task in (0, 1)), 0.0], rel=1e-5)
 
 
-def test_soft_values_of_gaussians_pay_for_the_sample_and_for_the_exact_divergence() -> None:
+def test_soft_values_of_gaussians_subtract_the_samples_entropy_and_the_exact_divergence() -> None:
     agent = with_columns(distral(SAC, CONTINUOUS), [1.0, 0.0, math.log(2), 0.0], [0.0, 0.0, 0.0, 0.0])
     agent = with_critics(agent, [2.0])
     # The sample is at the mean, where log pi = -log 2 pi. KL of N(0, 1) from N(1, 4), the other dimension agrees.
     kl = 0.5 * (1 / 4 + 1 / 4 - 1) + math.log(2)
-    charge = C_ENT * -math.log(2 * math.pi) + C_KL * kl
-    assert agent.bellman_target(batch_of([1])).tolist() == pytest.approx([0.9 * (2 - charge)], rel=1e-5)
-    losses = agent.actor_losses(agent.actor_group.parameters, batch_of([1])).losses.tolist()
-    assert losses == pytest.approx([0.0, charge - 2 + C_KL * kl, 0.0], rel=1e-5)
+    regularization = C_ENT * -math.log(2 * math.pi) + C_KL * kl
+    assert agent.bellman_target(batch_of([1])).tolist() == pytest.approx([0.9 * (2 - regularization)], rel=1e-5)
+    losses = agent.actor_group.step(agent.actor_losses, batch_of([1])).losses.tolist()
+    assert losses == pytest.approx([0.0, regularization - 2 + C_KL * kl, 0.0], rel=1e-5)
 
 
-@WORLDS
+@SUITES
 @pytest.mark.parametrize("num_columns", [1, 2])
-def test_what_samples_cost_is_on_average_the_expected_charge(suite: Any, num_columns: int) -> None:
+def test_the_regularization_of_samples_is_on_average_the_expected_one(suite: Any, num_columns: int) -> None:
     columns = (COMMON, OWN) if suite is DISCRETE else ([0.5, -0.2], [0.1, 0.3])
     policy = with_columns(distral(PPO, suite, num_columns), *columns).networks.policy
     output = out(policy, [1] * 200_000)
-    noise = policy.head.draw_noise(200_000, torch.Generator().manual_seed(1))
-    found = output.charge(output.distribution.sample(noise))
+    noise = policy.head.sample_noise(200_000, torch.Generator().manual_seed(1))
+    found = output.regularization(output.distribution.sample(noise))
     entropy = output.distribution.entropy()
-    expected = output.expected_charge(-entropy, torch.tensor(policy.temperature))
+    expected = output.expected_regularization(-entropy, torch.tensor(policy.temperature))
     assert found.mean().item() == pytest.approx(expected[0].item(), abs=2e-3)
 
 
-def rollout_of(agent: PPO, acted: Any, tasks: np.ndarray, reward: Tensor) -> Batch:
+def rollout_of(agent: PPO, action_step: ActionStep, tasks: np.ndarray, reward: Tensor) -> Batch:
     """One vector step (1, N) of what the agent did."""
-    rows = len(tasks)
-    columns = {name: torch.from_numpy(value) for name, value in acted.extras.items()}
-    batch = batch_of(tasks.tolist(), reward=reward, action=torch.from_numpy(acted.action), draws={}, extras=columns)
-    return batch.map_rows(lambda value: value.view(1, rows, *value.shape[1:]))
+    num_samples = len(tasks)
+    columns = {name: torch.from_numpy(value) for name, value in action_step.extras.items()}
+    batch = batch_of(
+        tasks.tolist(), reward=reward, action=torch.from_numpy(action_step.action), noise={}, extras=columns
+    )
+    return batch.map_columns(lambda value: value.view(1, num_samples, *value.shape[1:]))
 
 
-def test_ppo_learns_from_the_regularised_reward() -> None:
+def test_ppo_learns_from_the_regularized_reward() -> None:
     agent = with_columns(distral(PPO, DISCRETE), COMMON, OWN)
     tasks = np.arange(30) % 2
-    acted = agent.act(np.ones((30, 5), np.float32), tasks, explore=True)
+    action_step = agent.act(np.ones((30, 5), np.float32), tasks, explore=True)
     reward = torch.arange(30.0)
-    batch = agent.with_advantages(rollout_of(agent, acted, tasks, reward))
+    batch = agent.with_advantages(rollout_of(agent, action_step, tasks, reward))
     # r + (a/b) log pi_0 - (1/b) log pi_i of the actions taken; the discount is 0.
-    regularised = [
+    regularized = [
         float(reward[row]) - cost(P_OWN[task][action], P_COMMON[task][action])
-        for row, (task, action) in enumerate(zip(tasks, acted.action, strict=True))
+        for row, (task, action) in enumerate(zip(tasks, action_step.action, strict=True))
     ]
-    assert len(set(acted.action)) > 2
-    assert batch.extras["return"].tolist() == pytest.approx(regularised, rel=1e-5)
+    assert len(set(action_step.action)) > 2
+    assert batch.extras["return"].tolist() == pytest.approx(regularized, rel=1e-5)
 
 
-def test_ppo_pays_for_the_sample_before_it_was_clipped_to_the_box() -> None:
+def test_ppo_regularizes_the_sample_before_it_was_clipped_to_the_box() -> None:
     agent = with_columns(distral(PPO, CONTINUOUS), [1.0, 0.0], [0.0, 0.0])
     tasks = np.zeros(40, np.int64)
-    acted = agent.act(np.ones((40, 5), np.float32), tasks, explore=True)
-    sample = torch.from_numpy(acted.extras["sample"])
+    action_step = agent.act(np.ones((40, 5), np.float32), tasks, explore=True)
+    sample = torch.from_numpy(action_step.extras["sample"])
     log_own = -0.5 * sample.square().sum(1) - math.log(2 * math.pi)
     log_common = -0.5 * ((sample[:, 0] - 1).square() + sample[:, 1].square()) - math.log(2 * math.pi)
     assert (sample.abs() > 1).any()
-    torch.testing.assert_close(torch.from_numpy(acted.extras["charge"]), log_own / BETA - ALPHA / BETA * log_common)
+    torch.testing.assert_close(
+        torch.from_numpy(action_step.extras["regularization"]), log_own / BETA - ALPHA / BETA * log_common
+    )
 
 
-def test_the_charge_is_in_the_units_of_the_normaliser() -> None:
-    agent = with_columns(distral(PPO, DISCRETE, parts={"normalizer": PopArt}), COMMON, OWN)
-    agent.normalizer.mean_square.copy_(torch.tensor([9.0, 100.0, 1.0]))  # deviations 3 and 10
+def test_popart_leaves_the_coefficients_in_reward_units() -> None:
+    agent = with_columns(distral(PPO, DISCRETE, components={"normalizer": PopArt}), COMMON, OWN)
+    agent.normalizer.mean_square.copy_(torch.tensor([9.0, 100.0, 1.0]))  # standard deviations 3 and 10
     tasks = np.array([0, 1])
-    acted = agent.act(np.ones((2, 5), np.float32), tasks, explore=True)
-    batch = agent.with_advantages(rollout_of(agent, acted, tasks, torch.tensor([5.0, 6.0])))
-    costs = [cost(P_OWN[task][acted.action[task]], P_COMMON[task][acted.action[task]]) for task in (0, 1)]
+    action_step = agent.act(np.ones((2, 5), np.float32), tasks, explore=True)
+    batch = agent.with_advantages(rollout_of(agent, action_step, tasks, torch.tensor([5.0, 6.0])))
+    costs = [cost(P_OWN[task][action_step.action[task]], P_COMMON[task][action_step.action[task]]) for task in (0, 1)]
+    assert batch.extras["return"].tolist() == pytest.approx([5 - costs[0], 6 - costs[1]], rel=1e-5)
+
+
+def test_where_the_rewards_are_divided_the_coefficients_are_in_their_units() -> None:
+    agent = with_columns(distral(PPO, DISCRETE, components={"normalizer": ReturnScale}), COMMON, OWN)
+    agent.normalizer.count.fill_(2)
+    agent.normalizer.squares.copy_(torch.tensor([18.0, 200.0, 2.0]))  # standard deviations 3 and 10
+    tasks = np.array([0, 1])
+    action_step = agent.act(np.ones((2, 5), np.float32), tasks, explore=True)
+    batch = agent.with_advantages(rollout_of(agent, action_step, tasks, torch.tensor([5.0, 6.0])))
+    costs = [cost(P_OWN[task][action_step.action[task]], P_COMMON[task][action_step.action[task]]) for task in (0, 1)]
     assert batch.extras["return"].tolist() == pytest.approx([5 - 3 * costs[0], 6 - 10 * costs[1]], rel=1e-5)
+
+
+def test_soft_values_under_popart_subtract_the_regularization_in_reward_units() -> None:
+    agent = distral(SAC, DISCRETE, components={"normalizer": PopArt})
+    agent = with_critics(with_columns(agent, COMMON, OWN), [1.0, 2.0, 3.0, 4.0])
+    agent.normalizer.mean.copy_(torch.tensor([4.0, 0.0, 0.0]))
+    agent.normalizer.mean_square.copy_(torch.tensor([25.0, 100.0, 1.0]))  # standard deviations 3 and 10
+    batch = batch_of([0, 1], action=torch.tensor([0, 0]), reward=torch.tensor([5.0, 6.0]))
+    q = {0: sum(p * v for p, v in zip(P_OWN[0], (1, 2, 3, 4), strict=True)), 1: (1 + 6 + 3) / 5}
+    costs = {task: mean_cost(P_OWN[task], P_COMMON[task]) for task in (0, 1)}
+    # r + gamma (sigma Q + mu - cost); the actor's loss is cost / sigma - Q.
+    target = [5 + 0.9 * (3 * q[0] + 4 - costs[0]), 6 + 0.9 * (10 * q[1] - costs[1])]
+    assert agent.bellman_target(batch).tolist() == pytest.approx(target, rel=1e-5)
+    losses = agent.actor_losses(agent.actor_group.parameters, batch).losses.tolist()
+    assert losses == pytest.approx([costs[0] / 3 - q[0], costs[1] / 10 - q[1], 0.0], rel=1e-5)
 
 
 def test_ppo_gives_no_entropy_bonus() -> None:
     agent = with_columns(distral(PPO, DISCRETE), COMMON, OWN)
     make_constant(agent.networks.value.members[0], [0.0])
     rows = {"log_prob": torch.tensor([math.log(P_OWN[0][1])]), **dict.fromkeys(("value", "return"), torch.zeros(1))}
-    batch = batch_of([0], action=torch.tensor([1]), draws={}, extras=rows | {"advantage": torch.tensor([2.0])})
-    result = agent.losses(agent.group.parameters, batch)
+    batch = batch_of([0], action=torch.tensor([1]), noise={}, extras=rows | {"advantage": torch.tensor([2.0])})
+    result = agent.group.step(agent.losses, batch)
     assert result.losses[0].item() == pytest.approx(-2 + C_KL * divergence(P_OWN[0], P_COMMON[0]), rel=1e-5)
-    assert result.rows["entropy"].item() == pytest.approx(-sum(p * math.log(p) for p in P_OWN[0]), rel=1e-5)
+    assert result.metrics["entropy"].item() == pytest.approx(-sum(p * math.log(p) for p in P_OWN[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_columns", [1, 2])
@@ -245,7 +278,7 @@ def test_two_columns_both_learn_from_the_task_and_the_common_one_by_distillation
     policy = agent.policy
     output = out(policy, [0])
     own, common = (d.log_probs.exp().detach()[0] for d in (output.distribution, output.prior))
-    agent.actor_group.aggregator.backward(agent.actor_losses, batch_of([0]), agent.actor_group.parameters)
+    agent.actor_group.step(agent.actor_losses, batch_of([0]))
     # By a logit of pi_i, with pi_0 held fixed: pi (cost - mean cost), where cost includes -Q.
     costs = own.log() / BETA - ALPHA / BETA * common.log() - torch.tensor(values)
     by_logit = own * (costs - (own * costs).sum())
@@ -260,18 +293,16 @@ def test_kl_only_pays_nothing_for_a_policy_like_the_common_one() -> None:
         policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
         assert policy.temperature == 0
         output = out(policy, [0, 1, 2])
-        assert output.charge(torch.tensor([0, 1, 2])).tolist() == [0.0] * 3
-        assert output.expected_charge(torch.tensor([-1.0] * 3), torch.zeros(3)).tolist() == [0.0] * 3
+        assert output.regularization(torch.tensor([0, 1, 2])).tolist() == [0.0] * 3
+        assert output.expected_regularization(torch.tensor([-1.0] * 3), torch.zeros(3)).tolist() == [0.0] * 3
 
 
 def test_no_temperature_is_learnt() -> None:
     agent = distral(SAC, CONTINUOUS)
-    metrics = agent.learn_from(batch_of([0, 1, 2]))
+    metrics = agent.learn(batch_of([0, 1, 2]))
     assert not {"alpha", "alpha_loss"} & set(metrics)
-    assert not [name for name, _ in agent.named_parameters() if "alpha" in name]
-    assert agent.state()["temperatures"] == {}
-    assert agent.temperatures(torch.tensor([0, 2])).tolist() == [C_ENT, C_ENT]
-    assert agent.temperatures.task_weights().tolist() == [1.0] * 3
+    assert agent.state()["alpha_optimizer"] == {}
+    assert agent.alpha(torch.tensor([0, 2])).tolist() == pytest.approx([C_ENT, C_ENT])
 
 
 def test_the_protocol_plays_the_task_policy() -> None:
@@ -286,30 +317,30 @@ def test_the_protocol_plays_the_task_policy() -> None:
 @pytest.mark.parametrize("num_columns", [1, 2])
 @pytest.mark.parametrize("cls", CONFIGS)
 def test_agents_keep_their_contract_with_distral(cls: type[Agent], num_columns: int) -> None:
-    class Regularised(cls):  # type: ignore[misc, valid-type]
-        def __init__(self, parts: Any, config: Any):
+    class Regularized(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, components: Components, config: Any):
             def column(in_features: int, out_features: int, *, num_tasks: int | None = None) -> MLP:
-                return MLP(in_features, out_features, num_tasks or parts.spec.num_tasks, MLP.Config(width=8, depth=1))
+                return MLP(in_features, out_features, num_tasks or components.spec.num_tasks, SMALL)
 
             def policy(in_features: int, head: Any) -> Distral:
                 return Distral(column, in_features, head, Distral.Config(num_columns=num_columns))
 
-            super().__init__(type(parts)(**vars(parts) | {"policy": policy}), config)
+            super().__init__(replace(components, policy=policy), config)
 
-    check_agent(Regularised, CONFIGS[cls])
+    check_agent(Regularized, CONFIGS[cls])
 
 
 @pytest.mark.parametrize("name", architectures.names())
 def test_every_architecture_can_be_the_columns(name: str) -> None:
     cls = architectures.get(name)
     sizes = [field for field in cls.Config.__dataclass_fields__ if field.endswith(("width", "_size"))]
-    parts = {"architecture": cls, "architecture_config": cls.Config(**dict.fromkeys(sizes, 12))}
+    components = {"architecture": cls, "architecture_config": cls.Config(**dict.fromkeys(sizes, 12))}
     for agent_type, suite, num_columns in ((SAC, CONTINUOUS, 2), (PPO, DISCRETE, 1)):
-        agent = distral(agent_type, suite, num_columns, parts)
+        agent = distral(agent_type, suite, num_columns, components)
         policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
         columns = {"common": policy.common, "task": policy.task}
         before = {name: nn.utils.parameters_to_vector(column.parameters()) for name, column in columns.items()}
-        last = list(train(make_train_state(agent, suite), 16))[-1]
+        last = list(training_loop(make_train_state(agent, suite), 16))[-1]
         assert last.metrics, "it has not learnt yet"
         assert last.metrics["actor/kl"].shape == (3,)
         assert all(bool(torch.isfinite(values).all()) for values in last.metrics.values())
@@ -320,7 +351,7 @@ def test_every_architecture_can_be_the_columns(name: str) -> None:
             torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-7)
 
 
-@WORLDS
+@SUITES
 @pytest.mark.parametrize("num_columns", [1, 2])
 def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: Any, num_columns: int) -> None:
     agent = distral(SAC, suite, num_columns)
@@ -328,9 +359,15 @@ def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: 
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     noise = torch.rand(6, 2 if suite is CONTINUOUS else 4, generator=torch.Generator().manual_seed(2))
     observation = torch.linspace(-1, 1, 30).view(6, 5)
-    batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, draws={"action": noise})
+    batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, noise={"action": noise})
     parameters = agent.actor_group.parameters
-    together, alone = (task_gradients(agent.actor_losses, batch, parameters, 3, once) for once in (True, False))
+
+    def with_distillation(parameters: Parameters, batch: Batch) -> TaskLosses:
+        result = agent.actor_losses(parameters, batch)
+        (network,) = result.outputs
+        return TaskLosses(result.losses + network.losses["distillation"], result.metrics)
+
+    together, alone = (task_gradients(with_distillation, batch, parameters, 3, once) for once in (True, False))
     for name, gradient in together[0].items():
         torch.testing.assert_close(gradient, alone[0][name], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(together[1].losses, alone[1].losses)

@@ -71,20 +71,21 @@ def test_the_mode_is_the_squashed_mean() -> None:
     torch.testing.assert_close(gaussian.mode(), gaussian.sample(torch.zeros_like(noise)))
 
 
-def test_a_sample_carries_gradients_to_mean_and_deviation() -> None:
+def test_a_sample_carries_gradients_to_mean_and_standard_deviation() -> None:
     mean, log_std = torch.tensor([[0.3]], requires_grad=True), torch.tensor([[-0.5]], requires_grad=True)
     noise = torch.tensor([[0.7]])
-    expected = SquashedGaussian(mean, log_std).expect(lambda action: action.unsqueeze(0), noise)
+    expected = SquashedGaussian(mean, log_std).expect(lambda action: action, noise)
     gradient = torch.autograd.grad(expected.value.sum(), [mean, log_std])
     slope = 1 - math.tanh(0.3 + math.exp(-0.5) * 0.7) ** 2
     assert gradient[0].item() == pytest.approx(slope, rel=1e-5)
     assert gradient[1].item() == pytest.approx(slope * math.exp(-0.5) * 0.7, rel=1e-5)
 
 
-def test_continuous_expectation_takes_the_smallest_critic_row_by_row() -> None:
-    gaussian, noise = random_gaussian(2, 1)
-    values = torch.tensor([[[1.0], [5.0]], [[3.0], [2.0]]])  # (K, B, 1)
-    assert gaussian.expect(lambda _: values, noise).value.tolist() == [1.0, 2.0]
+def test_continuous_expectation_is_the_value_of_the_sampled_action() -> None:
+    gaussian, noise = random_gaussian(5, 1)
+    expected = gaussian.expect(lambda action: 2 * action, noise)
+    torch.testing.assert_close(expected.value, 2 * gaussian.sample(noise).squeeze(-1))
+    torch.testing.assert_close(expected.log_prob, gaussian.log_prob_of_noise(noise))
 
 
 def test_a_masked_categorical_never_picks_an_illegal_action() -> None:
@@ -102,13 +103,13 @@ def test_a_masked_categorical_never_picks_an_illegal_action() -> None:
         assert (distribution.log_probs.exp()[:, ~legal] == 0).all()
 
 
-def test_gumbel_max_draws_with_the_softmax_frequencies() -> None:
+def test_gumbel_max_samples_with_the_softmax_frequencies() -> None:
     logits = torch.tensor([1.0, -0.5, 0.2, 9.0, 0.0])
     legal = torch.tensor([True, True, True, False, True])
-    draws = 200_000
-    distribution = masked(logits.expand(draws, 5), legal)
-    counts = distribution.sample(torch.rand(draws, 5, generator=torch_stream(1, "noise"))).bincount(minlength=5)
-    expected = draws * torch.softmax(torch.where(legal, logits, -torch.inf), 0)
+    num_samples = 200_000
+    distribution = masked(logits.expand(num_samples, 5), legal)
+    counts = distribution.sample(torch.rand(num_samples, 5, generator=torch_stream(1, "noise"))).bincount(minlength=5)
+    expected = num_samples * torch.softmax(torch.where(legal, logits, -torch.inf), 0)
     chi_squared = ((counts - expected)[legal] ** 2 / expected[legal]).sum()
     assert counts[3] == 0
     assert chi_squared < 3 + 5 * math.sqrt(6)
@@ -116,7 +117,7 @@ def test_gumbel_max_draws_with_the_softmax_frequencies() -> None:
 
 def test_discrete_expectation_is_the_sum_over_legal_actions() -> None:
     generator = torch_stream(1, "expectation")
-    logits, values = torch.randn(6, 4, generator=generator), torch.randn(2, 6, 4, generator=generator)
+    logits, values = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
     legal = torch.tensor([[True, True, True, True], [True, False, True, False], [False, False, True, False]])[
         torch.tensor([0, 1, 2, 0, 1, 2])
     ]
@@ -125,7 +126,7 @@ def test_discrete_expectation_is_the_sum_over_legal_actions() -> None:
         actions = [action for action in range(4) if legal[row, action]]
         total = sum(math.exp(logits[row, action]) for action in actions)
         probs = {action: math.exp(logits[row, action]) / total for action in actions}
-        value = sum(p * min(values[0, row, a].item(), values[1, row, a].item()) for a, p in probs.items())
+        value = sum(p * values[row, a].item() for a, p in probs.items())
         log_prob = sum(p * math.log(p) for p in probs.values())
         assert found.value[row].item() == pytest.approx(value, abs=1e-5)
         assert found.log_prob[row].item() == pytest.approx(log_prob, abs=1e-5)
@@ -134,7 +135,7 @@ def test_discrete_expectation_is_the_sum_over_legal_actions() -> None:
 def test_illegal_actions_get_no_gradient() -> None:
     logits = torch.tensor([[0.5, 2.0, -1.0, 40.0]], requires_grad=True)
     legal = torch.tensor([True, True, True, False])
-    values = torch.tensor([[[1.0, 2.0, 3.0, 1e6]]])
+    values = torch.tensor([[1.0, 2.0, 3.0, 1e6]])
     expected = masked(logits, legal).expect(lambda action: values, torch.empty(0))
     (gradient,) = torch.autograd.grad((expected.value - expected.log_prob).sum(), logits)
     assert torch.isfinite(gradient).all()
@@ -144,7 +145,7 @@ def test_illegal_actions_get_no_gradient() -> None:
 
 def test_a_sure_policy_has_entropy_zero_and_finite_gradients() -> None:
     logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
-    expected = MaskedCategorical(logits).expect(lambda action: torch.zeros(1, 1, 3), torch.empty(0))
+    expected = MaskedCategorical(logits).expect(lambda action: torch.zeros(1, 3), torch.empty(0))
     assert expected.log_prob.item() == 0
     assert torch.isfinite(torch.autograd.grad(expected.log_prob.sum(), logits)[0]).all()
 

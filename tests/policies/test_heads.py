@@ -11,7 +11,7 @@ import torch
 
 from mtrl.policies import CategoricalHead, SquashedGaussianHead, make_soft_head
 from mtrl.seeding import torch_stream
-from mtrl.types import TaskSpec, SuiteSpec
+from mtrl.types import SuiteSpec, TaskSpec
 from tests.env.counting import counting_suite
 
 CONTINUOUS = counting_suite("counting").spec  # two action dimensions

@@ -20,6 +20,7 @@ def in_child(action: Callable[[], None]) -> tuple[int, str]:
         try:
             torch.set_num_threads(1)  # a forked process has none of its parent's threads
             os.dup2(writer, 1)
+            os.close(writer)
             action()
             status = 0
         except BaseException:

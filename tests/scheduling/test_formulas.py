@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mtrl.env.target_quality import MIN_FRACTION, solved_fractions, target_quality
 from mtrl.errors import BadInput
 from mtrl.scheduling import ActiveScheduler, schedulers
 from mtrl.scheduling.a5c import A5C
 from mtrl.scheduling.explicit import Explicit
 from mtrl.scheduling.proportional import Proportional
 from mtrl.scheduling.ua4c import UA4C
-from mtrl.env.target_quality import MIN_FRACTION, solved_fractions, target_quality
 from mtrl.testing.scheduler import suite_with_targets
 from tests.scheduling.histories import episodes, suite_of
 

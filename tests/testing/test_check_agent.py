@@ -11,22 +11,22 @@ import pytest
 import torch
 
 from agents.sac import SAC
-from mtrl.agent import Agent, Parts
+from mtrl.agent import Agent, Components
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import BadInput, Diverged
 from mtrl.testing import check_agent
-from mtrl.types import Acted, Batch, Metrics
+from mtrl.types import ActionStep, Batch, Metrics
 
-CONFIG = SAC.Config(batch_size=6, random_steps=3)
+CONFIG = SAC.Config(batch_size=6, learning_starts=12)
 
 
 class ContinuousOnly(SAC):
     """Keeps the contract: it says what it cannot play."""
 
-    def __init__(self, parts: Parts, config: SAC.Config):
-        if isinstance(parts.spec.action_space, gym.spaces.Discrete):
+    def __init__(self, components: Components, config: SAC.Config):
+        if isinstance(components.spec.action_space, gym.spaces.Discrete):
             raise BadInput("continuous actions only")
-        super().__init__(parts, config)
+        super().__init__(components, config)
 
 
 def test_an_agent_may_refuse_an_action_space() -> None:
@@ -34,7 +34,7 @@ def test_an_agent_may_refuse_an_action_space() -> None:
 
 
 class RefusesAll(SAC):
-    def __init__(self, parts: Parts, config: SAC.Config):
+    def __init__(self, components: Components, config: SAC.Config):
         raise BadInput("not today")
 
 
@@ -47,52 +47,52 @@ class MutableConfig(SAC):
 class CountsActions(SAC):
     acted = 0
 
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         self.acted += 1
         return super().act(observation, task_ids, explore)
 
 
 class ExploresAlways(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         return super().act(observation, task_ids, True)
 
 
 class DrawsGlobally(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         np.random.random()
         return super().act(observation, task_ids, explore)
 
 
 class DoubleActions(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        return Acted(super().act(observation, task_ids, explore).action.astype(np.float64))
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        return ActionStep(super().act(observation, task_ids, explore).action.astype(np.float64))
 
 
 class BeyondTheBox(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        return Acted(3 * super().act(observation, task_ids, explore).action)
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        return ActionStep(3 * super().act(observation, task_ids, explore).action)
 
 
 class IgnoresTheMask(SAC):
-    def __init__(self, parts: Parts, config: SAC.Config):
-        spec = parts.spec
+    def __init__(self, components: Components, config: SAC.Config):
+        spec = components.spec
         if not isinstance(spec.action_space, gym.spaces.Discrete):
             raise BadInput("discrete actions only")
-        super().__init__(parts, config)
+        super().__init__(components, config)
 
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        return Acted(np.full(len(task_ids), 3))
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        return ActionStep(np.full(len(task_ids), 3))
 
 
 class OneActionForAll(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        return Acted(super().act(observation, task_ids, explore).action[:1])
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        return ActionStep(super().act(observation, task_ids, explore).action[:1])
 
 
 class UndeclaredExtras(SAC):
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        acted = super().act(observation, task_ids, explore)
-        return replace(acted, extras={"value": np.zeros(len(task_ids), np.float32)})
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        action_step = super().act(observation, task_ids, explore)
+        return replace(action_step, extras={"value": np.zeros(len(task_ids), np.float32)})
 
 
 class NeverLearns(SAC):
@@ -103,14 +103,14 @@ class NeverLearns(SAC):
 class ForgetsACounter(SAC):
     updates = 0
 
-    def learn_from(self, batch: Batch) -> Metrics:
+    def learn(self, batch: Batch) -> Metrics:
         self.updates += 1
-        return super().learn_from(batch)
+        return super().learn(batch)
 
 
 class ForgetsItsTemperatureMoments(SAC):
     def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state | {"temperatures": {}})
+        super().load_state(state | {"alpha_optimizer": {}})
 
 
 class KeepsAPickle(SAC):
@@ -119,28 +119,28 @@ class KeepsAPickle(SAC):
 
 
 class MetricsWithGraph(SAC):
-    def learn_from(self, batch: Batch) -> Metrics:
-        return super().learn_from(batch) | {"alpha": self.temperatures.log_alpha.exp()}
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(batch) | {"alpha": self.log_alpha.exp()}
 
 
-class MetricsOfRows(SAC):
-    def learn_from(self, batch: Batch) -> Metrics:
-        return super().learn_from(batch) | {"reward": batch.reward}
+class MetricsOfSamples(SAC):
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(batch) | {"reward": batch.reward}
 
 
 class MetricsAsNumbers(SAC):
-    def learn_from(self, batch: Batch) -> Metrics:
-        return super().learn_from(batch) | {"reward": batch.reward.mean().item()}  # type: ignore[dict-item]
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(batch) | {"reward": batch.reward.mean().item()}  # type: ignore[dict-item]
 
 
 class SwallowsNaN(SAC):
-    def learn_from(self, batch: Batch) -> Metrics:
-        return super().learn_from(replace(batch, reward=batch.reward.nan_to_num()))
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(replace(batch, reward=batch.reward.nan_to_num()))
 
 
 class NoticesTooLate(SAC):
-    def learn_from(self, batch: Batch) -> Metrics:
-        metrics = super().learn_from(replace(batch, reward=batch.reward.nan_to_num()))
+    def learn(self, batch: Batch) -> Metrics:
+        metrics = super().learn(replace(batch, reward=batch.reward.nan_to_num()))
         if not torch.isfinite(batch.reward).all():
             raise Diverged("reward is not finite")
         return metrics
@@ -160,7 +160,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (RefusesAll, r"refuses every kind of action space: \['not today', 'not today'\]"),
     (MutableConfig, "Config is not frozen"),
     (CountsActions, "act with explore=False changes the agent: acted"),
-    (ExploresAlways, "act with explore=False changes the agent: .*(explore_stream|steps_acted)"),
+    (ExploresAlways, "act with explore=False changes the agent: .*(explore_stream|env_steps)"),
     (DrawsGlobally, "uses the global generator of numpy.random"),
     (DoubleActions, "gives float64 actions, not (float32|int64)"),
     (BeyondTheBox, "gives actions beyond"),
@@ -169,10 +169,10 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (UndeclaredExtras, "gives extras of .*value"),
     (NeverLearns, "update gave no metrics"),
     (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
-    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose temperatures.optimizer"),
+    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
-    (MetricsOfRows, r"metric 'reward' has shape \(6,\)"),
+    (MetricsOfSamples, r"metric 'reward' has shape \(6,\)"),
     (MetricsAsNumbers, "metric 'reward' is a float"),
     (SwallowsNaN, "does not raise Diverged"),
     (NoticesTooLate, "it raises Diverged after it changed"),

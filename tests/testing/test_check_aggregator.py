@@ -12,48 +12,48 @@ from mtrl.types import Batch, State
 
 
 class WritesEverywhere(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = loss_of(parameters, batch)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = loss_fn(parameters, batch)
         (result.losses * batch.shares).sum().backward()
-        return TaskLosses(result.losses.detach(), result.rows)
+        return TaskLosses(result.losses.detach(), result.metrics)
 
 
-class LosesRows(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        return TaskLosses(super().backward(loss_of, batch, parameters).losses)
+class LosesMetrics(Mean):
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        return TaskLosses(super().backward(loss_fn, batch, parameters).losses)
 
 
 class KeepsTheGraph(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        super().backward(loss_of, batch, parameters)
-        return loss_of(parameters, batch)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        super().backward(loss_fn, batch, parameters)
+        return loss_fn(parameters, batch)
 
 
 class TotalsLosses(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = super().backward(loss_of, batch, parameters)
-        return TaskLosses(result.losses.sum(), result.rows)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = super().backward(loss_fn, batch, parameters)
+        return TaskLosses(result.losses.sum(), result.metrics)
 
 
 class StepsItself(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = super().backward(loss_of, batch, parameters)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = super().backward(loss_fn, batch, parameters)
         with torch.no_grad():
             parameters["bias"].sub_(1e-3)
         return result
 
 
 class LeavesOneOut(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = super().backward(loss_of, batch, parameters)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = super().backward(loss_fn, batch, parameters)
         parameters["weight"].grad = None
         return result
 
 
 class SwallowsNaN(Mean):
-    def backward(self, loss_of: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        result = super().backward(loss_of, batch, parameters)
-        return TaskLosses(result.losses.nan_to_num(), result.rows)
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = super().backward(loss_fn, batch, parameters)
+        return TaskLosses(result.losses.nan_to_num(), result.metrics)
 
 
 class RandomWeights(JacobianAggregator):
@@ -78,7 +78,7 @@ def test_an_aggregator_that_draws_from_its_own_stream_passes() -> None:
     ("cls", "message"),
     [
         (WritesEverywhere, "backward writes a gradient to what is not in `parameters`"),
-        (LosesRows, "the rows that the loss returned are lost"),
+        (LosesMetrics, "the metrics that the loss returned are lost"),
         (KeepsTheGraph, "returns losses that are not detached"),
         (TotalsLosses, r"backward returns losses \(\), not one per task"),
         (StepsItself, "backward changes the parameter 'bias'"),

@@ -31,24 +31,27 @@ class Plain(PolicyArchitecture):
 
     def build(self) -> None: ...
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return self.layer(torch.cat([features, self.embedding(task_ids)], dim=-1))
 
 
-class Drawing(Plain):
+class Routed(Plain):
     """Keeps the contract, with everything an author may use."""
 
-    draw_size = 2
+    noise_size = 2
     route_size = 2
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        noise = torch.full((len(features), 2), 0.6) if draw is None else draw
-        route = noise if noise.dtype == torch.int64 else (noise > 0.5).long()
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        if route is None:
+            route = torch.ones(len(features), 2, dtype=torch.int64) if noise is None else (noise > 0.5).long()
         values = super().forward(features, task_ids) + route.float().mean(-1, keepdim=True)
         return Output(
             values,
             route=route,
             route_log_prob=-route.float().sum(-1),
+            representation=values,
             route_entropy=route.float().sum(-1),
             losses={"size": self.embedding.weight.square().sum(-1)},
             diagnostics={"mean": route.float().mean(-1)},
@@ -60,12 +63,12 @@ class OneTaskAtATime(Plain):
 
     works_under_vmap = False
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         values = super().forward(features, task_ids)
         return 2 * values if values.sum().item() > 1e30 else values
 
 
-@pytest.mark.parametrize("cls", [Plain, Drawing, OneTaskAtATime])
+@pytest.mark.parametrize("cls", [Plain, Routed, OneTaskAtATime])
 def test_an_architecture_that_keeps_the_contract_passes(cls: type[PolicyArchitecture]) -> None:
     check_architecture(cls)
     check_architecture(cls, cls.Config(width=2))
@@ -89,17 +92,17 @@ class NoDataclass(Plain):
 
 
 class WrongShape(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features, task_ids).squeeze(-1)
 
 
 class DoublePrecision(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features, task_ids).double()
 
 
 class DrawsByItself(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return nn.functional.dropout(super().forward(features, task_ids), 0.5)
 
 
@@ -107,7 +110,7 @@ class CountsCalls(Plain):
     def build(self) -> None:
         self.history: list[int] = []
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         self.history.append(len(features))
         return super().forward(features, task_ids)
 
@@ -116,18 +119,18 @@ class KeepsStatistics(Plain):
     def build(self) -> None:
         self.register_buffer("average", torch.zeros(1))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         self.average += features.detach().mean()
         return super().forward(features, task_ids)
 
 
 class LooksAtTheBatch(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features - features.mean(0), task_ids)
 
 
 class LooksAtPositions(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features, torch.arange(len(features)) % self.num_tasks)
 
 
@@ -135,12 +138,12 @@ class HidesATensor(Plain):
     def build(self) -> None:
         self.hidden = torch.randn(1)
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features, task_ids) + self.hidden
 
 
 class DiagnosticOfNoRow(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return Output(super().forward(features, task_ids), diagnostics={"size": self.layer.weight.detach()[0]})
 
 
@@ -148,7 +151,7 @@ class SlicesAParameterList(Plain):
     def build(self) -> None:
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         (last,) = self.scales[1:]  # wraps what functional_call put there into a new parameter
         return super().forward(features, task_ids) * self.scales[0] * last
 
@@ -159,7 +162,7 @@ class Unused(Plain):
 
 
 class Detached(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return self.layer(torch.cat([features, self.embedding(task_ids).detach()], dim=-1))
 
 
@@ -169,7 +172,7 @@ class Frozen(Plain):
 
 
 class NeedsValues(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         rows = [
             super(NeedsValues, self).forward(features[i : i + 1], task_ids[i : i + 1]) for i in range(len(features))
         ]
@@ -177,29 +180,33 @@ class NeedsValues(Plain):
 
 
 class Explodes(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features.exp(), task_ids)
 
 
 class WritesItsInput(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features.mul_(2), task_ids)
 
 
-class OneLossForAll(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        return Output(super().forward(features, task_ids, draw).values, losses={"size": self.layer.bias.square().sum()})
+class OneLossForAll(Routed):
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        return Output(
+            super().forward(features, task_ids, noise, route).values, losses={"size": self.layer.bias.square().sum()}
+        )
 
 
-class NeedsADraw(Plain):
-    draw_size = 1
+class NeedsNoise(Plain):
+    noise_size = 1
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        noise = torch.rand(len(features), 1) if draw is None else draw
-        return super().forward(features, task_ids) + noise
+    def forward(self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None) -> Any:
+        shift = torch.rand(len(features), 1) if noise is None else noise
+        return super().forward(features, task_ids) + shift
 
 
-class RouteOfUnknownSize(Drawing):
+class RouteOfUnknownSize(Routed):
     route_size = 0
 
 
@@ -207,37 +214,50 @@ class GivesNoRoute(Plain):
     route_size = 1
 
 
-class RouteOfFloats(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        output = super().forward(features, task_ids, draw)
+class RouteOfFloats(Routed):
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        output = super().forward(features, task_ids, noise, route)
         return dataclasses.replace(output, route=output.route.float())
 
 
-class ForgetsTheRoute(Drawing):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        forgets = draw is not None and draw.dtype == torch.int64
-        return super().forward(features, task_ids, None if forgets else draw)
+class ForgetsTheRoute(Routed):
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        return super().forward(features, task_ids, noise)
 
 
-class RouterOutOfReach(Drawing):
+class RepresentationOfTheBatch(Routed):
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        output = super().forward(features, task_ids, noise, route)
+        return dataclasses.replace(output, representation=output.values.mean(0))
+
+
+class RouterOutOfReach(Routed):
     def build(self) -> None:
         self.logits = nn.Parameter(torch.zeros(2))
 
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
-        output = super().forward(features, task_ids, draw)
+    def forward(
+        self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
+    ) -> Any:
+        output = super().forward(features, task_ids, noise, route)
         log_prob = nn.functional.log_softmax(self.logits, dim=0)[output.route].sum(-1)
         return dataclasses.replace(output, route_log_prob=log_prob.detach())
 
 
 class NeedsOneDtype(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         values = super().forward(features, task_ids)
         products = features @ features.new_ones(features.shape[-1], values.shape[-1])
         return torch.zeros(values.shape).index_add(0, torch.arange(len(values)), products) + values
 
 
 class NeedsRows(Plain):
-    def forward(self, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def forward(self, features: Tensor, task_ids: Tensor) -> Any:
         return super().forward(features - 0 * features.amax(0), task_ids)
 
 
@@ -269,11 +289,12 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (Explodes, "features of size 1e\\+03 give values or gradients that are not finite"),
     (WritesItsInput, "forward changes its inputs in place"),
     (OneLossForAll, r"auxiliary loss 'size' has shape \(\), not one per task"),
-    (NeedsADraw, "the same inputs give another output"),
+    (NeedsNoise, "the same inputs give another output"),
     (RouteOfUnknownSize, r"route has shape \(1, 2\), not \(rows, route_size\) = \(1, 0\)"),
     (GivesNoRoute, "it declares route_size 1, and forward gives no route"),
     (RouteOfFloats, "route is torch.float32, not int64"),
-    (ForgetsTheRoute, "another when the route is passed back as `draw`"),
+    (ForgetsTheRoute, "another when the route is passed back as `route`"),
+    (RepresentationOfTheBatch, r"representation has shape \(1,\), not \(rows, d\)"),
     (RouterOutOfReach, r"no gradient reaches \['logits'\]"),
     (NeedsOneDtype, "under `precision` bfloat16 it fails .*need `.float\\(\\)`"),
     (NeedsRows, "forward takes no empty batch"),
@@ -291,7 +312,7 @@ def test_a_broken_architecture_is_told_what_is_wrong(cls: type[PolicyArchitectur
 def test_randomness_hidden_from_the_outputs_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     forward: Callable[..., Any] = Plain.forward
 
-    def drawing(self: Plain, features: Tensor, task_ids: Tensor, draw: Tensor | None = None) -> Any:
+    def drawing(self: Plain, features: Tensor, task_ids: Tensor) -> Any:
         torch.rand(1)
         return forward(self, features, task_ids)
 

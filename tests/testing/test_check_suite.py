@@ -12,12 +12,12 @@ import pytest
 
 from envs.point_mass import PointMass
 from mtrl.env.episodes import EpisodeSource
-from mtrl.errors import BadInput
 from mtrl.env.suite import Suite
+from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.errors import BadInput
 from mtrl.testing import check_suite
 from mtrl.testing.counting_suite import CountingEnvs, CountingSuite
 from mtrl.types import FinishedEpisode, State, SuiteSpec
-from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 
 
 @pytest.mark.parametrize("name", CountingSuite.suite_names)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mtrl
-from mtrl.training import run
 from mtrl.errors import BadInput
+from mtrl.training import run
 from tests.training.tiny_runs import in_child, tiny_config
 
 
@@ -28,3 +29,11 @@ def test_a_loaded_agent_acts_by_task_name_and_index(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="outside 0 to 3"):
         trained.predict(rows, 4)
     assert mtrl.load(str(tmp_path / "run"), checkpoint="best").checkpoint.startswith("best")
+
+
+def test_loading_leaves_the_callers_thread_count_alone(tmp_path: Path, three_threads: None) -> None:
+    config = tiny_config(total_env_steps=160, final_eval_episodes_per_task=0)
+    assert in_child(lambda: run.train(config, tmp_path / "run")) == 0  # on one thread
+    trained = mtrl.load(str(tmp_path / "run"))
+    trained.predict(np.zeros(2, np.float32), 0)
+    assert torch.get_num_threads() == 3

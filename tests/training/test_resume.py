@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mtrl.config.schema import RunConfig
-from mtrl.training import run
+from mtrl.optim.matmul_backend import DEFAULT
+from mtrl.training import restore, run
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
 
@@ -124,18 +125,22 @@ def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "long", tmp_path / "extended")
 
 
-def test_a_resume_says_that_another_library_multiplies(
+def test_a_resume_says_that_another_matmul_backend_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    libraries = iter(["torch's choice", "torch's choice", "oneDNN", "torch's choice"])
-    expected = ["", "", "'matrix products' 'unknown', now 'oneDNN'", "'matrix products' 'oneDNN', now 'unknown'"]
-    for turn, (library, message) in enumerate(zip(libraries, expected, strict=True)):
-        monkeypatch.setattr(run, "choose_matmul_backend", lambda library=library: library)
+    expected = [
+        (DEFAULT, ""),
+        (DEFAULT, ""),
+        ("oneDNN", "'matmul backend' 'unknown', now 'oneDNN'"),
+        (DEFAULT, "'matmul backend' 'oneDNN', now 'unknown'"),
+    ]
+    for turn, (backend, message) in enumerate(expected):
+        monkeypatch.setattr(restore, "choose_matmul_backend", lambda backend=backend: backend)
         config = tiny_config(total_env_steps=160)
         steps = {"total_env_steps": 160 + 80 * turn}
         assert (run.resume(tmp_path / "run", steps) if turn else run.train(config, tmp_path / "run")) == 0
         said = capsys.readouterr().out
-        assert message in said if message else "matrix products" not in said
+        assert message in said if message else "matmul backend" not in said
 
 
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:

@@ -76,17 +76,6 @@ def poison_gradient(state: TrainState) -> None:
     group.aggregator.backward = broken  # type: ignore[method-assign]
 
 
-POISONS: dict[str, tuple[Callable[[TrainState], None], str]] = {
-    "reward": (poison_reward, "reward is not finite: task goal"),
-    "observation": (poison_observation, "observation is not finite: task goal"),
-    "loss": (poison_buffer, "critic loss is not finite for the task(s) with index [2]"),
-    "gradient": (poison_gradient, "actor gradient is not finite: ['architecture.trunk.0.weight']"),
-    "weight": (poison_parameter("policy.architecture.head.bias"), "not finite"),
-    "target": (poison_parameter("target_critics.ensemble.members.1.head.bias"), "critic loss is not finite"),
-    "temperature": (poison_parameter("temperatures.log_alpha"), "not finite"),
-}
-
-
 def poison_rollout(state: TrainState) -> None:
     rollout = state.buffer.rollout
 
@@ -97,34 +86,29 @@ def poison_rollout(state: TrainState) -> None:
     state.buffer.rollout = broken  # type: ignore[method-assign]
 
 
-PPO_POISONS: dict[str, tuple[Callable[[TrainState], None], str]] = {
-    "reward": POISONS["reward"],
-    "loss": (poison_rollout, "return is not finite for the task(s) with index [2]"),
-    "weight": (poison_parameter("networks.policy.architecture.head.bias"), "action is not finite"),
-    "value weight": (poison_parameter("networks.value.members.0.head.bias"), "return is not finite"),
-    "deviation": (poison_parameter("networks.policy.head.log_std"), "not finite"),
+PPO = {"name": "ppo", "rollout_steps": 4, "epochs": 1, "minibatches": 2}
+POISONS: dict[str, tuple[dict[str, Any], Callable[[TrainState], None], str]] = {
+    "reward": ({}, poison_reward, "reward is not finite: task goal"),
+    "observation": ({}, poison_observation, "observation is not finite: task goal"),
+    "loss": ({}, poison_buffer, "critic loss is not finite for the task(s) goal+0.8-0.8"),
+    "gradient": ({}, poison_gradient, "actor gradient is not finite: architecture.trunk.0.weight"),
+    "weight": ({}, poison_parameter("policy.architecture.head.bias"), "not finite"),
+    "target": ({}, poison_parameter("target_critics.ensemble.members.1.head.bias"), "critic loss is not finite"),
+    "temperature": ({}, poison_parameter("log_alpha"), "not finite"),
+    "ppo, reward": (PPO, poison_reward, "reward is not finite: task goal"),
+    "ppo, loss": (PPO, poison_rollout, "return is not finite for the task(s) goal+0.8-0.8"),
+    "ppo, weight": (PPO, poison_parameter("networks.policy.architecture.head.bias"), "action is not finite"),
+    "ppo, value weight": (PPO, poison_parameter("networks.value.members.0.head.bias"), "return is not finite"),
+    "ppo, standard deviation": (PPO, poison_parameter("networks.policy.head.log_std"), "not finite"),
 }
-
-
-@pytest.mark.parametrize("what", PPO_POISONS)
-def test_a_value_that_is_not_finite_stops_a_run_of_ppo_by_name(tmp_path: Path, what: str) -> None:
-    poison, message = PPO_POISONS[what]
-    agent = {"name": "ppo", "rollout_steps": 4, "epochs": 1, "minibatches": 2}
-    config = tiny_config(agent=agent, total_env_steps=400, eval_interval=0, final_eval_episodes_per_task=0)
-    assert in_child(lambda: run.train(config, tmp_path / "run"), 42, poison) == 3  # in the middle of a rollout
-    assert message in LAST_WORDS.read_text()
-    stored = final_state(tmp_path / "run")
-    assert stored["step"] == 320
-    assert all(bool(torch.isfinite(value).all()) for value in stored["state"]["agent"]["modules"].values())
-    assert in_child(lambda: run.resume(tmp_path / "run", {})) == 0
 
 
 @pytest.mark.parametrize("what", POISONS)
 def test_a_value_that_is_not_finite_stops_the_run_by_name(tmp_path: Path, what: str) -> None:
-    poison, message = POISONS[what]
+    agent, poison, message = POISONS[what]
     run_dir = tmp_path / "run"
-    config = tiny_config(eval_interval=0)
-    assert in_child(lambda: run.train(config, run_dir), 50, poison) == 3
+    config = tiny_config(agent=agent, total_env_steps=480, eval_interval=0, final_eval_episodes_per_task=0)
+    assert in_child(lambda: run.train(config, run_dir), 50, poison) == 3  # of PPO in the middle of a rollout
     assert message in LAST_WORDS.read_text()
     meta = json.loads((run_dir / "meta.json").read_text())
     assert (meta["status"], meta["exit_code"]) == ("failed", 3)

@@ -5,7 +5,6 @@ Shapes: N slots, M tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +164,6 @@ def test_one_saved_state_can_be_taken_up_twice() -> None:
     reported = [advance(run, 10) for run in runs]
     reported.append(advance(state, 10))
     assert leaves(reported[0]) == leaves(reported[1]) == leaves(reported[2])
-
-
-@pytest.fixture
-def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_resume_takes_the_thread_count_of_the_checkpoint(tmp_path: Path, three_threads: None) -> None:

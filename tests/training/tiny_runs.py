@@ -16,10 +16,10 @@ import torch
 
 import agents
 import envs
-from mtrl.training import run
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, resolve_config
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.training import run
 from mtrl.training.train_state import TrainState
 from mtrl.types import Progress
 

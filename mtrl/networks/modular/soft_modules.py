@@ -7,15 +7,17 @@ With f(s) the embedding of the observation, h(z) that of the task and phat the s
 
 Where paper and released code differ the code is followed: the ReLU stands outside the sum (`activation="inside"` is the
 paper's), every routing step sees all earlier ones, a last routing vector mixes the last layer's modules, and weights
-start as there: uniform within 1 / sqrt(outputs) of a layer with bias 0.1, routing layers and the head uniform within 3e-3, so that
-routing starts near uniform. Its weighting of the tasks by their temperatures is the agent's `temperature_task_weights`.
+start as there: uniform within 1 / sqrt(outputs) of a layer with bias 0.1, routing layers and the head uniform within
+3e-3, so that routing starts near uniform. Its weighting of the tasks by their temperatures is SAC's
+`temperature_task_weights`, which this architecture switches on.
 Shapes: B batch, n modules per layer, d width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,11 @@ class SoftModules(PolicyArchitecture):
         targets = [*(n for _ in later), 1]
         self.routers = nn.ModuleList(output_linear(config.gating_width, rows * n, bound=3e-3) for rows in targets)
         self.head = output_linear(config.width, out_features, bound=3e-3)
+
+    @classmethod
+    def preset(cls, agent: str) -> Mapping[str, Any]:
+        """The published weighting of the tasks by their temperatures."""
+        return {"agent": {"temperature_task_weights": True}} if agent == "sac" else {}
 
     def forward(self, features: Tensor, task_ids: Tensor) -> Output:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features); diagnostics: routing, rows sum to 1."""

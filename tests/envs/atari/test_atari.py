@@ -173,9 +173,7 @@ def test_an_evaluations_episode_does_not_depend_on_what_was_played_before() -> N
 def test_success_is_an_episode_with_the_target_score() -> None:
     suite = atari("atari:pong", max_episode_frames=400)
     for target, success in ((-50.0, True), (0.0, False)):  # a player who does nothing loses points
-        spec = dataclasses.replace(
-            suite.spec, tasks=(dataclasses.replace(suite.spec.tasks[0], target_return=target),)
-        )
+        spec = dataclasses.replace(suite.spec, tasks=(dataclasses.replace(suite.spec.tasks[0], target_return=target),))
         with AtariEnvs(spec, 1, ListedEpisodes([[(0, 1)]]), suite.emulation, seed_every_episode=True) as envs:
             envs.reset()
             finished = [episode for _ in range(100) for episode in envs.step(np.zeros(1, np.int64)).episodes]

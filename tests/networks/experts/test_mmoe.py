@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mtrl.networks.layers import Experts
 from mtrl.networks.experts.mmoe import MultiGateMixture
+from mtrl.networks.layers import Experts
 
 
 def test_experts_are_perceptrons_side_by_side() -> None:

@@ -21,5 +21,5 @@ def test_a_task_scales_and_shifts_the_units() -> None:
     network.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
     # x = 1: W x + b = (1, 3). Task 0: gamma (1, 1/2), beta (1/4, 3): (2.25, 7.5). Task 1: gamma (-1, -1/2),
     # beta (1/4, -3): relu(1/4, -1.5) = (0.25, 0).
-    found = network(torch.ones(2, 1), torch.tensor([0, 1]))
+    found = network(torch.ones(2, 1), torch.tensor([0, 1])).values
     assert found.tolist() == [[77.25], [0.25]]

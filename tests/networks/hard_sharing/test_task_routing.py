@@ -23,14 +23,14 @@ def test_a_task_neither_reads_nor_changes_the_units_that_are_off_for_it() -> Non
     network = TaskRouting(3, 1, 2, TaskRouting.Config(width=6, depth=1))
     network.masks.copy_(torch.tensor([[[1.0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]]))
     features = torch.ones(1, 3)
-    network(features, torch.tensor([1])).sum().backward()
+    network(features, torch.tensor([1])).values.sum().backward()
     off = network.masks[0, 1] == 0
     assert network.layers[0].weight.grad[off].abs().sum() == 0
-    before = [network(features, torch.tensor([task])) for task in (0, 1)]
+    before = [network(features, torch.tensor([task])).values for task in (0, 1)]
     with torch.no_grad():
         network.layers[0].bias[off & (network.masks[0, 0] == 1)] += 5
-    assert torch.equal(network(features, torch.tensor([1])), before[1])
-    assert not torch.equal(network(features, torch.tensor([0])), before[0])
+    assert torch.equal(network(features, torch.tensor([1])).values, before[1])
+    assert not torch.equal(network(features, torch.tensor([0])).values, before[0])
 
 
 def test_masks_are_part_of_the_state() -> None:

@@ -29,23 +29,23 @@ def test_the_regularizers_are_those_of_the_paper_with_a_bound() -> None:
 
 def test_a_block_is_executed_as_often_as_its_probability_says() -> None:
     network = network_of([[0.25, 0.9]])
-    draw = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1))
-    shares = network.choose(network.logits.expand(20_000, 2), draw).mean(0)
+    noise = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1))
+    shares = network.choose(network.logits.expand(20_000, 2), noise).mean(0)
     assert shares.tolist() == pytest.approx([0.25, 0.9], abs=0.01)
 
 
 def test_choices_are_hard_and_their_gradient_is_that_of_the_relaxed_choice() -> None:
     network = network_of([[0.6]], temperature=0.5)
-    draw = torch.tensor([[0.3]])
+    noise = torch.tensor([[0.3]])
     noisy = math.log(0.6 / 0.4) + math.log(0.3 / 0.7)  # below zero: skipped
-    choice = network.choose(network.logits, draw)
+    choice = network.choose(network.logits, noise)
     choice.sum().backward()
     relaxed = 1 / (1 + math.exp(-noisy / 0.5))
     assert choice.item() == 0
     assert network.logits.grad.item() == pytest.approx(relaxed * (1 - relaxed) / 0.5)
 
 
-def test_a_skipped_block_passes_its_input_on_and_without_a_draw_the_likelier_choice_is_taken() -> None:
+def test_a_skipped_block_passes_its_input_on_and_without_noise_the_likelier_choice_is_taken() -> None:
     network = network_of([[0.9, 0.1], [0.9, 0.9]])
     with torch.no_grad():
         for layer, weight in ((network.first, 1.0), (network.blocks[0], 2.0), (network.blocks[1], 3.0)):

@@ -30,8 +30,8 @@ def test_a_task_reads_the_modules_of_its_pathway_alone() -> None:
 def test_noise_changes_the_pathway_as_often_as_the_scores_say() -> None:
     network = PathNet(1, 1, 1, PathNet.Config(num_modules=3, num_chosen=1))
     scores = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 1, 3)
-    draw = torch.rand(20_000, 1, 3, generator=torch.Generator().manual_seed(1))
-    path = network.choose(scores, draw)
+    noise = torch.rand(20_000, 1, 3, generator=torch.Generator().manual_seed(1))
+    path = network.choose(scores, noise)
     assert set(path.sum(-1).round().flatten().tolist()) == {1.0}
     assert path.mean((0, 1)).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.012)
 

@@ -15,12 +15,12 @@ import torch
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent
-from mtrl.training.evaluator import evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.modular.routing import Routing
 from mtrl.networks.size import num_parameters
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.trainer import train
+from mtrl.training.evaluator import evaluate
+from mtrl.training.run import training_loop
 from tests.training.test_learning import NUM_ENVS, PPO_SETTINGS, SETTINGS, point_mass
 
 BLIND = 4.0
@@ -34,8 +34,8 @@ def trained(cls: type[Agent], vector_steps: int, seed: int = 1, **parts: Any) ->
         settings = PPO.Config(**PPO_SETTINGS, annealing_steps=vector_steps * NUM_ENVS)
     else:
         settings = SAC.Config(**SETTINGS)
-    agent = make_agent(cls, settings, suite.spec, seed, **parts)
-    for _ in train(make_train_state(agent, suite, NUM_ENVS), vector_steps * NUM_ENVS):
+    agent = make_agent(cls, settings, suite.spec, seed, num_envs=NUM_ENVS, **parts)
+    for _ in training_loop(make_train_state(agent, suite), vector_steps * NUM_ENVS):
         pass
     return agent, evaluate(agent, suite, 25, seed=1, num_workers=0).mean_returns.tolist()
 

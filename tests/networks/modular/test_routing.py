@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,12 @@ from torch import Tensor
 
 from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.training import run
-from mtrl.agent import seeded_construction
-from mtrl.config.schema import Choice
 from mtrl.networks.modular.routers import EXPLORATION, SharedRouter, SoftmaxTable, WeightedPolicyLearner, onto_simplex
 from mtrl.networks.modular.routing import Routing
+from mtrl.seeding import seeded_construction
 from mtrl.testing import check_architecture
 from mtrl.testing.small_runs import make_agent
 from tests.agents.constants import CONTINUOUS, batch_of
-from tests.training.tiny_runs import in_child, tiny_config
 
 TABLE = torch.tensor([[[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], [[0.1, 0.1, 0.8], [0.6, 0.3, 0.1]]])  # (M, L, K)
 
@@ -64,7 +59,7 @@ def test_a_route_leads_through_its_blocks_and_a_pass_changes_nothing() -> None:
     network.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
     routes = torch.tensor([[0, 1, 0], [1, 2, 0], [2, 2, 2]])
     # From 2: to 5, 15 and 31; to 18, 18 and 37; and nowhere.
-    found = network(torch.ones(3, 1), torch.tensor([0, 1, 1]), routes)
+    found = network(torch.ones(3, 1), torch.tensor([0, 1, 1]), route=routes)
     assert found.values.flatten().tolist() == [31.5, 37.5, 2.5]
     assert torch.equal(found.route, routes)
     assert found.route_log_prob.tolist() == pytest.approx(3 * [3 * math.log(1 / 3)])
@@ -72,11 +67,13 @@ def test_a_route_leads_through_its_blocks_and_a_pass_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("learning", ["reinforce", "wpl"])
-def test_choices_are_drawn_as_often_as_the_table_says_and_without_a_draw_the_likeliest_is_taken(learning: str) -> None:
+def test_choices_are_sampled_as_often_as_the_table_says_and_without_noise_the_most_likely_is_taken(
+    learning: str,
+) -> None:
     network = with_table(Routing(1, 1, 2, small(learning=learning)), TABLE)
     tasks = torch.arange(2).repeat_interleave(20_000)
-    draw = torch.rand(len(tasks), network.draw_size, generator=torch.Generator().manual_seed(1))
-    output = network(torch.ones(len(tasks), 1), tasks, draw)
+    noise = torch.rand(len(tasks), network.noise_size, generator=torch.Generator().manual_seed(1))
+    output = network(torch.ones(len(tasks), 1), tasks, noise)
     choice = output.diagnostics["choice"].unflatten(0, (2, -1)).mean(1)
     torch.testing.assert_close(choice, TABLE, atol=0.012, rtol=0)
     assert network(torch.ones(2, 1), torch.arange(2)).route.tolist() == [[0, 2], [2, 0]]
@@ -89,12 +86,12 @@ def test_choices_are_drawn_as_often_as_the_table_says_and_without_a_draw_the_lik
 def test_the_gradient_of_a_gumbel_choice_is_that_of_the_softmax_of_noisy_logits() -> None:
     network = Routing(1, 1, 1, small(temperature=0.5))
     log_probs = torch.tensor([[0.5, 0.3, 0.2]]).log().requires_grad_()
-    draw, upstream = torch.tensor([[0.1, 0.9, 0.3]]), torch.tensor([1.0, -2.0, 0.5])
-    choice = network.choose(log_probs, draw)
+    noise, upstream = torch.tensor([[0.1, 0.9, 0.3]]), torch.tensor([1.0, -2.0, 0.5])
+    choice = network.choose(log_probs, noise)
     assert choice.tolist() == [[0.0, 1.0, 0.0]]
     (choice * upstream).sum().backward()
     found, log_probs.grad = log_probs.grad, None
-    noisy = log_probs - (-draw.log()).log()
+    noisy = log_probs - (-noise.log()).log()
     (torch.softmax(noisy / 0.5, dim=-1) * upstream).sum().backward()
     torch.testing.assert_close(found, log_probs.grad)
 
@@ -137,27 +134,25 @@ def central_differences(objective: Any, table: Tensor, step: float) -> Tensor:
 
 def test_the_policy_gradient_of_ppo_is_that_of_the_expectation_over_all_routes() -> None:
     # Routes stored by a uniform policy: the mean of ratio times advantage is the expectation under the router.
-    parts = {"architecture": Routing, "architecture_config": small(learning="reinforce")}
+    components: Any = {"architecture": Routing, "architecture_config": small(learning="reinforce")}
     agent = make_agent(
-        PPO, PPO.Config(clip_range=1e6, entropy_coefficient=0, value_coefficient=0), CONTINUOUS.spec, **parts
+        PPO, PPO.Config(clip_range=1e6, entropy_coefficient=0, value_coefficient=0), CONTINUOUS.spec, **components
     )
     network = with_table(agent.networks.policy.architecture, torch.cat([TABLE, TABLE[:1]]))
     advantage = torch.linspace(-1, 2, 9).square()
-    batch = batch_of(9 * [1], draws={})
+    batch = batch_of(9 * [1], noise={})
     with torch.no_grad():
-        density = agent.networks(batch.observation, batch.task_ids, ROUTES).policy.distribution.log_prob(
-            torch.zeros(9, 2)
-        )
-    batch = batch.with_extras(
-        {
-            "draw": ROUTES.float(),
-            "sample": torch.zeros(9, 2),
-            "advantage": advantage,
-            "log_prob": density - math.log(9),
-            "return": torch.zeros(9),
-            "value": torch.zeros(9),
-        }
-    )
+        policy = agent.networks(batch.observation, batch.task_ids, route=ROUTES).policy
+        density = policy.distribution.log_prob(torch.zeros(9, 2))
+    extras = {
+        "route": ROUTES.float(),
+        "sample": torch.zeros(9, 2),
+        "advantage": advantage,
+        "log_prob": density - math.log(9),
+        "return": torch.zeros(9),
+        "value": torch.zeros(9),
+    }
+    batch = replace(batch, extras=extras)
     agent.group.aggregator.backward(agent.losses, batch, agent.group.parameters)
     logits = network.router.logits
 
@@ -169,23 +164,24 @@ def test_the_policy_gradient_of_ppo_is_that_of_the_expectation_over_all_routes()
 
 
 def test_the_actor_gradient_of_sac_is_that_of_the_expected_cost_over_all_routes() -> None:
-    parts = {"architecture": Routing, "architecture_config": small(learning="reinforce", depth=1)}
-    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **parts)
+    components: Any = {"architecture": Routing, "architecture_config": small(learning="reinforce", depth=1)}
+    agent = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **components)
     network = with_table(agent.policy.architecture, torch.cat([TABLE, TABLE[:1]])[:, :1])
     with torch.no_grad():  # heads that tell the blocks apart
         for part in (network, *agent.critics.ensemble.members):
             part.head.weight.normal_()
     rows = 40_000
     generator = torch.Generator().manual_seed(1)
-    draw = torch.rand(rows, network.draw_size, generator=generator)
-    batch = batch_of(rows * [1]).with_draws({"action": torch.zeros(rows, 2), "route": draw})
+    noise = torch.rand(rows, network.noise_size, generator=generator)
+    batch = batch_of(rows * [1], noise={"action": torch.zeros(rows, 2), "route": noise})
     agent.actor_group.aggregator.backward(agent.actor_losses, batch, agent.actor_group.parameters)
-    forced = batch_of(3 * [1]).with_draws({"action": torch.zeros(3, 2), "route": torch.arange(3).unsqueeze(1)})
+    forced = batch_of(3 * [1])
     with torch.no_grad():
-        policy = agent.policy(forced.observation, forced.task_ids, forced.draws["route"]).distribution
+        routes = torch.arange(3).unsqueeze(1)
+        policy = agent.policy(forced.observation, forced.task_ids, route=routes).distribution
         expected = policy.expect(
-            lambda action: agent._values(agent.critics, forced.observation, action, forced, "none"),
-            forced.draws["action"],
+            lambda action: agent.min_q(agent.critics, forced.observation, action, forced, "none"),
+            forced.noise["action"],
         )
         costs = expected.log_prob - expected.value  # temperature 1
     assert costs.std() > 0.1
@@ -221,23 +217,24 @@ def test_the_weighted_policy_learner_is_slow_towards_certainty_and_quick_to_leav
 
 @pytest.mark.parametrize("agent_type", [SAC, PPO])
 def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(agent_type: Any) -> None:
-    parts = {"architecture": Routing, "architecture_config": small(learning="wpl")}
-    agent = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, **parts)
+    components: Any = {"architecture": Routing, "architecture_config": small(learning="wpl")}
+    agent = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, **components)
     group = list(agent.groups().values())[-1]
-    left = [name for name in group.parameters if name not in group.optimizer.state()]
+    left = [name for name in group.parameters if name not in group.state()["optimizer"]]
     assert [name.rpartition(".")[2] for name in left] == ["probabilities"]
     # The same state continues in the same bits.
-    batch = batch_of([0, 0, 1, 1, 2, 2], reward=torch.arange(6.0), draws={})
+    batch = batch_of([0, 0, 1, 1, 2, 2], reward=torch.arange(6.0), noise={})
     if agent_type is PPO:
         routes = torch.tensor([[0, 1], [2, 2], [1, 0], [0, 0], [2, 1], [1, 1]])
-        extras = {"draw": routes.float(), "sample": torch.zeros(6, 2), "advantage": torch.linspace(-1, 1, 6)}
-        batch = batch.with_extras({**extras, **dict.fromkeys(("log_prob", "return", "value"), torch.zeros(6))})
-    agent.learn_from(batch)
-    other = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, seed=2, **parts)
+        extras = {"route": routes.float(), "sample": torch.zeros(6, 2), "advantage": torch.linspace(-1, 1, 6)}
+        extras |= dict.fromkeys(("log_prob", "return", "value"), torch.zeros(6))
+        batch = replace(batch, extras=extras)
+    agent.learn(batch)
+    other = make_agent(agent_type, agent_type.Config(), CONTINUOUS.spec, seed=2, **components)
     other.load_state(agent.state())
     before = group.parameters[left[0]].clone()
     for each in (agent, other):
-        each.learn_from(batch)
+        each.learn(batch)
     table = group.parameters[left[0]]
     assert not torch.equal(table, before)
     torch.testing.assert_close(table.sum(-1), torch.ones(table.shape[:-1]))
@@ -247,9 +244,9 @@ def test_the_optimiser_leaves_the_probabilities_to_the_weighted_policy_learner(a
 
 @pytest.mark.parametrize("learning", ["reinforce", "wpl"])
 def test_values_learn_through_gumbel_choices_however_the_policy_learns(learning: str) -> None:
-    parts = {"architecture": Routing, "architecture_config": small(learning=learning)}
-    sac = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **parts)
-    ppo = make_agent(PPO, PPO.Config(), CONTINUOUS.spec, **parts)
+    components: Any = {"architecture": Routing, "architecture_config": small(learning=learning)}
+    sac = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **components)
+    ppo = make_agent(PPO, PPO.Config(), CONTINUOUS.spec, **components)
     assert sac.policy.route_size == ppo.networks.policy.route_size == 2
     for network in (*sac.critics.ensemble.members, *ppo.networks.value.members):
         assert (network.route_size, network.relaxed) == (0, True)
@@ -263,7 +260,7 @@ def test_diversity_rewards_the_entropy_of_what_a_task_chooses() -> None:
     assert losses["diversity"].tolist() == pytest.approx((0.5 * (use * use.log()).sum(-1)).tolist(), rel=1e-5)
 
 
-def test_commitment_charges_the_entropy_of_single_choices() -> None:
+def test_commitment_penalizes_the_entropy_of_single_choices() -> None:
     network = with_table(Routing(1, 1, 2, small(commitment=0.5)), TABLE)
     losses = network(torch.ones(4, 1), torch.tensor([0, 0, 0, 1])).losses
     entropies = -(TABLE * TABLE.log()).sum(-1).mean(1)
@@ -291,12 +288,10 @@ def test_what_needs_a_table_is_refused_for_the_shared_router(settings: Any, comp
         Routing.Config(router="shared", **settings)
 
 
-def test_choices_and_the_entropy_of_use_stand_in_the_metrics_of_a_run(tmp_path: Path) -> None:
-    config = tiny_config("point-mass")
-    config = replace(config, architecture=Choice("routing", small(learning="wpl")))
-    assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
-    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    for task, choice in last["actor/choice"].items():
-        assert [sum(shares) for shares in choice] == pytest.approx([1, 1])
-        use = [value for value in np.mean(choice, axis=0) if value]
-        assert last["actor/use_entropy"][task] == pytest.approx(-sum(x * math.log(x) for x in use), rel=1e-4)
+def test_choices_and_the_entropy_of_use_are_metrics_of_every_task() -> None:
+    components: Any = {"architecture": Routing, "architecture_config": small(learning="wpl")}
+    metrics = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, **components).learn(batch_of([0, 0, 1, 1, 2, 2]))
+    choice = metrics["actor/choice"]  # (M, L, K)
+    torch.testing.assert_close(choice.sum(-1), torch.ones(3, 2))
+    use = choice.mean(1)
+    torch.testing.assert_close(metrics["actor/use_entropy"], -(use * use.clamp(min=1e-8).log()).sum(-1))

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtrl.training import run
 from mtrl.config.schema import Choice
 from mtrl.networks.architecture import run as forward
 from mtrl.networks.layers import ParallelLinear
 from mtrl.networks.modular.soft_modules import DeepSoftModules, SoftModules
+from mtrl.training import run
 from tests.training.tiny_runs import in_child, tiny_config
 
 

@@ -1,0 +1,44 @@
+"""Import of plug-ins for a command, and the start of what takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mtrl.config.schema import CONFIG_GROUPS
+from mtrl.env.suite import suites
+from mtrl.registry import plugins_one_by_one, trust_module
+
+
+def import_plugins(
+    modules: Sequence[str], names: Mapping[str, str] | None = None, warm_up: str | None = None
+) -> list[str]:
+    """Imports installed plug-ins, `modules`, and the modules of `names` (by config group) written as `module:Class`.
+
+    Returns what the command line named. The suite called `warm_up` is told to start what takes long as soon as it is
+    known, which is before anything imports torch. Raises BadInput.
+    """
+    for _ in plugins_one_by_one():
+        _warm_up(warm_up)
+    named = list(dict.fromkeys(modules))
+    for module in named:
+        trust_module(module)
+    for group, name in (names or {}).items():
+        module, colon, _ = name.partition(":")
+        if colon and module not in named and not _is_registered(group, name):
+            trust_module(module)
+            named.append(module)
+    _warm_up(warm_up)
+    return named
+
+
+def _warm_up(suite: str | None) -> None:
+    for cls in suites.classes():
+        if suite is not None and cls.accepts(suite):
+            cls.warm_up()
+
+
+def _is_registered(group: str, name: str) -> bool:
+    """Whether a name with a colon is a registered one, such as the suite `metaworld:reach-v3`."""
+    if group == "suite":
+        return name.partition(":")[0] in suites or any(cls.accepts(name) for cls in suites.classes())
+    return any(name in known.registry for known in CONFIG_GROUPS if known.name == group)

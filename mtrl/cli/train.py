@@ -1,0 +1,134 @@
+"""`mtrl train`: a new run, or `--resume` of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mtrl.cli.bug_report import reported_in
+from mtrl.cli.flags import FlagParser, hyphenated
+from mtrl.cli.plugins import import_plugins
+from mtrl.config.schema import (
+    CONFIG_GROUPS,
+    RunConfig,
+    RunSettings,
+    changed,
+    chosen_suite,
+    config_class,
+    dump_yaml,
+    resolve_config,
+)
+from mtrl.config.validation import field_types
+from mtrl.config.yaml_io import load_mapping, read_text
+from mtrl.errors import BadInput
+from mtrl.runs.run_directory import RunDirectory
+
+COMMON_GROUPS = ("suite", "agent", "architecture")
+COMMON_SETTINGS = ("total_env_steps", "seed", "num_workers", "device")
+RESUME_SETTINGS = ("total_env_steps", "max_hours", "num_workers", "worker_timeout", "device")
+"""Settings that a resume may change."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit code. Raises MtrlError."""
+    given = _first_pass(arguments)
+    if "resume" in given:
+        return _resume(arguments, given.get("plugin", []))
+    file = given.get("config")
+    document = load_mapping(read_text(Path(file)), file) if file is not None else {}
+    names = {group.name: given[group.name] for group in CONFIG_GROUPS if group.name in given}
+    only_asks = not {"--help", "-h", "--print-config"}.isdisjoint(hyphenated(arguments))
+    warm_up = None if only_asks else chosen_suite(document, names)
+    plugins = import_plugins(given.get("plugin", []), names, warm_up)
+    base = resolve_config(document, names, plugins=plugins)
+    flags = _parser(base).parse(arguments)
+    command = {name: flags.pop(name, None) for name in ("run_dir", "match_params", "overwrite", "print_config")}
+    settings = {name: value for name, value in flags.items() if name not in ("config", "plugin")}
+    config = resolve_config(document, settings, plugins=plugins)
+    if command["match_params"] is not None:
+        if "width" in settings.get("architecture", {}):
+            raise BadInput("--architecture.width cannot be combined with --match-params, which sets it")
+        from mtrl.cli.match_params import with_parameters_of
+
+        config = with_parameters_of(config, command["match_params"])
+    if command["print_config"]:
+        print(dump_yaml(config), end="")
+        return 0
+
+    from mtrl.training import run
+
+    run_dir = default_run_dir(config) if command["run_dir"] is None else Path(command["run_dir"])
+    with reported_in(run_dir):
+        return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
+
+
+def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
+    """The rest of a run, from its last checkpoint."""
+    parser = FlagParser("train --resume", "Continue a run.", unknown="{flag} cannot be combined with --resume")
+    parser.add_flag("--resume", "the run to continue", metavar="RUN_DIR")
+    parser.add_settings(RunSettings, RunSettings(), only=RESUME_SETTINGS)
+    parser.add_plugin_flag()
+    changes = parser.parse(arguments)
+    run_dir = Path(changes.pop("resume"))
+    changes.pop("plugin", None)
+    document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
+    plugins = import_plugins(modules, warm_up=chosen_suite(document))
+    changed(resolve_config(document, plugins=plugins), changes)
+
+    from mtrl.training import run
+
+    with reported_in(run_dir):
+        return run.resume(run_dir, changes, plugins)
+
+
+def default_run_dir(config: RunConfig) -> Path:
+    """`runs/SUITE-AGENT-ARCHITECTURE-seedN`, with nothing in it that a file system or shell trips over."""
+    names = (config.suite.name, config.agent.name, config.architecture.name)
+    name = "-".join(["".join(c if c.isalnum() or c in "-." else "-" for c in name)[:60] for name in names])
+    return Path("runs") / f"{name}-seed{config.settings.seed}"
+
+
+def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags that decide which other flags there are."""
+    parser = FlagParser("train", add_help=False)
+    for name in (*(group.name for group in CONFIG_GROUPS), "config", "resume"):
+        parser.add_flag(f"--{name}", "")
+    parser.add_plugin_flag()
+    return vars(parser.parse_known_args(hyphenated(arguments))[0])
+
+
+def _parser(base: RunConfig) -> FlagParser:
+    """All flags; the defaults are those of the configuration without them."""
+    parser = FlagParser(
+        "train",
+        "Train an agent on a suite of tasks. The settings listed are those of the chosen classes.",
+        usage="mtrl train [flags]",
+    )
+    common = parser.add_argument_group("common")
+    _add_class_flags(parser, base, common, [group.name for group in CONFIG_GROUPS if group.name in COMMON_GROUPS])
+    parser.add_settings(RunSettings, base.settings, common, only=COMMON_SETTINGS)
+    parser.add_flag("--config", "YAML file of settings; flags override it", common, metavar="FILE")
+    parser.add_flag("--run-dir", "[default: runs/SUITE-AGENT-ARCHITECTURE-seedN]", common, metavar="DIR")
+    parser.add_flag("--resume", "continue that run instead", common, metavar="RUN_DIR")
+    classes = parser.add_argument_group("other classes")
+    _add_class_flags(parser, base, classes, [group.name for group in CONFIG_GROUPS if group.name not in COMMON_GROUPS])
+    run = parser.add_argument_group("run")
+    parser.add_settings(RunSettings, base.settings, run, only=set(field_types(RunSettings)) - set(COMMON_SETTINGS))
+    parser.add_flag("--overwrite", "replace the run in the run directory", run, action="store_true")
+    parser.add_flag("--print-config", "print the resolved settings as YAML and exit", run, action="store_true")
+    matched = "widen the architecture mlp until the agent is as large as with that one"
+    parser.add_flag("--match-params", matched, run, metavar="ARCHITECTURE")
+    parser.add_plugin_flag(run)
+    for group, choice in base.choices():
+        title = parser.add_argument_group(f"{group.name} {choice.name!r}")
+        parser.add_settings(config_class(group, choice.name), choice.config, title, group.name)
+    return parser
+
+
+def _add_class_flags(parser: FlagParser, base: RunConfig, group: Any, names: Sequence[str]) -> None:
+    for kind, choice in base.choices():
+        if kind.name in names:
+            known = "see mtrl list suites" if kind.name == "suite" else ", ".join(kind.registry.names())
+            text = f"{known}; or MODULE:Class [default: {choice.name}]"
+            parser.add_flag(f"--{kind.name}", text, group, dest=f"{kind.name}.name", metavar="NAME")

@@ -1,0 +1,81 @@
+"""Auxiliary losses: whatever reads whole batches is added to either agent's loss. Shapes: B batch, M tasks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents.ppo import PPO
+from agents.sac import SAC
+from mtrl.agent import Agent, Components
+from mtrl.aggregation import GradientAggregator, Mean, TaskLosses
+from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.encoders import Encoder
+from mtrl.per_task import mean_per_task
+from mtrl.testing.small_runs import make_agent, make_train_state
+from mtrl.training.run import training_loop
+from mtrl.types import Batch
+from tests.agents.constants import CONTINUOUS
+
+AGENTS: dict[type[Agent], tuple[str, Any]] = {
+    SAC: ("critic", SAC.Config(batch_size=48, learning_starts=40, learning_rate=3e-2)),
+    PPO: ("actor-critic", PPO.Config(rollout_steps=16, epochs=8, minibatches=2, learning_rate=3e-2)),
+}
+
+
+class Linear(Encoder):
+    """One trained feature more than the observation has."""
+
+    def __init__(self, observation_space: Any, config: Any):
+        super().__init__(observation_space, config)
+        self.out_features = observation_space.shape[0] + 1
+        self.layer = nn.Linear(self.out_features - 1, 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return torch.cat([self.layer(observation), observation], dim=-1)
+
+
+def error(features: Tensor, batch: Batch) -> Tensor:
+    """Squared error (B,) of the first feature as a prediction of what came of an action.
+
+    In the counting suite a reward is the number of the step plus the action's first component.
+    """
+    outcome = batch.next_observation[:, 3] + batch.reward - batch.action[:, 0]
+    return (features[:, 0] - outcome).square()
+
+
+def prediction_loss(result: TaskLosses, batch: Batch) -> Tensor:
+    assert result.features is not None
+    return mean_per_task(error(result.features, batch), batch.task_ids, CONTINUOUS.spec.num_tasks)
+
+
+def prediction_error(cls: type[Agent], losses: tuple[Any, ...], aggregator: type[GradientAggregator]) -> float:
+    """Mean error of the encoder after a short training with auxiliary losses."""
+    group, config = AGENTS[cls]
+
+    class Predicting(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, components: Components, config: Any):
+            super().__init__(replace(components, auxiliary_losses={group: losses}), config)
+
+    agent = make_agent(Predicting, config, CONTINUOUS.spec, encoder=Linear, aggregator=aggregator)
+    state = make_train_state(agent, CONTINUOUS)
+    for progress in training_loop(state, 4 * (16 * 5 + 8)):  # the last rollout is not learnt from
+        assert all(bool(torch.isfinite(value).all()) for value in progress.metrics.values())
+    batch = state.buffer.sample(96, np.ones(3))
+    encoder = agent.critics.encoder if isinstance(agent, SAC) else agent.networks.encoder
+    with torch.no_grad():
+        return error(encoder(batch.observation), batch).mean().item()
+
+
+@pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("cls", AGENTS)
+def test_features_learn_to_predict_what_comes_of_an_action(
+    cls: type[Agent], aggregator: type[GradientAggregator]
+) -> None:
+    with_loss, without = (prediction_error(cls, losses, aggregator) for losses in ((prediction_loss,), ()))
+    assert with_loss < 0.1 * without

@@ -1,0 +1,32 @@
+"""TensorBoard curves can be read back, and a fault of TensorBoard harms no run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from mtrl.loggers.tensorboard import TensorBoardLogger
+
+
+def test_tensorboard_curves_can_be_read_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = TensorBoardLogger(tmp_path / "tb")
+    for env_steps in (10, 20):
+        curves.on_metrics({"env_steps": env_steps, "train_return": {"reach-v3": env_steps / 2}})
+    curves.close()
+    points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("train_return/reach-v3")
+    assert [(point.step, point.value) for point in points] == [(10, 5.0), (20, 10.0)]
+
+
+def test_a_broken_tensorboard_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tb").write_text("in the way")
+    curves = TensorBoardLogger(tmp_path / "tb")
+    with caplog.at_level(logging.WARNING):
+        for env_steps in range(3):
+            curves.on_metrics({"env_steps": env_steps, "loss": 1.0})
+    curves.close()
+    assert len(caplog.records) == 1
+    assert "no TensorBoard curves" in caplog.text
