@@ -203,7 +203,8 @@ class SAC(Agent):
         if gradient.is_cuda:
             self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
         elif not finite:
-            raise Diverged(f"gradient of log alpha is not finite: {gradient.tolist()}")
+            tasks = [self.spec.task_names[task] for task in (~torch.isfinite(gradient)).nonzero().flatten()]
+            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(tasks)}")
         self.alpha_optimizer.step()
         return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,8 @@ T = TypeVar("T")
 PLUGIN_GROUP = "mtrl.plugins"
 
 _OUR_PACKAGES = {"mtrl", "agents", "envs", "benchmarks"}
+PACKAGES_FOLDER = str(Path(__file__).absolute().parents[1])
+"""Where `mtrl` was found, and `agents` and `envs` beside it."""
 
 MAX_LISTED = 240
 """Characters of a list of names in an error."""
@@ -182,13 +185,31 @@ def plugins_one_by_one() -> Iterator[str]:
     entries = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     for entry in sorted(entries, key=lambda entry: (entry.name != "envs", entry.name)):
         try:
-            hook = entry.load()
+            with own_packages_first():
+                hook = entry.load()
         except (Exception, SystemExit) as error:
-            module = sys.modules.get(entry.module)
-            found = getattr(module, "__file__", None) or "nothing"
             raise BadInput(
-                f"plug-in {entry.value!r} cannot be loaded ({error}); the package found as {entry.module!r} is "
-                f"{found}; install the suite in an environment of its own"
+                f"plug-in {entry.value!r} cannot be loaded ({error}); {_where_found(entry.module)}"
             ) from error
         call_hook(hook, entry.value)
         yield entry.name
+
+
+@contextmanager
+def own_packages_first() -> Iterator[None]:
+    """Imports find `agents` and `envs` beside `mtrl`, whatever folders of these names lie beside the user's script."""
+    before = sys.path[:]
+    sys.path.insert(0, PACKAGES_FOLDER)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _where_found(name: str) -> str:
+    """What stands for the module `name`, and what to do about it."""
+    module = sys.modules.get(name)
+    if module is None:
+        return f"no module {name!r} was found"
+    found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "built in")
+    return f"the module imported as {name!r} is {found}; if that is yours, give it another name"

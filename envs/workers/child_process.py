@@ -28,11 +28,15 @@ from typing import Any
 
 from envs.workers.descriptors import Descriptor, pipe
 from mtrl.errors import WorkerFailure
+from mtrl.registry import own_packages_first
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _LONGEST_TEMPORARY_FOLDER = 70
 """Bytes: macOS allows addresses of 103, of which 32 are names inside the folder."""
+
+_OF_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a terminal or a scheduler sends to all processes of a run, of which one has to answer."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -84,16 +88,16 @@ def _limits() -> Iterator[tuple[str, str]]:
 
 def _start_server(modules: Sequence[str]) -> None:
     # Also without modules: the default is to run the main script there.
-    _context.set_forkserver_preload(["envs.workers.server", *modules])
-    with _signals_blocked(), _one_thread_each(), _no_main_module(), _short_temporary_folder():
+    _context.set_forkserver_preload(["mtrl", "envs.workers.server", *modules])
+    with _signals_blocked(), _environment(), _no_main_module(), _short_temporary_folder():
         forkserver.ensure_running()
 
 
 class ChildProcess:
     """Runs `target(*args)` in a new process.
 
-    It obeys this process alone: it ignores Ctrl-C and SIGTERM, and is killed by the kernel when this process dies, also
-    out of an endless loop (on Linux).
+    It obeys this process alone: it ignores Ctrl-C, SIGTERM and a closed terminal, and is killed by the kernel when this
+    process dies, also out of an endless loop (on Linux).
     """
 
     def __init__(self, target: Callable[..., None], *args: Any):
@@ -134,7 +138,7 @@ def _kill(process: BaseProcess, lifeline: Descriptor) -> None:
 
 
 def _run(lifeline: Descriptor, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _OF_THE_MAIN_PROCESS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(fcntl, "F_SETSIG"):
         # The kernel's own signal when the other end closes: no thread of ours is needed, and no loop can delay it.
@@ -154,8 +158,8 @@ def _run(lifeline: Descriptor, target: Callable[..., None], args: tuple[Any, ...
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """The mask is inherited by the server and its children: only the main process answers to Ctrl-C and SIGTERM."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """The mask is inherited by the server and its children: only the main process answers to these signals."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_MAIN_PROCESS)
     try:
         yield
     finally:
@@ -163,17 +167,22 @@ def _signals_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """A linear-algebra library reads these when it is loaded; a server without threads is also safe to fork."""
-    previous = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
+def _environment() -> Iterator[None]:
+    """The environment in which the server starts; what it imports is inherited by its children."""
+    # A linear-algebra library reads these when it is loaded; a server without threads is also safe to fork.
+    own = dict.fromkeys(_THREAD_LIMITS, "1")
+    # It looks for modules where this process does, but first for ours: another folder `envs` may lie there.
+    own["PYTHONSAFEPATH"] = "1"
+    previous = {name: os.environ.get(name) for name in (*own, "PYTHONPATH")}
     try:
-        yield
+        with own_packages_first():
+            own["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            os.environ.update(own)
+            yield
     finally:
         for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
-            else:
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value
 
 

@@ -27,6 +27,9 @@ from mtrl.types import EnvStep, FinishedEpisode, State, SuiteSpec
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LARGEST_VALUE = 1e15
+"""Bound of observations, rewards and actions: the square of a return of 1000 such rewards is finite in float32."""
+
 
 class RawStep(NamedTuple):
     """What a backend returns for one step of all slots; rows of idle slots are not read."""
@@ -92,10 +95,11 @@ class MultiTaskVectorEnv(ABC):
     # What everybody uses.
 
     def reset(self) -> np.ndarray:
-        """Starts the first episode of every slot; returns the observations (N, *observation)."""
+        """Starts the first episode of every slot; returns the observations (N, *observation). Raises Diverged."""
         tasks, variations = self.episodes.peek()
         observation = self._call(self._start, tasks, variations)
         self._check_array("observation of _start", observation, *self._observations)
+        self._check_values("observation", observation, tasks, variations, np.zeros_like(self._lengths))
         self._begin(np.arange(self.num_envs), tasks, variations)
         return observation.copy()
 
@@ -111,21 +115,26 @@ class MultiTaskVectorEnv(ABC):
             raise ValueError(f"actions have shape {action.shape}, expected {expected}")
         if self._sent is not None:
             raise RuntimeError("send was called twice without recv")
-        self._check_finite("action", action)
+        self._check_values("action", action, self.task_ids, self._variations, self._lengths + 1)
         self._sent = action.astype(self._action_dtype)
         self._next = self.episodes.peek()
         self._call(self._send, self._sent, *self._next)
 
     def recv(self) -> EnvStep:
-        """Waits for the step begun by `send`. Raises WorkerFailure, or Diverged on a value that is not finite."""
+        """Waits for the step begun by `send`. Raises WorkerFailure, or Diverged on a value beyond `LARGEST_VALUE`."""
         if self._sent is None:
             raise RuntimeError("recv was called without send")
         raw = self._call(self._recv)
         self._check_step(raw)
         action, self._sent = self._sent, None
         playing = self.playing_slots
-        self._check_finite("reward", raw.reward)
-        self._check_finite("observation", raw.final_observation)
+        now = self.task_ids, self._variations, self._lengths + 1
+        self._check_values("reward", raw.reward, *now)
+        self._check_values("observation", raw.final_observation, *now)
+        ends = (self.task_ids != IDLE) & (raw.terminated | raw.truncated)
+        begun = *self._next, np.zeros_like(self._lengths)
+        after = [np.where(ends, new, old) for new, old in zip(begun, now, strict=True)]
+        self._check_values("observation", raw.observation, *after)
         self._check_lengths()
 
         self._actions[playing, self._lengths[playing]] = action[playing]
@@ -195,6 +204,7 @@ class MultiTaskVectorEnv(ABC):
         played = [self._actions[slot, :length].copy() for slot, length in enumerate(self._lengths)]
         observation = self._call(self._replay, self.task_ids, self._variations, played)
         self._check_array("observation of _replay", observation, *self._observations)
+        self._check_values("observation", observation, self.task_ids, self._variations, self._lengths)
         return observation.copy()
 
     def _begin(self, slots: np.ndarray, tasks: np.ndarray, variations: np.ndarray) -> None:
@@ -247,16 +257,25 @@ class MultiTaskVectorEnv(ABC):
                 f"after {self._lengths[slot]} steps, its max_episode_steps"
             )
 
-    def _check_finite(self, what: str, values: np.ndarray) -> None:
-        playing = self.playing_slots
-        if values.dtype.kind != "f" or np.isfinite(values).all() or np.isfinite(values[playing]).all():
+    def _check_values(
+        self, what: str, values: np.ndarray, tasks: np.ndarray, variations: np.ndarray, steps: np.ndarray
+    ) -> None:
+        """Raises Diverged for a value that is not finite or beyond `LARGEST_VALUE`, before it can be stored.
+
+        tasks, variations, steps (N,): the episode that each slot's value belongs to (IDLE: it is not looked at).
+        """
+        if values.dtype.kind != "f" or float(np.abs(values).max(initial=0)) <= LARGEST_VALUE:  # False for NaN
             return
-        finite = np.isfinite(values.reshape(self.num_envs, -1)).all(axis=1)
-        slot = int(playing[~finite[playing]][0])
-        task = self.spec.tasks[self.task_ids[slot]]
+        largest = np.abs(values.reshape(self.num_envs, -1)).max(axis=1).astype(np.float64)
+        wrong = np.flatnonzero((tasks != IDLE) & ~(largest <= LARGEST_VALUE))
+        if not wrong.size:
+            return
+        slot = int(wrong[0])
+        fault = "not finite" if not np.isfinite(largest[slot]) else f"as large as {largest[slot]:.3g}"
+        moment = f"step {steps[slot]} of its episode" if steps[slot] else "the reset"
         raise Diverged(
-            f"{what} is not finite: task {task.name}, slot {slot}, variation {self._variations[slot]}, "
-            f"step {self._lengths[slot] + 1} of its episode"
+            f"{what} is {fault}: task {self.spec.task_names[tasks[slot]]}, slot {slot}, variation {variations[slot]}, "
+            f"{moment} (the bound is {LARGEST_VALUE:g})"
         )
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from mtrl.config.schema import changed, with_suite
 from mtrl.faults import named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.training.build import build_suite, num_workers
 from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
@@ -19,6 +20,7 @@ from mtrl.training.video import write_videos
 
 
 @named_plugin_faults()
+@torch_defaults()
 def evaluate(
     run_dir: Path,
     *,
@@ -54,6 +56,6 @@ def evaluate(
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
     if video:
-        for path in write_videos(agent, played, Path(run_dir) / "videos"):
+        for path in write_videos(agent, played, settings.seed, Path(run_dir) / "videos"):
             say(str(path))
     return 0

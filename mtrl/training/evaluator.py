@@ -17,14 +17,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from mtrl.agent import Agent, refuse_wrong_action
+from mtrl.agent import Agent
 from mtrl.env.episodes import IDLE, ListedEpisodes
 from mtrl.env.scores import normalized_scores
 from mtrl.env.suite import Suite
 from mtrl.env.target_quality import target_quality
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.optim.cpu import acting_threads
-from mtrl.seeding import stream, torch_stream
+from mtrl.seeding import stream
+from mtrl.training.protocol_policy import protocol_policy
 from mtrl.types import TaskSpec
 
 MIN_SLOTS = 10
@@ -177,7 +178,7 @@ class Evaluator:
             for lane in range(num_lanes)
             for task in self.suite.spec.tasks
         ]
-        choose = self._chooser(agent)
+        policy, one_of_each = protocol_policy(agent, self.suite.spec, self.seed), np.arange(num_tasks)
         crews = [
             _Crew(envs, first * self._slots_per_task, num_lanes, successes, returns)
             for first, envs in enumerate(self._start(plan))
@@ -188,24 +189,8 @@ class Evaluator:
             for crew in crews:
                 if should_stop():
                     raise EvaluationStopped
-                crew.take_turn(choose)
+                crew.take_turn(lambda chunk: policy(chunk, one_of_each))
         return successes, returns
-
-    def _chooser(self, agent: Agent) -> Callable[[np.ndarray], np.ndarray]:
-        """What gives the actions for observations (M, *observation), one per task in task order."""
-        one_of_each = np.arange(self.suite.spec.num_tasks)
-        # The evaluation's own, and begun anew: a checkpoint plays the same however often it is evaluated.
-        chance = torch_stream(self.seed, "evaluation policy", device=agent.device)
-
-        def choose(chunk: np.ndarray) -> np.ndarray:
-            if self.suite.spec.samples_policy:
-                action = agent.sample(chunk, one_of_each, chance)
-            else:
-                action = agent.act(chunk, one_of_each, explore=False).action
-            refuse_wrong_action(agent, action, len(chunk))
-            return action
-
-        return choose
 
     def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
         """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""

@@ -1,7 +1,8 @@
 """Stops a run in good order: on SIGTERM, Ctrl-C, a closed terminal, or when its hours are over.
 
 The handlers only set a flag, which the loop reads when nothing is in flight. A second signal changes nothing, so a save
-that has begun is always finished.
+that has begun is always finished. A signal that the process was started to ignore stays ignored: SIGHUP under `nohup`,
+SIGINT in the background of a script.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Interruption:
         if threading.current_thread() is threading.main_thread():
             # SIGHUP is what a closed terminal sends.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                self._previous[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from mtrl.agent import Agent
@@ -16,9 +20,12 @@ from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, parse_yaml
 from mtrl.errors import BadInput
 from mtrl.optim.parameter_group import ParameterGroup
+from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.registry import discover_plugins, nearest, trust_module
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.seeding import torch_stream
 from mtrl.training.build import build_agent, build_suite, choose_device
+from mtrl.training.protocol_policy import mode_rule, sampling_rule
 from mtrl.types import ActionStep, Metrics, SuiteSpec
 
 
@@ -30,25 +37,79 @@ class TrainedAgent:
     spec: SuiteSpec
     config: RunConfig
     checkpoint: str  # "step 200000" or "best checkpoint (step 180000)"
+    generator: torch.Generator = field(repr=False)  # of `predict`, on the agent's device
 
-    def predict(self, observation: np.ndarray, task: str | int) -> np.ndarray:
-        """The deterministic action for one observation (D,) or several (N, D) of a task, by name or index.
+    @torch_defaults()
+    def predict(
+        self,
+        observation: ArrayLike,
+        task: str | int | Sequence[str | int] | np.ndarray,
+        deterministic: bool | None = None,
+    ) -> np.ndarray:
+        """The action for one observation (*observation,), or the actions for several (N, *observation).
 
-        Raises BadInput for an unknown task.
+        task: by name or index; for several observations also one per row. deterministic: the policy's mode, or a sample
+        from it by a generator of this object's own, which loading seeds; by default as the suite's protocol plays.
+        Raises BadInput for another shape or another kind of number than that of the observation space, and for unknown
+        tasks.
         """
+        rows = self._rows(observation)
+        task_ids = self._task_ids(task, len(rows))
+        if deterministic is None:
+            deterministic = not self.spec.samples_policy
+        rule = mode_rule(self.agent) if deterministic else sampling_rule(self.agent, self.generator)
+        actions = rule(rows, task_ids)
+        return actions if np.ndim(observation) > len(self.spec.observation_space.shape) else actions[0]
+
+    def _rows(self, observation: ArrayLike) -> np.ndarray:
+        """A copy (N, *observation) in the observation space's dtype. Raises BadInput."""
+        space = self.spec.observation_space
+        try:
+            given = np.asarray(observation)
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"the observation is no array: {str(error).partition(chr(10))[0]}") from error
+        expected = f"expected {space.shape} or (N, {', '.join(map(str, space.shape))}), {space.dtype}"
+        found = f"an observation of shape {given.shape}, {given.dtype}"
+        rows = given[None] if given.shape == space.shape else given
+        if rows.shape[1:] != space.shape or not len(rows):
+            raise BadInput(f"{found}; {expected}")
+        # Pixels scaled to [0, 1] would be black as integers.
+        if rows.dtype.kind not in ("iu" if space.dtype.kind in "iu" else "iuf"):
+            raise BadInput(f"{found}; {expected}")
+        if space.dtype.kind in "iu" and not (space.low <= rows).all() & (rows <= space.high).all():
+            raise BadInput(f"{found} with values {rows.min()} to {rows.max()}; they do not fit the space's bounds")
+        with np.errstate(over="ignore"):
+            copy = np.array(rows, space.dtype)
+        if not np.isfinite(copy).all():
+            raise BadInput(f"{found} with values that are not finite")
+        return copy
+
+    def _task_ids(self, task: str | int | Sequence[str | int] | np.ndarray, num_rows: int) -> np.ndarray:
+        """(N,) int64. Raises BadInput."""
+        try:
+            given = [task] * num_rows if isinstance(task, str) else list(task)  # type: ignore[arg-type]
+        except TypeError:  # a number, or an array of no dimension
+            given = [task] * num_rows
+        if len(given) != num_rows:
+            raise BadInput(f"{len(given)} tasks for {num_rows} observations; name one, or one for each")
+        return np.array([self._task_index(own) for own in given], np.int64)
+
+    def _task_index(self, task: Any) -> int:
         names = self.spec.task_names
         if isinstance(task, str):
             if task not in names:
                 raise BadInput(f"unknown task {task!r}{nearest(task, names)}; known: {list(names)}")
-            task = names.index(task)
-        if not 0 <= task < len(names):
+            return names.index(task)
+        try:
+            index = operator.index(task)
+        except TypeError:
+            raise BadInput(f"task {task!r}: must be a name or an index") from None
+        if isinstance(task, bool) or not 0 <= index < len(names):
             raise BadInput(f"task {task} is outside 0 to {len(names) - 1}")
-        space = self.spec.observation_space
-        rows = np.asarray(observation, space.dtype).reshape(-1, *space.shape)
-        action = self.agent.act(rows, np.full(len(rows), task), explore=False).action
-        return action if np.ndim(observation) > len(space.shape) else action[0]
+        return index
 
 
+@torch_defaults()
 def load_agent(run_dir: str | Path, checkpoint: str = "latest", plugins: Sequence[str] = ()) -> TrainedAgent:
     """See `mtrl.load`."""
     discover_plugins()
@@ -75,11 +136,15 @@ def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | 
     label = f"step {stored.step}"
     if stored.kind == "best":
         label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"
-    return TrainedAgent(agent.eval(), suite.spec, config, label)
+    generator = torch_stream(config.settings.seed, "predict", device=agent.device)
+    return TrainedAgent(agent.eval(), suite.spec, config, label, generator)
 
 
 class TaskNames(Agent):
-    """An agent on another suite whose tasks it knows by name. Raises BadInput if it does not."""
+    """An agent on another suite whose tasks it knows by name, with the same observations and actions.
+
+    Raises BadInput if it does not know them, or if they differ.
+    """
 
     def __init__(self, agent: Agent, spec: SuiteSpec):
         nn.Module.__init__(self)
@@ -89,6 +154,14 @@ class TaskNames(Agent):
         for name in spec.task_names:
             if name not in known:
                 raise BadInput(f"the agent was not trained on task {name!r} of suite {spec.name!r}; it knows {known}")
+        for what, trained, played in (
+            ("observations", agent.spec.observation_space, spec.observation_space),
+            ("actions", agent.spec.action_space, spec.action_space),
+        ):
+            if _kind(trained) != _kind(played):
+                raise BadInput(
+                    f"suite {spec.name!r} has {what} {_kind(played)}, the agent was trained with {_kind(trained)}"
+                )
         self._index = np.array([known.index(name) for name in spec.task_names])
 
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
@@ -105,3 +178,8 @@ class TaskNames(Agent):
 
     def streams(self) -> Mapping[str, torch.Generator]:
         return {}
+
+
+def _kind(space: gym.Space[Any]) -> str:
+    """Shape and dtype, or the number of discrete actions: what networks depend on."""
+    return f"0 to {space.n - 1}" if isinstance(space, gym.spaces.Discrete) else f"{space.shape} {space.dtype}"

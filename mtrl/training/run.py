@@ -30,6 +30,7 @@ from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.tensorboard import TensorBoardLogger
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.scheduling.scheduler import shares_of
@@ -110,6 +111,7 @@ def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Me
 
 
 @named_plugin_faults()
+@torch_defaults()
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
@@ -126,6 +128,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
 
 
 @named_plugin_faults()
+@torch_defaults()
 def resume(
     run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
 ) -> int:

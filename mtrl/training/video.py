@@ -10,20 +10,22 @@ import numpy as np
 from mtrl.agent import Agent
 from mtrl.checkpoints.files import storage_faults
 from mtrl.env.suite import Suite
+from mtrl.training.protocol_policy import ActionRule, protocol_policy
 
 MILLISECONDS_PER_FRAME = 60
 
 
-def write_videos(agent: Agent, suite: Suite, folder: Path) -> list[Path]:
-    """One episode of every task, on its first variation; returns the files written.
+def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path) -> list[Path]:
+    """One episode of every task, on its first variation, by the evaluated policy; returns the files written.
 
     Raises BadInput if the suite or this machine cannot render, StorageFailure.
     """
     written = []
     for task in suite.spec.tasks:
+        policy, task_ids = protocol_policy(agent, suite.spec, seed), np.array([task.index])
 
-        def act(observation: np.ndarray, task_id: int = task.index) -> np.ndarray:
-            return agent.act(observation[None], np.array([task_id]), explore=False).action[0]
+        def act(observation: np.ndarray, policy: ActionRule = policy, task_ids: np.ndarray = task_ids) -> np.ndarray:
+            return policy(observation[None], task_ids)[0]
 
         frames, success = suite.render_episode(task.index, 0, act)
         path = folder / f"{task.name}-{'success' if success else 'failure'}.gif"

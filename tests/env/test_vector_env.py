@@ -134,26 +134,79 @@ def test_running_episodes_come_back_through_a_checkpoint(tmp_path: Path) -> None
 
 
 class BrokenEnvs(CountingEnvs):
-    """Gives one value that is not finite in slot 2."""
+    """Gives `value` in slot 2 instead of one that belongs there."""
 
-    broken = "reward"
+    def __init__(self, starts: list[list[tuple[int, int]]], broken: str = "reward", value: float = np.nan):
+        super().__init__(SUITE, len(starts), ListedEpisodes(starts))
+        self.broken, self.value = broken, value
+
+    def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
+        return self._spoilt("_start", super()._start(tasks, variations))
+
+    def _replay(self, tasks: np.ndarray, variations: np.ndarray, actions: list[np.ndarray]) -> np.ndarray:
+        return self._spoilt("_replay", super()._replay(tasks, variations, actions))
 
     def _recv(self) -> RawStep:
-        raw = super()._recv()
-        values = raw._asdict()[self.broken]
-        values[2] = np.nan
-        return raw
+        return RawStep(*(self._spoilt(name, values) for name, values in super()._recv()._asdict().items()))
+
+    def _spoilt(self, name: str, values: np.ndarray) -> np.ndarray:
+        if name != self.broken:
+            return values
+        spoilt = values.copy()
+        spoilt[2] = self.value
+        return spoilt
 
 
+BAD_VALUES = [
+    (np.nan, "is not finite"),
+    (-np.inf, "is not finite"),
+    (1e30, r"is as large as 1e\+30"),
+    (-2e15, r"is as large as 2e\+15"),
+]
+
+
+@pytest.mark.parametrize(("value", "said"), BAD_VALUES)
 @pytest.mark.parametrize("broken", ["reward", "final_observation"])
-def test_a_value_that_is_not_finite_is_named_with_its_task_and_slot(broken: str) -> None:
-    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]]))
-    played.broken = broken
+def test_a_value_that_is_no_use_is_named_with_its_task_slot_and_step(broken: str, value: float, said: str) -> None:
+    played = BrokenEnvs([[(0, 1)], [(1, 6)], [(1, 12)], [(2, 9)]], broken, value)
     played.reset()
     what = broken.removeprefix("final_")
-    message = f"{what} is not finite: task count-1, slot 2, variation 12, step 1 of its episode"
-    with pytest.raises(Diverged, match=message):
+    with pytest.raises(Diverged, match=f"^{what} {said}: task count-1, slot 2, variation 12, step 1 of its episode"):
         played.step(zeros())
+
+
+@pytest.mark.parametrize(("value", "said"), BAD_VALUES)
+def test_a_reset_observation_that_is_no_use_is_named(value: float, said: str) -> None:
+    played = BrokenEnvs([[(0, 1)], [(1, 6)], [(1, 12)]], "_start", value)
+    with pytest.raises(Diverged, match=f"^observation {said}: task count-1, slot 2, variation 12, the reset"):
+        played.reset()
+
+
+def test_the_first_observation_of_a_later_episode_is_named_by_that_episode() -> None:
+    played = BrokenEnvs([[(0, 1)], [(1, 6)], [(1, 12), (0, 5)]], "nothing")
+    played.reset()
+    length = int(SUITE.lengths(np.array(1), np.array(12)))
+    for _ in range(length - 1):
+        played.step(zeros(3))
+    played.broken = "observation"
+    with pytest.raises(Diverged, match="observation is not finite: task count-0, slot 2, variation 5, the reset"):
+        played.step(zeros(3))
+
+
+def test_a_restored_observation_that_is_no_use_is_named() -> None:
+    starts = [[(0, 1)], [(1, 6)], [(1, 12)]]
+    original = BrokenEnvs(starts, "nothing")
+    original.reset()
+    original.step(zeros(3))
+    with pytest.raises(Diverged, match="observation is not finite: task count-1, slot 2, variation 12, step 1 of its"):
+        BrokenEnvs(starts, "_replay").load_state(original.state())
+
+
+@pytest.mark.parametrize("value", [1e15, -1e15])
+def test_large_values_within_the_bound_are_stored(value: float) -> None:
+    played = BrokenEnvs([[(0, 1)], [(1, 6)], [(1, 12)]], "reward", value)
+    played.reset()
+    assert played.step(zeros(3)).reward[2] == np.float32(value)
 
 
 def test_an_action_that_is_not_finite_is_not_sent() -> None:
@@ -167,7 +220,7 @@ def test_an_action_that_is_not_finite_is_not_sent() -> None:
 
 
 def test_a_resting_slot_is_not_looked_at() -> None:
-    played = BrokenEnvs(SUITE, 4, ListedEpisodes([[(0, 3)], [(0, 3)], [], [(0, 3)]]))
+    played = BrokenEnvs([[(0, 3)], [(0, 3)], [], [(0, 3)]])
     played.reset()
     for _ in range(6):
         step = played.step(zeros())

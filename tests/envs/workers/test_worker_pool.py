@@ -33,8 +33,8 @@ from envs.workers.process_group import ProcessGroup
 from envs.workers.slots import BEGIN, SlotArrays, SlotLayout, SlotRunner
 from envs.workers.worker import ask_for_batch_scheduling
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
-from mtrl.faults import WrongResult
 from mtrl.errors import BadInput, WorkerFailure
+from mtrl.faults import WrongResult
 from mtrl.types import EnvStep
 from tests.runs.forked import in_child
 
@@ -322,14 +322,14 @@ def test_a_worker_killed_between_steps_is_named_at_the_next() -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_workers_leave_interrupts_to_the_main_process() -> None:
+def test_workers_leave_signals_to_the_main_process() -> None:
     with make_pool(ReportingSlot) as pool:
         pool.reset()
         workers = set(pool.step(actions(1)[0]).final_observation[:, 0].astype(int))
         servers = {psutil.Process(worker).ppid() for worker in workers}
         for process in workers | servers:
-            os.kill(process, signal.SIGINT)
-            os.kill(process, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(process, number)
         time.sleep(0.1)
         play(pool, actions(10))
 

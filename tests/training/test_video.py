@@ -1,0 +1,53 @@
+"""Videos show the policy that is evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agents.sac import SAC
+from envs.point_mass import PointMass
+from mtrl.testing.small_runs import make_agent
+from mtrl.training.protocol_policy import protocol_policy
+from mtrl.training.video import write_videos
+
+
+class Filmed(PointMass):
+    """Shows the same observation in every frame and notes the actions."""
+
+    def __init__(self, samples_policy: bool):
+        super().__init__("point-mass", PointMass.Config(), 1)
+        self.spec = dataclasses.replace(self.spec, samples_policy=samples_policy)
+        self.actions: list[list[np.ndarray]] = []
+
+    def render_episode(
+        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[np.ndarray], bool]:
+        observation = np.array([0.1, 0.2], np.float32)
+        self.actions.append([act(observation) for _ in range(5)])
+        return [np.full((8, 8, 3), 40 * frame, np.uint8) for frame in range(5)], task == 1
+
+
+@pytest.mark.parametrize("samples_policy", [True, False])
+def test_a_video_shows_the_evaluated_policy(tmp_path: Path, samples_policy: bool) -> None:
+    suite = Filmed(samples_policy)
+    agent = make_agent(SAC, SAC.Config(), suite.spec)
+    paths = write_videos(agent, suite, 7, tmp_path)
+    assert [path.name for path in paths] == [
+        "goal-0.8-0.8-failure.gif",
+        "goal-0.8+0.8-success.gif",
+        "goal+0.8-0.8-failure.gif",
+        "goal+0.8+0.8-failure.gif",
+    ]
+    assert Image.open(paths[0]).n_frames == 5  # type: ignore[attr-defined]
+    for task, actions in enumerate(suite.actions):
+        policy = protocol_policy(agent, suite.spec, 7)
+        observation = np.array([[0.1, 0.2]], np.float32)
+        expected = [policy(observation, np.array([task]))[0] for _ in actions]
+        np.testing.assert_array_equal(actions, expected)
+        assert (np.ptp(actions, axis=0) > 0).any() == samples_policy
