@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ class TensorBoardLogger(MetricLogger):
                 # Costs a second, and a broken TensorBoard installation may raise anything.
                 from torch.utils.tensorboard import SummaryWriter
 
+                _silence_writer_threads()
                 purge = None if self._resumed_at is None else self._resumed_at + 1
                 self._writer = SummaryWriter(str(self.folder), purge_step=purge)
             for name, value in values.items():
@@ -63,3 +65,17 @@ class TensorBoardLogger(MetricLogger):
         self._working = False
         reason = f"{type(error).__name__}: {printable(str(error), 160)}"
         logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)
+
+
+def _silence_writer_threads() -> None:
+    """TensorBoard's thread prints a traceback when it cannot write, and raises the same error at the next call."""
+    hook = threading.excepthook
+    if getattr(hook, "silences_tensorboard", False):
+        return
+
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            hook(args)
+
+    excepthook.silences_tensorboard = True  # type: ignore[attr-defined]
+    threading.excepthook = excepthook

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,26 @@ def test_a_broken_tensorboard_is_one_warning(tmp_path: Path, caplog: pytest.LogC
     curves.close()
     assert len(caplog.records) == 1
     assert "no TensorBoard curves" in caplog.text
+
+
+def test_a_full_disk_is_one_warning_without_a_traceback(tmp_path: Path) -> None:
+    program = """
+import resource, signal, sys, time
+from pathlib import Path
+from mtrl.loggers.tensorboard import TensorBoardLogger
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+curves = TensorBoardLogger(Path(sys.argv[1]))
+curves.on_metrics({"env_steps": 0, "loss": 1.0})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+start = time.time
+time.time = lambda: start() + 1000  # long enough for TensorBoard's thread to write
+for env_steps in range(60):
+    curves.on_metrics({"env_steps": env_steps, **{f"loss_{index}": 1.0 for index in range(50)}})
+    time.sleep(0.002)
+curves.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "tb")], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("no TensorBoard curves") == 1
+    assert "Traceback" not in done.stderr
