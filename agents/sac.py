@@ -125,14 +125,13 @@ class SAC(Agent):
         self.normalizer.update_statistics(target, batch.task_ids, [self.critics.output, self.target_critics.output])
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
-        alpha_losses = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
+        alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
+        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
         # A task without samples has no losses.
-        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses, "alpha_loss": alpha_losses}
         losses = {name: torch.where(batch.shares > 0, values, torch.nan) for name, values in losses.items()}
-        alpha = self.log_alpha.detach().exp()
-        return {**losses, "alpha": alpha, "entropy": -means.pop("log_prob"), **means}
+        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
@@ -188,12 +187,14 @@ class SAC(Agent):
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
         return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
 
-    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Tensor:
-        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update; returns it (M,).
+    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
+        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
 
         Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
         then either, which its group reports.
         """
+        if not self.learns_temperatures:
+            return {}
         # d/d log alpha_i = -mean_i(log pi + target entropy_i)
         gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
         losses = self.log_alpha.detach() * gradient
@@ -202,12 +203,10 @@ class SAC(Agent):
         if gradient.is_cuda:
             self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
         elif not finite:
-            bad = (~torch.isfinite(gradient)).nonzero().flatten().tolist()
-            names = [self.spec.task_names[task] for task in bad]
-            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(names)}")
-        if self.learns_temperatures:
-            self.alpha_optimizer.step()
-        return losses
+            tasks = [self.spec.task_names[task] for task in (~torch.isfinite(gradient)).nonzero().flatten()]
+            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(tasks)}")
+        self.alpha_optimizer.step()
+        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
 
     def alpha(self, task_ids: Tensor) -> Tensor:
         """The temperature of each sample's task (B,), outside the graph."""

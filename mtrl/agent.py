@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
+from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.optim.parameter_group import AuxiliaryLoss, ParameterGroup
@@ -144,4 +145,12 @@ class Agent(nn.Module, ABC):
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
 
-agent_types: Registry[Agent] = Registry("agent")
+def refuse_wrong_action(agent: Agent, action: np.ndarray, num_rows: int) -> None:
+    """Raises WrongResult for what is no action of each of `num_rows` observations."""
+    expected = (num_rows, *(agent.spec.action_space.shape or ()))
+    if not isinstance(action, np.ndarray) or action.shape != expected:
+        found = f"actions {action.shape}" if isinstance(action, np.ndarray) else type(action).__name__
+        raise WrongResult(f"returned {found}, expected actions {expected}")
+
+
+agent_types: Registry[Agent] = Registry("agent", Agent)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 PLUGIN_GROUP = "mtrl.plugins"
 
+_OUR_PACKAGES = {"mtrl", "agents", "envs", "benchmarks"}
 PACKAGES_FOLDER = str(Path(__file__).absolute().parents[1])
 """Where `mtrl` was found, and `agents` and `envs` beside it."""
 
@@ -30,6 +31,8 @@ MAX_LISTED = 240
 
 _trusted_modules: dict[str, Any] = {}
 """Modules that the command line (or a test) named; only these are looked into for `module:Class`."""
+_class_modules: set[str] = set()
+"""Modules whose classes are registered, or were chosen as `module:Class`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -50,20 +53,24 @@ def listed(known: Iterable[str], command: str = "") -> str:
 class Registry(Generic[T]):
     """Classes of one kind by name, in the order of their registration."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, base: type):
         self.kind = kind
+        self.base = base
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator. Raises ValueError if another class holds the name already."""
+        """Class decorator. Raises ValueError if another class holds the name, TypeError for a class of another kind."""
 
         def decorator(cls: type[T]) -> type[T]:
+            if wrong := self._wrong_kind(cls):
+                raise TypeError(f"{self.kind} {name!r}: {wrong}")
             held = self._classes.get(name)
             if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(
                     f"{self.kind} {name!r} is registered already, by {held.__module__}.{held.__qualname__}"
                 )
             self._classes[name] = cls
+            _class_modules.add(cls.__module__)
             return cls
 
         return decorator
@@ -83,6 +90,9 @@ class Registry(Generic[T]):
                 raise BadInput(f"{self.kind} {name!r} names no class; write {name}Class")
             if not isinstance(cls, type):
                 raise BadInput(f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}")
+            if wrong := self._wrong_kind(cls):
+                raise BadInput(f"{self.kind} {name!r}: {wrong}")
+            _class_modules.add(cls.__module__)
             return cls
         _refuse_file(name, "MODULE:Class")
         code = f"; a class of the module {name!r} is {name}:Class" if name in _trusted_modules else ""
@@ -90,6 +100,13 @@ class Registry(Generic[T]):
             f"unknown {self.kind} {name!r}{nearest(name, self._classes)}; {listed(sorted(self._classes))}; or "
             f"MODULE:Class of your own{code}"
         )
+
+    def _wrong_kind(self, cls: type) -> str:
+        """Why `cls` cannot be of this registry; nothing if it can."""
+        if issubclass(cls, self.base):
+            return ""
+        bases = ", ".join(base.__qualname__ for base in cls.__bases__)
+        return f"{cls.__module__}.{cls.__qualname__} is no {self.base.__qualname__} (its base is {bases})"
 
     def name_of(self, cls: type) -> str:
         """The name `cls` is registered under, or its `module:Class`."""
@@ -146,6 +163,12 @@ def call_hook(hook: Callable[[], None], plugin: str) -> None:
 def trusted_modules() -> tuple[str, ...]:
     """Names of the modules that the command line named, sorted."""
     return tuple(sorted(_trusted_modules))
+
+
+def plugin_packages() -> set[str]:
+    """Packages that the plug-ins known so far come from, or single modules; the suite's own left out."""
+    names = {module.rpartition(".")[0] or module for module in _class_modules.union(_trusted_modules)}
+    return {name for name in names if name.partition(".")[0] not in _OUR_PACKAGES}
 
 
 def discover_plugins() -> None:

@@ -23,7 +23,7 @@ ALLOWED = {
 PACKAGES = {*ALLOWED, "tests"}
 
 UNITS = (
-    "errors", "registry", "types", "seeding", "per_task",
+    "errors", "registry", "faults", "types", "seeding", "per_task",
     "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "optim", "agent",
     "config", "checkpoints", "runs", "loggers", "training", "testing", "cli", "__main__",
 )  # fmt: skip

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning.results import final_rows
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
@@ -51,7 +52,7 @@ def curves(run: RunDirectory) -> list[dict[str, Any]]:
 
 def summarise(rows: list[EvaluationRow], seconds: float | None) -> dict[str, Any]:
     """The final evaluation of one seed."""
-    final = [row for row in rows if row.kind == "final"]
+    final = final_rows(rows)
     return {
         "success_rate": {row.task: row.success_rate for row in final},
         "mean_return": {row.task: row.mean_return for row in final},

@@ -85,7 +85,7 @@ def read_entry(folder: Path, method: str | None = None) -> Entry:
         source = folder / f"seed-{number}-config.yaml"
         configs.append(changed(parse_yaml(read_text(source), str(source)), {"seed": 1}))
         rows = EvaluationLog(folder / f"seed-{number}-eval.csv").rows()
-        final = [row for row in rows if row.kind == "final"]
+        final = final_rows(rows)
         if not final:
             raise BadInput(f"{folder}: seed {number} has no final evaluation")
         seeds.append(SeedResult(final, MetricsLog(folder / f"seed-{number}-curves.jsonl").rows()))
@@ -94,6 +94,12 @@ def read_entry(folder: Path, method: str | None = None) -> Entry:
         if {row.task for row in final} != {row.task for row in seeds[0].final}:
             raise BadInput(f"{folder}: seeds {numbers[0]} and {number} were evaluated on different tasks")
     return Entry(method or method_of(configs[0]), configs[0], seeds)
+
+
+def final_rows(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    """The last final evaluation; a run that was extended has several."""
+    final = [row for row in rows if row.kind == "final"]
+    return [row for row in final if row.env_steps == final[-1].env_steps]
 
 
 def method_of(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mtrl.env.faults import WrongResult, describe_fault
+from mtrl.faults import WrongResult, describe_fault
 
 BEGIN = b"b"
 """Command: start the next episode of every slot that has one."""

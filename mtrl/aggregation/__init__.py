@@ -8,6 +8,7 @@ from mtrl.aggregation.aggregator import (
     Mean,
     Parameters,
     TaskLosses,
+    aggregate,
     aggregators,
     task_gradients,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Mean",
     "Parameters",
     "TaskLosses",
+    "aggregate",
     "aggregators",
     "pcgrad",
     "task_gradients",

@@ -9,6 +9,8 @@ Shapes: M tasks, B batch, P parameters.
 
 from __future__ import annotations
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from mtrl.faults import WrongResult
 from mtrl.networks import Output
 from mtrl.registry import Registry
 from mtrl.types import Batch, State
@@ -42,7 +45,10 @@ class GradientAggregator(ABC):
     """Combines the tasks' losses or gradients. One instance per parameter group."""
 
     vectorized: bool = True
-    """Whether per-task gradients may be taken in one `vmap` pass; set by the group from its modules."""
+    """Whether per-task gradients may be taken in one `vmap` pass; set by the group from its modules.
+
+    False from the first pass on that `vmap` refuses.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -57,6 +63,20 @@ class GradientAggregator(ABC):
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         """Writes `.grad` of every tensor in `parameters`, and of no other; returns the detached losses."""
 
+    def task_gradients(
+        self, loss_fn: LossFunction, batch: Batch, parameters: Parameters
+    ) -> tuple[dict[str, Tensor], TaskLosses]:
+        """The function `task_gradients`, without `vmap` from the first batch on where that refuses a network."""
+        try:
+            return task_gradients(loss_fn, batch, parameters, self.num_tasks, self.vectorized)
+        except RuntimeError as error:
+            if not self.vectorized:
+                raise
+            result = task_gradients(loss_fn, batch, parameters, self.num_tasks, vectorized=False)
+            self.vectorized = False
+            _report_refusal(str(error).partition("\n")[0])
+            return result
+
     def state(self) -> State:
         """What a restart needs."""
         return {"generator": self.generator.get_state()}
@@ -66,7 +86,22 @@ class GradientAggregator(ABC):
         self.generator.set_state(state["generator"])
 
 
-aggregators: Registry[GradientAggregator] = Registry("aggregator")
+def aggregate(
+    aggregator: GradientAggregator, loss_fn: LossFunction, batch: Batch, parameters: Parameters
+) -> TaskLosses:
+    """The aggregator's `backward`. Raises WrongResult where that leaves a gradient out, or returns no losses (M,)."""
+    result = aggregator.backward(loss_fn, batch, parameters)
+    if not isinstance(result, TaskLosses) or result.losses.shape != batch.shares.shape:
+        found = f"losses {tuple(result.losses.shape)}" if isinstance(result, TaskLosses) else type(result).__name__
+        raise WrongResult(
+            f"returned {found} from backward, expected TaskLosses with losses {tuple(batch.shares.shape)}"
+        )
+    if missing := [name for name, parameter in parameters.items() if parameter.grad is None]:
+        raise WrongResult(f"left no gradient at {', '.join(missing)}")
+    return result
+
+
+aggregators: Registry[GradientAggregator] = Registry("aggregator", GradientAggregator)
 
 
 @aggregators.register("mean")
@@ -99,7 +134,7 @@ class JacobianAggregator(GradientAggregator):
     # what else the loss reads (the actor's by the critics), and every update's graph would stay in memory.
     @torch.no_grad()
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        jacobian, result = task_gradients(loss_fn, batch, parameters, self.num_tasks, self.vectorized)
+        jacobian, result = self.task_gradients(loss_fn, batch, parameters)
         scale = self.num_tasks * batch.shares
         rows = [gradient.flatten(1) for gradient in jacobian.values()]  # each (M, P_k)
         gramian = torch.outer(scale, scale) * sum(row @ row.T for row in rows)
@@ -138,6 +173,13 @@ def task_gradients(
             metrics.append(task_metrics)
         start += count
     return gradients, TaskLosses(losses, {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]})
+
+
+@functools.cache  # once, whichever group meets it first
+def _report_refusal(reason: str) -> None:
+    logging.getLogger(__name__).warning(
+        "torch.func.vmap refuses a network, so per-task gradients take one pass per task, which is slower: %s", reason
+    )
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

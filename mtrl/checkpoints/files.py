@@ -168,7 +168,7 @@ def open_regular(name: str | Path, folder: int | None = None) -> int:
     descriptor = os.open(name, flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise BadInput(f"{printable(str(name))} is not a regular file")
+        raise BadInput(f"{printable(str(name), 160)} is not a regular file")
     return descriptor
 
 
@@ -179,7 +179,7 @@ def read_small_file(name: str | Path, max_bytes: int, folder: int | None = None)
         while piece := file.read(min(SLICE_BYTES, max_bytes + 1 - len(data))):
             data += piece
     if len(data) > max_bytes:
-        raise BadInput(f"{printable(str(name))} holds more than {max_bytes} bytes")
+        raise BadInput(f"{printable(str(name), 160)} holds more than {max_bytes} bytes")
     return bytes(data)
 
 

@@ -1,4 +1,4 @@
-"""Traceback of an unexpected exception, written to the run directory."""
+"""Traceback of an unexpected exception, ours or a plug-in's, written to the run directory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtrl.errors import MtrlError
+from mtrl.faults import PluginFault
 
 
 class Bug(MtrlError):
@@ -20,13 +21,24 @@ def reported_in(run_dir: Path) -> Iterator[None]:
     """Writes the traceback of an unexpected exception to a file of the run directory, if there is one."""
     try:
         yield
+    except PluginFault as fault:
+        if (path := _write_traceback(run_dir)) is None:
+            raise
+        raise PluginFault(f"{fault} (traceback: {path})") from fault
     except (MtrlError, BrokenPipeError):
         raise
     except Exception as error:
-        path = run_dir / "diagnostics" / f"traceback-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(traceback.format_exc())
-        except OSError:
-            raise error from None
+        if (path := _write_traceback(run_dir)) is None:
+            raise
         raise Bug(f"a bug of ours, the traceback is in {path}: {type(error).__name__}: {error}") from error
+
+
+def _write_traceback(run_dir: Path) -> Path | None:
+    """Writes that of the exception in hand; returns the file, or None if there is no run directory to write to."""
+    path = run_dir / "diagnostics" / f"traceback-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(traceback.format_exc())
+    except OSError:
+        return None
+    return path

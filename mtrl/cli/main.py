@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from mtrl import __version__
 from mtrl.errors import BadInput, MtrlError, StorageFailure
+from mtrl.faults import named_plugin_faults
 from mtrl.optim.cpu import keep_freed_memory
 from mtrl.registry import nearest
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         try:
-            code = _run_verb(arguments)
+            with named_plugin_faults():
+                code = _run_verb(arguments)
         except SystemExit as stopped:  # the help has been printed
             code = 0 if stopped.code is None else stopped.code if isinstance(stopped.code, int) else 70
         if sys.stdout is not None:

@@ -1,11 +1,13 @@
-"""Import of plug-ins for a command, and the start of what takes long."""
+"""Import of plug-ins for a command, the start of what takes long, and the check of contracts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from mtrl.config.schema import CONFIG_GROUPS
+from mtrl.config.schema import CONFIG_GROUPS, RunConfig
 from mtrl.env.suite import suites
+from mtrl.faults import PluginFault
 from mtrl.registry import plugins_one_by_one, trust_module
 
 
@@ -29,6 +31,31 @@ def import_plugins(
             named.append(module)
     _warm_up(warm_up)
     return named
+
+
+def check_chosen_plugins(config: RunConfig) -> None:
+    """Checks the contracts of classes given as `module:Class` in `mtrl.testing`. Raises PluginFault.
+
+    Agents are left out, whose check trains for minutes, and suites, whose environments are checked at every step.
+    """
+    chosen = {group.name: choice for group, choice in config.choices() if ":" in choice.name}
+    if chosen.keys().isdisjoint(("architecture", "aggregator", "scheduler")):
+        return
+
+    from mtrl import testing
+
+    checks: dict[str, Callable[[Any, Any], None]] = {
+        "architecture": testing.check_architecture,
+        "aggregator": testing.check_aggregator,
+        "scheduler": testing.check_scheduler,
+    }
+    for group, choice in config.choices():
+        if group.name in checks and group.name in chosen:
+            try:
+                checks[group.name](group.find(choice.name), choice.config)
+            except AssertionError as error:
+                hint = "--no-check-plugins trains with it as it is"
+                raise PluginFault(f"{group.name} {choice.name!r}: {error}; {hint}") from error
 
 
 def _warm_up(suite: str | None) -> None:

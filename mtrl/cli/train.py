@@ -8,7 +8,7 @@ from typing import Any
 
 from mtrl.cli.bug_report import reported_in
 from mtrl.cli.flags import FlagParser, hyphenated
-from mtrl.cli.plugins import import_plugins
+from mtrl.cli.plugins import check_chosen_plugins, import_plugins
 from mtrl.config.schema import (
     CONFIG_GROUPS,
     RunConfig,
@@ -22,6 +22,7 @@ from mtrl.config.schema import (
 from mtrl.config.validation import field_types
 from mtrl.config.yaml_io import load_mapping, read_text
 from mtrl.errors import BadInput
+from mtrl.faults import named_plugin_faults
 from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
@@ -59,7 +60,9 @@ def train(arguments: Sequence[str]) -> int:
     from mtrl.training import run
 
     run_dir = default_run_dir(config) if command["run_dir"] is None else Path(command["run_dir"])
-    with reported_in(run_dir):
+    with reported_in(run_dir), named_plugin_faults():
+        if config.settings.check_plugins:
+            check_chosen_plugins(config)
         return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
 
 

@@ -98,6 +98,7 @@ class RunSettings:
     keep_checkpoints: PositiveInt = 2  # how many of the last ones to keep, the best not counted
     log_interval: PositiveInt = 5_000  # env steps between rows of metrics.jsonl
     max_hours: PositiveFloat | None = None  # hours until the run saves and stops; None: no limit
+    check_plugins: bool = True  # before training, the contracts of classes named MODULE:Class
     worker_timeout: PositiveFloat = 60.0  # seconds without an answer after which a worker counts as hung
 
 

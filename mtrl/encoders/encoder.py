@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 
 
@@ -34,4 +37,16 @@ class Encoder(nn.Module, ABC):
     """observation (B, *shape) -> features (B, out_features)."""
 
 
-encoders: Registry[Encoder] = Registry("encoder")
+@torch.no_grad()
+def refuse_wrong_features(encoder: Encoder, observation_space: gym.spaces.Box) -> None:
+    """Raises WrongResult for an encoder whose features of two observations have another shape or dtype."""
+    features = encoder(torch.from_numpy(np.zeros((2, *observation_space.shape), observation_space.dtype)))
+    expected = (2, encoder.out_features)
+    if not isinstance(features, Tensor):
+        raise WrongResult(f"returned {type(features).__name__} from forward, expected a tensor")
+    if features.shape != expected or features.dtype != torch.float32:
+        found = f"{tuple(features.shape)} {features.dtype}"
+        raise WrongResult(f"returned {found} from forward, expected {expected} torch.float32")
+
+
+encoders: Registry[Encoder] = Registry("encoder", Encoder)

@@ -81,7 +81,7 @@ class Suite(ABC):
         raise BadInput(f"suite {self.spec.name!r} has no pictures")
 
 
-suites: Registry[Suite] = Registry("suite")
+suites: Registry[Suite] = Registry("suite", Suite)
 
 
 def find_suite(name: str) -> type[Suite]:

@@ -20,8 +20,8 @@ import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import IDLE, EpisodeSource
-from mtrl.env.faults import WrongResult, describe_fault
 from mtrl.errors import Diverged, MtrlError, WorkerFailure
+from mtrl.faults import WrongResult, describe_fault
 from mtrl.types import EnvStep, FinishedEpisode, State, SuiteSpec
 
 P = ParamSpec("P")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 
 
@@ -53,6 +54,7 @@ class PolicyArchitecture(nn.Module, ABC):
     @abstractmethod
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Any):
         super().__init__()
+        self.out_features = out_features
 
     @classmethod
     def value_config(cls, config: Any) -> Any:
@@ -86,23 +88,40 @@ class SelfUpdating(nn.Module, ABC):
         """
 
 
-architectures: Registry[PolicyArchitecture] = Registry("architecture")
+architectures: Registry[PolicyArchitecture] = Registry("architecture", PolicyArchitecture)
 
 
 def run(
-    architecture: Callable[..., Tensor | Output],
+    architecture: PolicyArchitecture,
     features: Tensor,
     task_ids: Tensor,
     noise: Tensor | None = None,
     route: Tensor | None = None,
 ) -> Output:
-    """The architecture's output as an `Output` with float32 values, whichever of the two forms its author chose."""
+    """The architecture's output as an `Output` with float32 values, whichever of the two forms its author chose.
+
+    Raises WrongResult.
+    """
     # Only what is given is passed on: most architectures take neither noise nor route.
     given = {name: value for name, value in (("noise", noise), ("route", route)) if value is not None}
-    output = architecture(features, task_ids, **given)
+    return as_output(architecture(features, task_ids, **given), (len(features), architecture.out_features))
+
+
+def as_output(output: Tensor | Output, expected: tuple[int, int]) -> Output:
+    """What an architecture returned, as an `Output` with float32 values of the `expected` shape (B, out_features).
+
+    Raises WrongResult for another shape or dtype, which might be broadcast and trained on.
+    """
     output = output if isinstance(output, Output) else Output(output)
+    if not isinstance(output.values, Tensor):
+        raise WrongResult(f"returned {type(output.values).__name__} from forward, expected a tensor or an Output")
     # Under autocast a last layer that is a plain linear one gives bfloat16.
-    return output if output.values.dtype != torch.bfloat16 else replace(output, values=output.values.float())
+    if output.values.dtype == torch.bfloat16:
+        output = replace(output, values=output.values.float())
+    if output.values.shape != expected or output.values.dtype != torch.float32:
+        found = f"{tuple(output.values.shape)} {output.values.dtype}"
+        raise WrongResult(f"returned {found} from forward, expected {expected} torch.float32")
+    return output
 
 
 class Ensemble(nn.Module):
@@ -119,7 +138,7 @@ class Ensemble(nn.Module):
         Auxiliary losses are means over members; representation (B, d) and diagnostics are those of the first.
         """
         outputs = [
-            run(member, features, task_ids, None if noise is None else noise[:, index])
+            run(member, features, task_ids, None if noise is None else noise[:, index])  # type: ignore[arg-type]
             for index, member in enumerate(self.members)
         ]
         names = outputs[0].losses.keys()

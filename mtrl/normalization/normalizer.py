@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 from mtrl.types import EnvStep
 
@@ -74,7 +76,21 @@ class ReturnNormalizer(nn.Module, ABC):
         """
 
 
-normalizers: Registry[ReturnNormalizer] = Registry("normalizer")
+def refuse_wrong_shapes(normalizer: ReturnNormalizer, num_tasks: int) -> None:
+    """Raises WrongResult for a normalizer whose results are not shaped as its arguments."""
+    values, task_ids = torch.zeros(2, num_tasks), torch.arange(num_tasks)
+    for name in ("reward", "denormalize", "normalize"):
+        result = getattr(normalizer, name)(values, task_ids)
+        if not isinstance(result, Tensor) or result.shape != values.shape:
+            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise WrongResult(f"returned {found} from {name}, expected {tuple(values.shape)}")
+    for name in ("scale", "regularization_scale"):
+        result = getattr(normalizer, name)(task_ids)
+        if isinstance(result, Tensor) and result.shape not in ((), task_ids.shape):
+            raise WrongResult(f"returned {tuple(result.shape)} from {name}, expected {tuple(task_ids.shape)}")
+
+
+normalizers: Registry[ReturnNormalizer] = Registry("normalizer", ReturnNormalizer)
 
 
 @normalizers.register("none")

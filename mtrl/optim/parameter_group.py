@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses
+from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses, aggregate
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
@@ -84,7 +84,7 @@ class ParameterGroup:
     def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
         unequal = self.needs_per_task_gradients and len(set(batch.counts)) > 1
         with default_matmul_backend() if unequal else nullcontext():
-            result = self.aggregator.backward(self._complete(loss_fn), batch, self.parameters)
+            result = aggregate(self.aggregator, self._complete(loss_fn), batch, self.parameters)
         # Before clipping, which would spread a value that is not finite over all gradients.
         norm = _gradient_norm(self._optimized)
         self._check_finite(result.losses, norm if not self._apart else norm + _gradient_norm(self._apart))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mtrl.faults import WrongResult
 from mtrl.networks.architecture import Output, PolicyArchitecture, run
 from mtrl.policies.heads import ActionHead
 from mtrl.registry import Registry
@@ -68,8 +69,15 @@ class Policy(nn.Module, ABC):
     ) -> PolicyOutput:
         """features (B, F), task_ids (B,) int64, noise (B, noise_size) uniform, route (B, route_size) int64."""
 
+    def __call__(self, *inputs: Any, **named: Any) -> PolicyOutput:
+        """`forward`. Raises WrongResult for another type."""
+        output = super().__call__(*inputs, **named)
+        if not isinstance(output, PolicyOutput):
+            raise WrongResult(f"returned {type(output).__name__} from forward, expected a PolicyOutput")
+        return output
 
-policies: Registry[Policy] = Registry("policy")
+
+policies: Registry[Policy] = Registry("policy", Policy)
 
 
 @policies.register("single")

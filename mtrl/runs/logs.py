@@ -127,15 +127,16 @@ class EvaluationLog:
         """All rows in order. Raises OSError."""
         return [row for row in map(_evaluation_row, self.file.lines()) if row is not None]
 
-    def truncate_after(self, env_steps: int) -> None:
-        """Drops the rows newer than `env_steps`, lines that are no rows, and final evaluations, which are made again.
+    def truncate_after(self, env_steps: int, end: int) -> None:
+        """Drops the rows newer than `env_steps`, and lines that are no rows.
 
+        A final evaluation stays if the run ends later now, after `end` env steps; at the same end it is made again.
         Raises StorageFailure.
         """
 
         def wanted(line: str) -> bool:
             row = _evaluation_row(line)
-            return row is not None and row.env_steps <= env_steps and row.kind != "final"
+            return row is not None and row.env_steps <= env_steps and (row.kind != "final" or row.env_steps < end)
 
         self.file.keep(wanted)
 

@@ -170,11 +170,11 @@ class RunDirectory:
         self.metrics.file.sync()
         self.evaluations.file.sync()
 
-    def truncate_after(self, env_steps: int) -> None:
+    def truncate_after(self, env_steps: int, end: int) -> None:
         """Drops the rows newer than the checkpoint that a run resumes from. Raises StorageFailure."""
         self.check_in_place()
         self.metrics.truncate_after(env_steps)
-        self.evaluations.truncate_after(env_steps)
+        self.evaluations.truncate_after(env_steps, end)
 
     def close(self) -> None:
         self.metrics.file.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 from mtrl.types import FinishedEpisode, State, SuiteSpec
 
@@ -44,4 +45,15 @@ class TaskScheduler(ABC):
         """Takes up a state written by `state`. Raises KeyError or ValueError where it does not fit."""
 
 
-schedulers: Registry[TaskScheduler] = Registry("scheduler")
+def shares_of(scheduler: TaskScheduler, num_tasks: int) -> np.ndarray:
+    """The scheduler's `weights` (M,). Raises WrongResult unless they are shares."""
+    weights = scheduler.weights()
+    if not isinstance(weights, np.ndarray):
+        raise WrongResult(f"returned {type(weights).__name__} from weights, expected an array")
+    if weights.shape != (num_tasks,) or not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
+        found = f"shape {weights.shape}" if weights.shape != (num_tasks,) else str(weights.tolist())
+        raise WrongResult(f"returned {found} from weights, expected shares of {num_tasks} tasks that sum to 1")
+    return weights
+
+
+schedulers: Registry[TaskScheduler] = Registry("scheduler", TaskScheduler)

@@ -19,6 +19,7 @@ from torch import nn
 from mtrl.agent import Agent
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.errors import BadInput, Diverged
+from mtrl.faults import WrongResult
 from mtrl.seeding import stream, torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
@@ -52,10 +53,13 @@ def check_agent(cls: type[Agent], config: Any = None) -> None:
             continue
         case = _Case(f"{who} on {suite_name!r}", cls, settings, suite)
         with global_generators_untouched(case.who):
-            case.check_declarations()
-            case.check_acting()
-            case.check_learning_and_resume()
-            case.check_divergence()
+            try:
+                case.check_declarations()
+                case.check_acting()
+                case.check_learning_and_resume()
+                case.check_divergence()
+            except WrongResult as error:
+                raise AssertionError(f"{case.who}: it {error}") from error
     assert len(refusals) < len(CountingSuite.suite_names), f"{who}: it refuses every kind of action space: {refusals}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,15 @@ from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
+from mtrl.encoders import Encoder
+from mtrl.encoders.encoder import refuse_wrong_features
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
+from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
+from mtrl.normalization import ReturnNormalizer
+from mtrl.normalization.normalizer import refuse_wrong_shapes
 from mtrl.optim.cpu import available_cores
 from mtrl.optim.memory import RoomForNetworks, refusals_named, require_memory
 from mtrl.optim.parameter_group import AuxiliaryLoss
@@ -28,11 +34,43 @@ from mtrl.types import Precision, SuiteSpec
 _GROUPS = {group.name: group for group in CONFIG_GROUPS}
 
 
+_SET_BY_CONSTRUCTORS: dict[type, dict[str, type]] = {
+    Agent: {"spec": SuiteSpec, "num_envs": int, "rollout_steps": int, "buffer_size": int},
+    PolicyArchitecture: {"out_features": int, "noise_size": int, "route_size": int},
+    Policy: {"head": ActionHead, "noise_size": int, "route_size": int},
+    Encoder: {"out_features": int},
+    GradientAggregator: {"generator": torch.Generator},
+    ReturnNormalizer: {"training": bool},
+}
+"""What the constructor of a class, or of its base, has to set."""
+
+
 class Chosen(NamedTuple):
     """A class and its settings."""
 
     cls: Any
     config: Any
+
+
+def make(cls: type, *arguments: Any) -> Any:
+    """A new instance. Raises WrongResult for one that its constructor, or that of its base, left unfinished."""
+    instance = cls(*arguments)
+    for base, attributes in _SET_BY_CONSTRUCTORS.items():
+        for name, kind in attributes.items() if isinstance(instance, base) else ():
+            value = getattr(instance, name, None)
+            if not isinstance(value, Integral if kind is int else kind):
+                raise WrongResult(
+                    f"has {name} = {value!r} after __init__, expected {kind.__name__}; "
+                    f"super().__init__ of {base.__name__} takes the constructor's arguments"
+                )
+    return instance
+
+
+def make_encoder(chosen: Chosen, spec: SuiteSpec) -> Encoder:
+    """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
+    encoder = make(chosen.cls, spec.observation_space, chosen.config)
+    refuse_wrong_features(encoder, spec.observation_space)
+    return encoder
 
 
 def make_agent(
@@ -55,25 +93,30 @@ def make_agent(
     aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
 
     def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
-        return architecture.cls(in_features, out_features, num_tasks or spec.num_tasks, architecture.config)
+        return make(architecture.cls, in_features, out_features, num_tasks or spec.num_tasks, architecture.config)
 
     def make_value_network(in_features: int, out_features: int) -> PolicyArchitecture:
         settings = architecture.cls.value_config(architecture.config)
-        return architecture.cls(in_features, out_features, spec.num_tasks, settings)
+        return make(architecture.cls, in_features, out_features, spec.num_tasks, settings)
 
     def make_policy(in_features: int, head: ActionHead) -> Policy:
-        return policy.cls(make_architecture, in_features, head, policy.config)
+        return make(policy.cls, make_architecture, in_features, head, policy.config)
 
     def make_aggregator(group: str) -> GradientAggregator:
-        return aggregator.cls(spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
+        return make(aggregator.cls, spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
+
+    def make_normalizer(discount: float) -> ReturnNormalizer:
+        made = make(normalizer.cls, spec.num_tasks, normalizer.config, discount)
+        refuse_wrong_shapes(made, spec.num_tasks)
+        return made
 
     components = Components(
         spec=spec,
         num_envs=num_envs,
-        encoder=lambda: encoder.cls(spec.observation_space, encoder.config),
+        encoder=lambda: make_encoder(encoder, spec),
         policy=make_policy,
         value_network=make_value_network,
-        normalizer=lambda discount: normalizer.cls(spec.num_tasks, normalizer.config, discount),
+        normalizer=make_normalizer,
         aggregator=make_aggregator,
         seed=seed,
         device=device,
@@ -83,7 +126,7 @@ def make_agent(
     )
     room = refusals_named("the networks", overflow=True), RoomForNetworks()
     with room[0], room[1], seeded_construction(seed, "initial weights"):
-        return chosen["agent"].cls(components, chosen["agent"].config)
+        return make(chosen["agent"].cls, components, chosen["agent"].config)
 
 
 def make_train_state(
@@ -115,7 +158,7 @@ def make_train_state(
 
 def build_suite(suite: Choice, seed: int) -> Suite:
     """The suite that a configuration names. Raises BadInput."""
-    return _GROUPS["suite"].find(suite.name)(suite.name, suite.config, seed)
+    return make(_GROUPS["suite"].find(suite.name), suite.name, suite.config, seed)
 
 
 def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
@@ -134,8 +177,8 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
 
 def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
     """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
-    cls: Any = _GROUPS["scheduler"].find(config.scheduler.name)
-    return cls(suite.spec, config.scheduler.config, config.settings.seed)
+    cls = _GROUPS["scheduler"].find(config.scheduler.name)
+    return make(cls, suite.spec, config.scheduler.config, config.settings.seed)
 
 
 def require_room(config: RunConfig, agent: Agent) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mtrl.config.schema import changed, with_suite
+from mtrl.faults import named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.optim.torch_defaults import torch_defaults
@@ -18,6 +19,7 @@ from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.video import write_videos
 
 
+@named_plugin_faults()
 @torch_defaults()
 def evaluate(
     run_dir: Path,

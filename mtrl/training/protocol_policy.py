@@ -1,6 +1,6 @@
-"""How the protocol of a suite lets a policy act: with its mode, or with actions drawn from it.
+"""Action rules: the mode of a policy, samples from it, or what the protocol of a suite wants.
 
-Shapes: N rows, A action.
+Shapes: N observations, A action.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, refuse_wrong_action
 from mtrl.seeding import torch_stream
 from mtrl.types import SuiteSpec
 
@@ -20,12 +20,14 @@ ActionRule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def mode_rule(agent: Agent) -> ActionRule:
     """The deterministic actions."""
-    return lambda observation, task_ids: agent.act(observation, task_ids, explore=False).action
+    return lambda observation, task_ids: _checked(
+        agent, agent.act(observation, task_ids, explore=False).action, task_ids
+    )
 
 
 def sampling_rule(agent: Agent, generator: torch.Generator) -> ActionRule:
     """Actions drawn from the policy; all randomness comes from `generator`, on the agent's device."""
-    return lambda observation, task_ids: agent.sample(observation, task_ids, generator)
+    return lambda observation, task_ids: _checked(agent, agent.sample(observation, task_ids, generator), task_ids)
 
 
 def protocol_policy(agent: Agent, spec: SuiteSpec, seed: int) -> ActionRule:
@@ -36,3 +38,8 @@ def protocol_policy(agent: Agent, spec: SuiteSpec, seed: int) -> ActionRule:
     if not spec.samples_policy:
         return mode_rule(agent)
     return sampling_rule(agent, torch_stream(seed, "evaluation policy", device=agent.device))
+
+
+def _checked(agent: Agent, action: np.ndarray, task_ids: np.ndarray) -> np.ndarray:
+    refuse_wrong_action(agent, action, len(task_ids))
+    return action

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, refuse_wrong_action
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.files import require_free_space
@@ -21,6 +22,7 @@ from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
 from mtrl.env.scores import reference_returns
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.faults import WrongResult, named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
 from mtrl.loggers.live_table import LiveTable
@@ -32,6 +34,7 @@ from mtrl.optim.memory import refusals_named
 from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.scheduling.scheduler import shares_of
 from mtrl.training.build import (
     build_agent,
     build_scheduler,
@@ -46,7 +49,7 @@ from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
-from mtrl.types import Metrics, Progress
+from mtrl.types import ActionStep, Metrics, Progress
 
 
 def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
@@ -57,22 +60,23 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
     is not learned from.
     """
     agent, envs, buffer, scheduler = state.agent, state.envs, state.buffer, state.scheduler
+    weights = shares_of(scheduler, envs.spec.num_tasks)
     if state.observation is None:
-        envs.set_task_weights(scheduler.weights())
+        envs.set_task_weights(weights)
         state.observation = envs.reset()
     while state.env_steps < total_env_steps:
         metrics: Metrics = {}
         ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
         with acting_threads(envs.spec.observation_space.shape):
-            action_step = agent.act(state.observation, envs.task_ids, explore=True)
+            action_step = _act(agent, state.observation, envs.task_ids)
         envs.send(action_step.action)
         if ends_rollout and agent.learns_from_replay and buffer.num_rows:
-            metrics = _update(agent, buffer, scheduler.weights())
+            metrics = _update(agent, buffer, weights)
         step = envs.recv()
         buffer.add(state.observation, action_step, step)
         agent.on_env_step(step)
         if ends_rollout and not agent.learns_from_replay:
-            metrics = _update(agent, buffer, scheduler.weights())
+            metrics = _update(agent, buffer, weights)
             buffer.clear()
         state.observation = step.observation
         state.vector_steps += 1
@@ -80,17 +84,33 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.num_updates += bool(metrics)
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
-        envs.set_task_weights(scheduler.weights())
+        weights = shares_of(scheduler, envs.spec.num_tasks)
+        envs.set_task_weights(weights)
         yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
+
+
+def _act(agent: Agent, observation: np.ndarray, task_ids: np.ndarray) -> ActionStep:
+    action_step = agent.act(observation, task_ids, explore=True)
+    if not isinstance(action_step, ActionStep) or action_step.extras.keys() < agent.extras.keys():
+        raise WrongResult(f"returned {action_step} from act, expected an ActionStep with extras {list(agent.extras)}")
+    refuse_wrong_action(agent, action_step.action, len(task_ids))
+    return action_step
 
 
 def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
     metrics = agent.update(buffer, task_weights)
+    if not isinstance(metrics, dict):
+        raise WrongResult(f"returned {type(metrics).__name__} from update, expected a dict of metrics")
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise WrongResult(f"returned the metric {name!r} that is a {found} from update, expected a tensor")
     for group in agent.groups().values():
         group.check()
     return metrics
 
 
+@named_plugin_faults()
 @torch_defaults()
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
@@ -107,6 +127,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
 
 
+@named_plugin_faults()
 @torch_defaults()
 def resume(
     run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
@@ -119,11 +140,16 @@ def resume(
         store = checkpoint_store(run, config, suite, device)
         checkpoint = store.load("latest")
         refuse_another_suite(checkpoint, suite)
+        end = config.settings.total_env_steps
+        if end < checkpoint.step:
+            raise BadInput(
+                f"total_env_steps: {end} is not allowed; {run.path} is at {checkpoint.step} env steps already"
+            )
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
         agent = build_agent(config, suite, device)
         require_room(config, agent)
-        run.truncate_after(checkpoint.step)
+        run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, store, checkpoint, loggers)
@@ -168,7 +194,8 @@ def _run(
             "exit_code": None,
         }
     )
-    with _status(run), refusals_named("the sizes of this run"), ExitStack() as stack:
+    room = refusals_named("the sizes of this run")
+    with _status(run), named_plugin_faults(), room, ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
         state = build_train_state(config, suite, agent)
         stack.callback(state.envs.close)

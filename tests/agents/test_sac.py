@@ -193,8 +193,8 @@ def test_where_the_rewards_are_divided_temperatures_are_in_their_units() -> None
 class Affine(ReturnNormalizer):
     """Fixed statistics: task i has scale 2^i and shift 10 i."""
 
-    def __init__(self, num_tasks: int, config: Any):
-        super().__init__(num_tasks, config)
+    def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+        super().__init__(num_tasks, config, discount)
         self.sigma, self.mu = 2.0 ** torch.arange(num_tasks), 10.0 * torch.arange(num_tasks)
 
     def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_sac_keeps_the_contract_of_an_agent() -> None:
 
 def test_polyak_averaging_moves_the_targets_by_the_rate() -> None:
     target, online = (nn.ParameterList([torch.tensor(values)]) for values in ([1.0, 2.0], [3.0, -2.0]))
-    polyak_update(target, online, 0.25)
+    polyak_update(list(target), list(online), 0.25)
     assert target[0].tolist() == [1.5, 1.0]
 
 

@@ -114,3 +114,38 @@ def test_gradients_are_written_on_the_given_parameters_only() -> None:
         assert problem.parameters["bias"].grad is not None
         assert problem.parameters["weight"].grad is None
         assert problem.bystander.grad is None
+
+
+class RefusedProblem(LinearProblem):
+    """A loss that reads values, which `vmap` refuses."""
+
+    def loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+        assert len(batch.task_ids.unique()) == 1
+        return super().loss(parameters, batch)
+
+
+def test_where_vmap_refuses_a_loss_the_tasks_are_taken_apart_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counts = (5, 5, 5)
+    aggregators_of_groups = [make(IdentityWeighting, 3) for _ in range(2)]
+    for aggregator in aggregators_of_groups * 2:
+        found = gradients(aggregator, RefusedProblem(counts))
+        expected = gradients(make(IdentityWeighting, 3), LinearProblem(counts))
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+        assert not aggregator.vectorized
+    (record,) = caplog.records
+    assert "vmap refuses a network" in record.message
+
+
+def test_a_loss_that_fails_either_way_is_no_refusal_of_vmap(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(LinearProblem):
+        def loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
+            raise RuntimeError("shapes do not fit")
+
+    aggregator = make(IdentityWeighting, 3)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        gradients(aggregator, Broken((5, 5, 5)))
+    assert aggregator.vectorized
+    assert not caplog.records

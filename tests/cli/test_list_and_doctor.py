@@ -78,8 +78,8 @@ def test_list_counts_parameters_and_operations_of_architectures_on_mt10() -> Non
     rows = [line.split() for line in call("list", "architectures").out.splitlines()]
     sizes = {row[0]: row[-2:] for row in rows if row}
     assert sizes["soft-modules"] == ["691,022", "1.38"]
-    # Two operations for each weight of the layers and of the row's own head.
-    multi_head = 2 * ((39 + 10) * 400 + 2 * 400 * 400 + 400 * 8) / 1e6
+    # Two operations for each weight of the layers and of the heads of all ten tasks.
+    multi_head = 2 * ((39 + 10) * 400 + 2 * 400 * 400 + 10 * 400 * 8) / 1e6
     assert sizes["multi-head"] == ["372,880", f"{multi_head:.2f}"]
 
 

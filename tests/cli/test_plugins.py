@@ -31,7 +31,7 @@ class Tiny(PolicyArchitecture):
         hidden = nn.Linear(in_features + 1, config.width)
         self.layers = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.width, out_features))
 
-    def forward(self, features, task_ids, draw=None):
+    def forward(self, features, task_ids):
         return self.layers(torch.cat([features, task_ids.float().unsqueeze(-1)], dim=-1))
 '''
 
@@ -96,6 +96,50 @@ def test_a_class_that_the_module_lacks_is_named(folder: Path) -> None:
     assert result.returncode == 2
     assert "Tony" in result.stderr
     assert not (folder / "other").exists()
+
+
+FAULTY = (
+    MODULE
+    + """
+
+class Dropout(Tiny):
+    def forward(self, features, task_ids):
+        return nn.functional.dropout(super().forward(features, task_ids))
+
+
+class Later(Tiny):
+    def forward(self, features, task_ids):
+        if len(features) == 16:
+            raise LookupError("no such layer")
+        return super().forward(features, task_ids)
+"""
+)
+
+
+def test_a_class_that_breaks_its_contract_is_refused_unless_the_check_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(FAULTY)
+    flags = ["--architecture", "my_module:Dropout", "--eval-interval", "0", "--final-eval-episodes-per-task", "0"]
+    command = [*TRAIN, *flags]
+    refused = mtrl(tmp_path, *command)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: architecture 'my_module:Dropout': my_module.Dropout")
+    assert "the same inputs give another output" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert mtrl(tmp_path, *command, "--no-check-plugins").returncode == 0
+
+
+def test_a_fault_of_a_class_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "my_module.py").write_text(FAULTY)
+    failed = mtrl(tmp_path, *TRAIN, "--architecture", "my_module:Later", "--no-check-plugins")
+    assert failed.returncode == 2
+    line = 1 + next(number for number, text in enumerate(FAULTY.splitlines()) if "raise LookupError" in text)
+    place = f"{tmp_path / 'my_module.py'}:{line}"
+    error = failed.stderr.splitlines()[-1]
+    assert error.startswith(f"error: plug-in Later ({place}) raised LookupError: no such layer (traceback: run/")
+    (trace,) = (tmp_path / "run" / "diagnostics").glob("traceback-*.txt")
+    assert "LookupError: no such layer" in trace.read_text()
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["exit_code"] == 2
 
 
 SCHEDULER = '''

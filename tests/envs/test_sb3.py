@@ -99,7 +99,7 @@ def test_a_seed_gives_the_same_episodes_again() -> None:
 
 def test_attributes_and_methods_reach_the_vector_environment() -> None:
     vec_env = make_sb3_env("point-mass", 4)
-    assert vec_env.get_attr("suite", indices=[0, 2]) == 2 * [vec_env.environments.spec]
+    assert vec_env.get_attr("spec", indices=[0, 2]) == 2 * [vec_env.environments.spec]
     assert not vec_env.has_attr("no_such_attribute")
     vec_env.env_method("set_task_weights", np.array([0.0, 0.0, 0.0, 1.0]))
     vec_env.reset()

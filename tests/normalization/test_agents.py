@@ -31,8 +31,8 @@ CONFIGS: dict[type[Agent], Any] = {
 class QuickPopArt(PopArt):
     """Statistics that move far in one update."""
 
-    def __init__(self, num_tasks: int, config: Any):
-        super().__init__(num_tasks, PopArt.Config(rate=0.3))
+    def __init__(self, num_tasks: int, config: Any, discount: float):
+        super().__init__(num_tasks, PopArt.Config(rate=0.3), discount)
 
 
 @pytest.mark.parametrize("name", [name for name in normalizers.names() if name != "none"])
@@ -43,7 +43,9 @@ def test_agents_keep_their_contract_with_every_normalizer(cls: type[Agent], name
     class Normalized(cls):  # type: ignore[misc, valid-type]
         def __init__(self, components: Components, config: Any):
             num_tasks = components.spec.num_tasks
-            super().__init__(replace(components, normalizer=lambda: normalizer(num_tasks, normalizer.Config())), config)
+            super().__init__(
+                replace(components, normalizer=lambda _: normalizer(num_tasks, normalizer.Config())), config
+            )
 
     check_agent(Normalized, CONFIGS[cls])
 
@@ -119,8 +121,8 @@ def test_every_step_is_shown_to_the_normalizer_once(cls: type[Agent]) -> None:
 
 def test_the_values_that_advantages_are_measured_from_are_in_reward_units() -> None:
     class Thousands(ReturnNormalizer):
-        def __init__(self, num_tasks: int, config: Any):
-            super().__init__(num_tasks, config)
+        def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+            super().__init__(num_tasks, config, discount)
 
         def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
             return 1000 * values

@@ -23,8 +23,8 @@ SUITE = PointMass("point-mass", PointMass.Config(), 1)
 class QuickPopArt(PopArt):
     """Statistics that follow the returns within a hundred updates."""
 
-    def __init__(self, num_tasks: int, config: Any):
-        super().__init__(num_tasks, PopArt.Config(rate=0.01))
+    def __init__(self, num_tasks: int, config: Any, discount: float = 0.99):
+        super().__init__(num_tasks, PopArt.Config(rate=0.01), discount)
 
 
 def trained(normalizer: type[ReturnNormalizer], vector_steps: int, **config: Any) -> tuple[SAC, np.ndarray]:

@@ -11,7 +11,7 @@ from mtrl.types import EnvStep
 
 
 def scale(num_tasks: int = 2, discount: float = 0.5) -> ReturnScale:
-    return ReturnScale(num_tasks, ReturnScale.Config(discount=discount))
+    return ReturnScale(num_tasks, ReturnScale.Config(), discount)
 
 
 def step(reward: list[float], task_ids: list[int], ended: list[bool], truncated: bool = False) -> EnvStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -62,7 +63,7 @@ def check_against_plain_adam(module: nn.Module, outputs: Any, num_tasks: int) ->
     def loss_fn(parameters: Parameters, batch: Batch) -> TaskLosses:
         return TaskLosses(per_task())
 
-    group.step(loss_fn, batch_of(TASKS[num_tasks]))
+    group.step(loss_fn, replace(batch_of(TASKS[num_tasks]), shares=torch.full((num_tasks,), 1 / num_tasks)))
     found = dict(module.named_parameters())
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -205,7 +206,7 @@ class Stepping(SelfUpdating):
         self.table = nn.Parameter(torch.zeros(3))
         self.weight = nn.Linear(1, 1)
 
-    def step(self) -> None:
+    def step(self, shares: torch.Tensor) -> None:
         assert self.table.grad is not None
         with torch.no_grad():
             self.table -= self.table.grad

@@ -40,7 +40,7 @@ def normal(layer: nn.Linear) -> nn.Linear:
 def test_single_precision_rounds_nothing() -> None:
     layer = normal(nn.Linear(8, 3))
     exact = layer(features())
-    with autocast("float32", CPU):
+    with autocast("float32", CPU)():
         assert torch.equal(layer(features()), exact)
 
 
@@ -48,7 +48,7 @@ def test_products_round_their_operands_and_gradients_are_float32() -> None:
     layer = normal(nn.Linear(8, 3))
     operands = (value.bfloat16().double() for value in (features(), layer.weight.T, layer.bias))
     inputs, weight, bias = operands
-    with autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU)():
         found = layer(features())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), (inputs @ weight + bias).bfloat16().double(), rtol=2**-7, atol=1e-6)
@@ -61,7 +61,7 @@ def test_products_round_their_operands_and_gradients_are_float32() -> None:
 @pytest.mark.parametrize("layer", [output_linear(8, 3, bound=1.0), Float32LayerNorm(8)])
 def test_last_layers_and_normalisations_stay_exact(layer: nn.Module) -> None:
     exact = layer(features())
-    with autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU)():
         assert torch.equal(layer(features()), exact)
 
 
@@ -69,14 +69,14 @@ def test_last_layers_and_normalisations_stay_exact(layer: nn.Module) -> None:
 def test_task_heads_stay_exact(task_ids: list[int]) -> None:
     heads, tasks = TaskHeads(8, 3, 2), torch.tensor(task_ids)
     exact = heads(features(), tasks)
-    with autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU)():
         assert torch.equal(heads(features(), tasks), exact)
 
 
 @pytest.mark.parametrize(("cls", "config"), CASES)
 def test_no_architecture_rounds_what_it_gives(cls: type[PolicyArchitecture], config: Any) -> None:
     network = cls(8, 3, 2, config)
-    with autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU)():
         values = run(network, features(), TASKS).values
     assert values.dtype == torch.float32
     assert not torch.equal(values, values.bfloat16().float())
@@ -95,7 +95,7 @@ def test_gram_schmidt_stays_exact(monkeypatch: pytest.MonkeyPatch) -> None:
         return bases[-1]
 
     monkeypatch.setattr("mtrl.networks.experts.moore.orthonormalized", kept)
-    with autocast("bfloat16", CPU):
+    with autocast("bfloat16", CPU)():
         run(network, torch.randn(64, 8, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 3)
     products = bases[0] @ bases[0].transpose(1, 2)
     assert float((products - torch.eye(4)).detach().abs().max()) < 0.01

@@ -343,7 +343,7 @@ def writes(run: RunDirectory) -> list[Callable[[], None]]:
         lambda: run.set_status("done", 0),
         lambda: run.append_metrics({"env_steps": 1}),
         lambda: run.append_evaluation([]),
-        lambda: run.truncate_after(1),
+        lambda: run.truncate_after(1, 2),
     ]
 
 

@@ -173,7 +173,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
     (MetricsOfSamples, r"metric 'reward' has shape \(6,\)"),
-    (MetricsAsNumbers, "metric 'reward' is a float"),
+    (MetricsAsNumbers, "metric 'reward' that is a float"),
     (SwallowsNaN, "does not raise Diverged"),
     (NoticesTooLate, "it raises Diverged after it changed"),
     (SamplesByItself, "sample draws from something else than the generator given"),

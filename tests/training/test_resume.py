@@ -11,7 +11,7 @@ import pytest
 from mtrl.config.schema import RunConfig
 from mtrl.optim.matmul_backend import DEFAULT
 from mtrl.training import restore, run
-from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
+from tests.training.tiny_runs import LAST_WORDS, differences, final_state, in_child, log_rows, tiny_config
 
 
 def train_with_kills(config: RunConfig, run_dir: Path, kills: list[int], number: int = signal.SIGKILL) -> list[int]:
@@ -117,12 +117,35 @@ def test_the_number_of_workers_does_not_change_what_is_learnt(tmp_path: Path) ->
     assert differences(final_state(tmp_path / "0"), final_state(tmp_path / "2")) == []
 
 
-def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
-    long = tiny_config(total_env_steps=2400)
-    assert in_child(lambda: run.train(long, tmp_path / "long")) == 0
-    assert in_child(lambda: run.train(tiny_config(), tmp_path / "extended")) == 0
-    assert in_child(lambda: run.resume(tmp_path / "extended", {"total_env_steps": 2400})) == 0
-    assert_same_run(tmp_path / "long", tmp_path / "extended")
+def test_a_finished_run_can_be_extended_and_keeps_its_final_evaluation(tmp_path: Path) -> None:
+    long, extended = tmp_path / "long", tmp_path / "extended"
+    short_config, long_config = tiny_config(), tiny_config(total_env_steps=2400)
+    assert in_child(lambda: run.train(long_config, long)) == 0
+    assert in_child(lambda: run.train(short_config, extended)) == 0
+    final = [row for row in log_rows(extended)[1] if row.kind == "final"]
+    assert in_child(lambda: run.resume(extended, {"total_env_steps": 2400})) == 0
+    assert differences(final_state(long), final_state(extended)) == []
+    metrics, evaluations = log_rows(extended)
+    assert metrics == log_rows(long)[0]
+    assert [row for row in evaluations if row in final] == final
+    assert [row for row in evaluations if row not in final] == log_rows(long)[1]
+
+
+def test_a_resume_to_an_end_that_is_past_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    config = tiny_config()
+    assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "config.yaml", tmp_path / "run" / "eval.csv")}
+    assert in_child(lambda: run.resume(tmp_path / "run", {"total_env_steps": 800})) == 2
+    assert LAST_WORDS.read_text() == f"total_env_steps: 800 is not allowed; {tmp_path}/run is at 1600 already"
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_final_evaluation_at_the_same_end_is_made_once(tmp_path: Path) -> None:
+    config = tiny_config()
+    assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
+    rows = log_rows(tmp_path / "run")
+    assert in_child(lambda: run.resume(tmp_path / "run", {})) == 0
+    assert log_rows(tmp_path / "run") == rows
 
 
 def test_a_resume_says_that_another_matmul_backend_is_used(

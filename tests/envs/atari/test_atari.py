@@ -34,7 +34,7 @@ from mtrl.env.scores import HUMAN, TARGET, normalized_scores, overall_score, ref
 from mtrl.errors import BadInput, WorkerFailure
 from mtrl.seeding import stream
 from mtrl.testing import check_suite
-from mtrl.types import Acted, EnvStep
+from mtrl.types import ActionStep, EnvStep
 
 
 def atari(name: str = "atari:pong,breakout", **config: Any) -> Atari:
@@ -98,7 +98,7 @@ def test_the_buffer_stacks_frames_as_ale_py_does(short: AtariEnvs) -> None:
     for _ in range(31):
         action = legal(short, generator)
         step = short.step(action)
-        buffer.add(observation, Acted(action), step)
+        buffer.add(observation, ActionStep(action), step)
         played.append((observation, step))
         observation = step.observation
         if len(played) in (14, 25):

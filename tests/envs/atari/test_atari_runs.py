@@ -20,7 +20,7 @@ def config(total_env_steps: int = 240, **suite: Any) -> RunConfig:
     return tiny_config(
         {"name": "atari:pong,breakout", "max_episode_frames": 80, **suite},
         encoder={"name": "nature", "features": 16},
-        agent={"batch_size": 8, "random_steps": 10, "buffer_steps": 1000},
+        agent={"batch_size": 8, "learning_starts": 60, "buffer_size": 6000},
         num_envs=3,
         total_env_steps=total_env_steps,
         log_interval=30,

@@ -396,7 +396,7 @@ def test_a_simulator_that_cannot_be_imported_is_named() -> None:
     program = (
         "from envs.metaworld.suite import MetaWorld\nfrom mtrl.env.episodes import RandomEpisodes\n"
         "suite = MetaWorld('mt1-reach', MetaWorld.Config(), 1)\n"
-        "episodes = RandomEpisodes(suite.suite, 1, 1)\n"
+        "episodes = RandomEpisodes(suite.spec, 1, 1)\n"
         "suite.make_envs(1, episodes, mode='train', num_workers=1, worker_timeout=60).reset()"
     )
     result = subprocess.run(

@@ -19,9 +19,9 @@ from envs.metaworld.official import OfficialAgent
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.suite import find_suite
-from mtrl.optim.parameter_group import OptimizedGroup
+from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.training.evaluator import evaluate
-from mtrl.types import Acted, Metrics, SuiteSpec
+from mtrl.types import ActionStep, Metrics, SuiteSpec
 
 TASKS = ("reach-v3", "drawer-close-v3", "button-press-v3")
 SEED = 5
@@ -36,8 +36,8 @@ class ScriptedAgent(Agent):
         self.skill = skill
         self.policies = [ENV_POLICY_MAP[name]() for name in spec.task_names]
 
-    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> Acted:
-        return Acted(np.stack([self._row(row, task) for row, task in zip(observation, task_ids, strict=True)]))
+    def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
+        return ActionStep(np.stack([self._row(row, task) for row, task in zip(observation, task_ids, strict=True)]))
 
     def _row(self, observation: np.ndarray, task: int) -> np.ndarray:
         # A function of the observation alone, hence equal in both evaluations.
@@ -49,7 +49,7 @@ class ScriptedAgent(Agent):
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         raise NotImplementedError
 
-    def groups(self) -> Mapping[str, OptimizedGroup]:
+    def groups(self) -> Mapping[str, ParameterGroup]:
         return {}
 
     def streams(self) -> Mapping[str, torch.Generator]:

@@ -33,8 +33,8 @@ from envs.workers.process_group import ProcessGroup
 from envs.workers.slots import BEGIN, SlotArrays, SlotLayout, SlotRunner
 from envs.workers.worker import ask_for_batch_scheduling
 from mtrl.env.episodes import ListedEpisodes, RandomEpisodes
-from mtrl.env.faults import WrongResult
 from mtrl.errors import BadInput, WorkerFailure
+from mtrl.faults import WrongResult
 from mtrl.types import EnvStep
 from tests.runs.forked import in_child
 

@@ -205,12 +205,12 @@ def test_the_weighted_policy_learner_is_slow_towards_certainty_and_quick_to_leav
     router = WeightedPolicyLearner(1, 1, 3, rate=0.1)
     router.probabilities.data.copy_(torch.tensor([0.6, 0.3, 0.1]))
     router.probabilities.grad = torch.tensor([[[-1.0, 0.0, 2.0]]])
-    router.step()
+    router.step(torch.ones(1))
     # Gains (1, 0, -2) less their mean 0.4 are (0.6, -0.4, -2.4); weights 0.4, 0.3 and 0.1.
     moved = torch.tensor([0.6 + 0.024, 0.3 - 0.012, 0.1 - 0.024])
     torch.testing.assert_close(router.probabilities.data.flatten(), moved + (1 - moved.sum()) / 3)
     for _ in range(100):
-        router.step()
+        router.step(torch.ones(1))
     floor = EXPLORATION / 3
     torch.testing.assert_close(router.probabilities.data.flatten(), torch.tensor([1 - 2 * floor, floor, floor]))
 
