@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl.errors import BadInput
+from mtrl.optim.cpu import available_memory
 
 _RESERVE = 2**28
 """Bytes that networks leave to everything else."""
@@ -23,24 +21,6 @@ _LOOK_AFTER = 2**26, 4096
 
 _REFUSAL = re.compile("allocate memory|out of memory", re.IGNORECASE)
 """What torch says in errors of a more general class."""
-
-
-def available_memory() -> int | None:
-    """Bytes that this process can still take; None where the system does not tell."""
-    answers = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        answers.append(sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree")))
-    # Of a container, whose share can be smaller than the machine; "max" is none.
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            answers.append(int(Path(file).read_text()))
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            answers.append(max(0, limit - used))
-    return min(answers, default=None)
 
 
 def require_memory(num_bytes: int, what: str) -> None:
