@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtrl.checkpoints.files import printable
 from mtrl.loggers.metric_logger import MetricLogger, scalars
 from mtrl.runs.logs import EvaluationRow
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 logger = logging.getLogger(__name__)
 
 
 class TensorBoardLogger(MetricLogger):
-    """Writes scalars under `folder`; the file is made at the first of them."""
+    """Writes scalars under `folder`; the writer, slow to import, is made at the first of them."""
 
     def __init__(self, folder: Path, resumed_at: int | None = None):
         """resumed_at: env steps of the checkpoint a run goes on from; TensorBoard hides what was newer."""
         self.folder, self._resumed_at = folder, resumed_at
-        self._file: _EventFile | None = None
+        self._writer: SummaryWriter | None = None
         self._working = True
 
     def on_metrics(self, row: Mapping[str, Any]) -> None:
@@ -39,56 +40,42 @@ class TensorBoardLogger(MetricLogger):
         if not self._working:
             return
         try:
-            if self._file is None:
-                self._file = _EventFile(self.folder, None if self._resumed_at is None else self._resumed_at + 1)
-            self._file.add(env_steps, values)
+            if self._writer is None:
+                # Costs a second, and a broken TensorBoard installation may raise anything.
+                from torch.utils.tensorboard import SummaryWriter
+
+                _silence_writer_threads()
+                purge = None if self._resumed_at is None else self._resumed_at + 1
+                self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, env_steps)
         except Exception as error:
             self._fail(error)
 
     def close(self) -> None:
-        """Never raises."""
-        file, self._file = self._file, None
-        if file is not None:
+        """Writes what is buffered. Never raises."""
+        writer, self._writer = self._writer, None
+        if writer is not None and self._working:
             try:
-                file.close()
+                writer.close()
             except Exception as error:
                 self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        if self._working:
-            reason = f"{type(error).__name__}: {printable(str(error), 160)}"
-            logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)
         self._working = False
+        reason = f"{type(error).__name__}: {printable(str(error), 160)}"
+        logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)
 
 
-class _EventFile:
-    """A file of TensorBoard's events. Torch's `SummaryWriter` has a thread, whose faults are printed as tracebacks."""
+def _silence_writer_threads() -> None:
+    """TensorBoard's thread prints a traceback when it cannot write, and raises the same error at the next call."""
+    hook = threading.excepthook
+    if getattr(hook, "silences_tensorboard", False):
+        return
 
-    def __init__(self, folder: Path, purge_step: int | None):
-        """purge_step: points from there on in older files are not shown."""
-        # A broken TensorBoard installation may raise anything.
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            hook(args)
 
-        folder.mkdir(parents=True, exist_ok=True)
-        # Names that contain this are what TensorBoard reads, in their order.
-        name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
-        self._file = open(folder / name, "ab", buffering=0)  # noqa: SIM115 - kept open
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-        if purge_step is not None:
-            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(step=step, summary=Summary(value=points))
-
-    def _write(self, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
-
-    def close(self) -> None:
-        self._file.close()
+    excepthook.silences_tensorboard = True  # type: ignore[attr-defined]
+    threading.excepthook = excepthook

@@ -157,8 +157,7 @@ class _Case:
             assert not size, f"{self.who}: it declares route_size {size}, and forward gives no route"
         else:
             assert tuple(output.route.shape) == (num_samples, size), (
-                f"{self.who}: route has shape {tuple(output.route.shape)}, not (rows, route_size) = "
-                f"{(num_samples, size)}"
+                f"{self.who}: route has shape {tuple(output.route.shape)}, not {(num_samples, size)}"
             )
             assert output.route.dtype == torch.int64, f"{self.who}: route is {output.route.dtype}, not int64"
 

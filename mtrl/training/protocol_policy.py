@@ -27,7 +27,7 @@ def mode_rule(agent: Agent) -> ActionRule:
 
 def sampling_rule(agent: Agent, generator: torch.Generator) -> ActionRule:
     """Actions drawn from the policy; all randomness comes from `generator`, on the agent's device."""
-    return lambda observation, task_ids: _checked(agent, agent.sample(observation, task_ids, generator), task_ids)
+    return lambda observation, tasks: _checked(agent, agent.sample(observation, tasks, generator), tasks)
 
 
 def protocol_policy(agent: Agent, spec: SuiteSpec, seed: int) -> ActionRule:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -114,3 +116,47 @@ def test_the_canary_module_would_touch_the_canary_if_it_were_imported(tmp_path: 
 
     assert in_child(child)[0] == 0
     assert (tmp_path / "canary").exists()
+
+
+def mutate(path: Path, generator: random.Random) -> str:
+    """Damages one file of a run directory; returns what was done."""
+    file = generator.choice(sorted(file for file in path.rglob("*") if file.is_file()))
+    content = file.read_bytes()
+    kind = generator.choice(("flip", "cut", "empty", "delete", "folder", "link", "number", "line", "append"))
+    if kind in ("delete", "folder", "link"):
+        file.unlink()
+        if kind == "folder":
+            file.mkdir()
+        elif kind == "link":
+            file.symlink_to(generator.choice(("/etc/hostname", "/dev/null", str(path / "config.yaml"))))
+    elif kind == "flip" and content:
+        place = generator.randrange(len(content))
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << generator.randrange(8)]) + content[place + 1 :])
+    elif kind == "number":
+        number = generator.choice((b"-1", b"1e400", b"NaN", b"null", b'"abc"', b"[]", b"9" * 400, b"true"))
+        numbers = list(re.finditer(rb"\d+", content))
+        where = generator.choice(numbers) if numbers else None
+        file.write_bytes(content if where is None else content[: where.start()] + number + content[where.end() :])
+    elif kind == "line":
+        lines = content.splitlines(keepends=True)
+        generator.shuffle(lines)
+        file.write_bytes(b"".join(lines[: generator.randrange(len(lines) + 1)]))
+    else:
+        cut = content[: generator.randrange(len(content) + 1)]
+        file.write_bytes({"cut": cut, "append": content + b"\xff{[,"}.get(kind, b""))
+    return f"{kind} {file.relative_to(path)}"
+
+
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.full) for first in range(10, 500, 10))])
+def test_a_damaged_run_directory_is_never_a_bug(copied_run: tuple[Path, Path], first: int) -> None:
+    path, _ = copied_run
+
+    def child() -> None:
+        for seed in range(first, first + 10):
+            damaged = shutil.copytree(path, path.with_name(f"damaged-{seed}"))
+            what = mutate(damaged, random.Random(seed))
+            for code, error in open_in_every_way(damaged):
+                assert code in (0, 2, 5), f"{seed}: {what}: {code} {error}"
+
+    status, told = in_child(child)
+    assert status == 0, told
