@@ -24,7 +24,7 @@ from benchmarks.repeats import Repeats
 from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.build import build_agent, build_suite, build_train_state
 from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
 from mtrl.types import Precision
@@ -81,7 +81,8 @@ def _our_trainings(precision: Precision) -> Iterator[Mapping[str, Round]]:
             },
         }
     )
-    state = build_train_state(config, build_suite(config.suite, config.settings.seed), torch.device("cpu"))
+    suite = build_suite(config.suite, config.settings.seed)
+    state = build_train_state(config, suite, build_agent(config, suite, torch.device("cpu")))
     overlapped = training_loop(state, config.settings.total_env_steps)
 
     def overlap(vector_steps: int) -> None:

@@ -25,7 +25,7 @@ from benchmarks.repeats import Repeats
 from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
-from mtrl.training.build import build_suite, build_train_state
+from mtrl.training.build import build_agent, build_suite, build_train_state
 from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
 from mtrl.types import Precision
@@ -125,7 +125,7 @@ def _our_training(sizes: PPOSizes, precision: Precision) -> Iterator[Training]:
     architecture = {"name": "mlp", "width": sizes.width, "depth": sizes.depth}
     config = resolve_config({"suite": "mt10", "agent": agent, "architecture": architecture, "precision": precision})
     suite = build_suite(config.suite, config.settings.seed)
-    state: TrainState = build_train_state(config, suite, torch.device("cpu"))
+    state: TrainState = build_train_state(config, suite, build_agent(config, suite, torch.device("cpu")))
     try:
         turns = training_loop(state, config.settings.total_env_steps)
         rounds = (turn for turn in turns if turn.metrics)  # one for each rollout

@@ -10,6 +10,7 @@ Shapes: T rows kept, F frames per observation (1: not a stack), R = T + F ring r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from mtrl.buffer.task_index import TaskIndex
+from mtrl.errors import BadInput
 from mtrl.seeding import load_stream_state, stream, stream_state
 from mtrl.types import ActionStep, Batch, Chunk, EnvStep, State, SuiteSpec
 
@@ -27,6 +29,27 @@ CHUNK_ROWS = 2048
 
 _PRECEDING = ("observation", "terminated", "truncated")
 """Columns of which the rows before the oldest one still matter, to put its stack of frames together."""
+
+
+def buffer_bytes(spec: SuiteSpec, num_envs: int, capacity: int, extras: Mapping[str, tuple[int, ...]]) -> int:
+    """Memory that a full buffer takes, but for the last observations of episodes."""
+    columns = _columns(spec, extras).values()
+    transition = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in columns)
+    return (capacity + spec.frame_stack) * num_envs * (transition + TaskIndex.ID_BYTES)
+
+
+def _columns(spec: SuiteSpec, extras: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of what is stored of a transition, by the column's name."""
+    space = spec.action_space
+    return {
+        "observation": (spec.frame_shape, spec.observation_space.dtype),
+        "action": (tuple(space.shape or ()), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32),
+        "reward": ((), np.float32),
+        "terminated": ((), np.bool_),
+        "truncated": ((), np.bool_),
+        "task_ids": ((), np.int16),
+        **{f"extras.{name}": (shape, np.float32) for name, shape in extras.items()},
+    }
 
 
 class RolloutBuffer:
@@ -41,7 +64,10 @@ class RolloutBuffer:
         extras: Mapping[str, tuple[int, ...]] | None = None,
         device: torch.device | str = "cpu",
     ):
-        """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts."""
+        """`capacity` is in vector steps; `extras` are per-row shapes (float32) that the agent stores when it acts.
+
+        Raises BadInput for more rows than there are ids.
+        """
         self.num_tasks = spec.num_tasks
         self.num_envs = num_envs
         self.capacity = capacity
@@ -51,21 +77,11 @@ class RolloutBuffer:
         self._ring_rows = capacity + self._frames
         ring = (self._ring_rows, num_envs)
         if capacity * num_envs >= 2**31 - num_envs:
-            raise ValueError(f"{capacity} rows of {num_envs} slots exceed 32-bit row ids")
-        space = spec.action_space
-        action_shape = tuple(space.shape or ())
-        self._columns: dict[str, np.ndarray] = {
-            "observation": np.zeros((*ring, *spec.frame_shape), spec.observation_space.dtype),
-            "action": np.zeros(
-                (*ring, *action_shape), np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
-            ),
-            "reward": np.zeros(ring, np.float32),
-            "terminated": np.zeros(ring, bool),
-            "truncated": np.zeros(ring, bool),
-            "task_ids": np.full(ring, -1, np.int16),
+            raise BadInput(f"a buffer of {capacity} rows of {num_envs} slots exceeds 32-bit row ids")
+        self._columns = {
+            name: np.zeros((*ring, *shape), dtype) for name, (shape, dtype) in _columns(spec, extras or {}).items()
         }
-        for name, shape in (extras or {}).items():
-            self._columns[f"extras.{name}"] = np.zeros((*ring, *shape), np.float32)
+        self._columns["task_ids"].fill(-1)
         self._extras = tuple(extras or {})
         self._finals: dict[int, np.ndarray] = {}  # newest frame of the final observation, by row id
         self._index = TaskIndex(self.num_tasks)

@@ -8,6 +8,8 @@ import numpy as np
 class TaskIndex:
     """First-in first-out queues of 32-bit row ids, growing as needed."""
 
+    ID_BYTES = 4
+
     def __init__(self, num_tasks: int):
         self._queues = [np.zeros(1024, np.int32) for _ in range(num_tasks)]
         self._heads = [0] * num_tasks

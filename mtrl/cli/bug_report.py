@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mtrl.cli.limits import reached_limit
 from mtrl.errors import MtrlError
 from mtrl.faults import PluginFault
 
@@ -28,6 +29,8 @@ def reported_in(run_dir: Path) -> Iterator[None]:
     except (MtrlError, BrokenPipeError):
         raise
     except Exception as error:
+        if reached_limit(error) is not None:
+            raise
         if (path := _write_traceback(run_dir)) is None:
             raise
         raise Bug(f"a bug of ours, the traceback is in {path}: {type(error).__name__}: {error}") from error

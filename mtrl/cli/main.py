@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from mtrl import __version__
+from mtrl.cli.limits import reached_limit
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.cpu import keep_freed_memory
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _discard_stdout()
             _complain(f"the output cannot be written: {error.strerror}")
             return StorageFailure.exit_code
+        if (limit := reached_limit(error)) is not None:
+            _complain(limit)
+            return BadInput.exit_code
         traceback.print_exc()
         _complain(f"a bug of ours, the traceback is above: {type(error).__name__}: {error}")
         return 70

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator
-from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.encoders.encoder import refuse_wrong_features
@@ -22,6 +23,7 @@ from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.normalization.normalizer import refuse_wrong_shapes
 from mtrl.optim.cpu import available_cores
+from mtrl.optim.memory import RoomForNetworks, refusals_named, require_memory
 from mtrl.optim.parameter_group import AuxiliaryLoss
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
@@ -85,6 +87,7 @@ def make_agent(
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
     Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
+    Raises BadInput if its networks do not fit the memory.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
     aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
@@ -121,7 +124,8 @@ def make_agent(
         cuda_graphs=cuda_graphs,
         auxiliary_losses=auxiliary_losses,
     )
-    with seeded_construction(seed, "initial weights"):
+    room = refusals_named("the networks", overflow=True), RoomForNetworks()
+    with room[0], room[1], seeded_construction(seed, "initial weights"):
         return make(chosen["agent"].cls, components, chosen["agent"].config)
 
 
@@ -140,8 +144,7 @@ def make_train_state(
     max_vector_steps: those of the whole run, beyond which the buffer needs no room.
     """
     spec, num_envs = suite.spec, agent.num_envs
-    # The last rollout may go beyond the run's end.
-    capacity = min(max(1, agent.buffer_size // num_envs), max_vector_steps + agent.rollout_steps)
+    capacity = _capacity(agent, max_vector_steps)
     buffer = RolloutBuffer(spec, num_envs, capacity, seed, agent.extras, agent.device)
     envs = suite.make_envs(
         num_envs,
@@ -156,12 +159,6 @@ def make_train_state(
 def build_suite(suite: Choice, seed: int) -> Suite:
     """The suite that a configuration names. Raises BadInput."""
     return make(_GROUPS["suite"].find(suite.name), suite.name, suite.config, seed)
-
-
-def build_encoder(config: RunConfig, suite: Suite) -> Encoder:
-    """A new encoder of the suite's observations. Raises BadInput where it cannot take them."""
-    chosen = Chosen(_GROUPS["encoder"].find(config.encoder.name), config.encoder.config)
-    return make_encoder(chosen, suite.spec)
 
 
 def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
@@ -184,10 +181,27 @@ def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
     return make(cls, suite.spec, config.scheduler.config, config.settings.seed)
 
 
-def build_train_state(config: RunConfig, suite: Suite, device: torch.device) -> TrainState:
-    """Agent, environments, buffer and scheduler of a run."""
+def require_room(config: RunConfig, agent: Agent) -> None:
+    """Raises BadInput if learning with `agent`, its buffer and the running episodes do not fit the memory."""
+    spec, num_envs = agent.spec, agent.num_envs
+    if agent.device.type == "cpu":
+        parameters = sum(value.numel() for value in agent.parameters() if value.requires_grad)
+        require_memory(12 * parameters, f"training {parameters:,} parameters")  # gradients and two moments, float32
+    capacity = _capacity(agent, config.settings.total_env_steps // num_envs)
+    stored = buffer_bytes(spec, num_envs, capacity, agent.extras)
+    require_memory(stored, f"a buffer of {capacity:,} vector steps of {num_envs:,} slots")
+    actions = 4 * num_envs * spec.max_episode_steps * math.prod(spec.action_space.shape or ())
+    require_memory(stored + actions, f"the buffer with the episodes of {num_envs:,} slots")
+
+
+def _capacity(agent: Agent, max_vector_steps: int) -> int:
+    """Vector steps that the buffer holds; the last rollout may go beyond the run's end."""
+    return min(max(1, agent.buffer_size // agent.num_envs), max_vector_steps + agent.rollout_steps)
+
+
+def build_train_state(config: RunConfig, suite: Suite, agent: Agent) -> TrainState:
+    """A run of `agent` with the environments, buffer and scheduler that its configuration names."""
     settings = config.settings
-    agent = build_agent(config, suite, device)
     return make_train_state(
         agent,
         suite,

@@ -30,19 +30,19 @@ from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.tensorboard import TensorBoardLogger
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
+from mtrl.optim.memory import refusals_named
 from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.scheduling.scheduler import shares_of
-from mtrl.seeding import seeded_construction
 from mtrl.training.build import (
     build_agent,
-    build_encoder,
     build_scheduler,
     build_suite,
     build_train_state,
     choose_device,
     num_workers,
+    require_room,
 )
 from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
 from mtrl.training.evaluator import EvaluationStopped, Evaluator
@@ -116,15 +116,15 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
     suite = build_suite(config.suite, config.settings.seed)
-    # These may refuse the suite: not after there is a run directory.
+    # These may refuse the suite, or not fit the memory: not after there is a run directory.
     build_scheduler(config, suite)
-    with seeded_construction(config.settings.seed, "check"):
-        build_encoder(config, suite)
+    agent = build_agent(config, suite, device)
+    require_room(config, agent)
     if config.settings.cuda_graphs:
-        _refuse_cuda_graphs(build_agent(config, suite, device))
+        _refuse_cuda_graphs(agent)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
-        return _run(config, suite, device, run, checkpoint_store(run, config, suite, device), None, loggers)
+        return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
 
 
 @named_plugin_faults()
@@ -147,10 +147,12 @@ def resume(
             )
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
+        agent = build_agent(config, suite, device)
+        require_room(config, agent)
         run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
-        return _run(config, suite, device, run, store, checkpoint, loggers)
+        return _run(config, suite, agent, run, store, checkpoint, loggers)
 
 
 def prepare_process(config: RunConfig) -> torch.device:
@@ -174,7 +176,7 @@ def _refuse_cuda_graphs(agent: Agent) -> None:
 def _run(
     config: RunConfig,
     suite: Suite,
-    device: torch.device,
+    agent: Agent,
     run: RunDirectory,
     store: CheckpointStore,
     resumed: Checkpoint | None,
@@ -187,14 +189,15 @@ def _run(
             **suite_facts(suite.spec),
             # With the mean returns of eval.csv, these give every normalised score.
             "reference_returns": reference_returns(suite.spec.tasks),
-            "device": str(device),
+            "device": str(agent.device),
             "status": "running",
             "exit_code": None,
         }
     )
-    with _status(run), named_plugin_faults(), ExitStack() as stack:
+    room = refusals_named("the sizes of this run")
+    with _status(run), named_plugin_faults(), room, ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
-        state = build_train_state(config, suite, device)
+        state = build_train_state(config, suite, agent)
         stack.callback(state.envs.close)
         if resumed is not None:
             restore(state, resumed)

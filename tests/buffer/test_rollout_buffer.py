@@ -19,6 +19,7 @@ from torch import Tensor
 from mtrl.buffer import rollout_buffer as buffer_module
 from mtrl.buffer.rollout_buffer import RolloutBuffer, share_out
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.errors import BadInput
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.counting_suite import CountingSuite
@@ -268,7 +269,7 @@ def test_a_meta_world_transition_takes_at_most_220_bytes() -> None:
 
 
 def test_more_rows_than_32_bit_ids_are_refused() -> None:
-    with pytest.raises(ValueError, match="32-bit row ids"):
+    with pytest.raises(BadInput, match="32-bit row ids"):
         RolloutBuffer(metaworld_like(1), 1000, 2**21 + 2**17, 1)
 
 
