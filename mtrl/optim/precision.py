@@ -9,13 +9,17 @@ normalisations stay float32 (`mtrl.networks.layers.float32_island`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
 from mtrl.types import Precision
 
 
-def autocast(precision: Precision, device: torch.device) -> Callable[[], torch.autocast]:
+def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """Makes contexts for forward passes in `precision` on `device`."""
-    return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return nullcontext
+    return partial(torch.autocast, device.type, torch.bfloat16)
