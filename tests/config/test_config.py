@@ -272,8 +272,8 @@ def test_a_file_never_makes_a_module_be_imported(tmp_path: Any, monkeypatch: pyt
 
 def test_plugins_of_the_command_line_are_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny_module.py").write_text(
-        "from dataclasses import dataclass\n"
-        "class Tiny:\n    @dataclass(frozen=True)\n    class Config:\n        width: int = 3\n"
+        "from dataclasses import dataclass\nfrom mtrl.networks import PolicyArchitecture\n"
+        "class Tiny(PolicyArchitecture):\n    @dataclass(frozen=True)\n    class Config:\n        width: int = 3\n"
     )
     monkeypatch.chdir(tmp_path)
     registry.trust_module("tiny_module")

@@ -136,7 +136,7 @@ def test_a_resume_to_an_end_that_is_past_is_refused_and_changes_nothing(tmp_path
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run" / "config.yaml", tmp_path / "run" / "eval.csv")}
     assert in_child(lambda: run.resume(tmp_path / "run", {"total_env_steps": 800})) == 2
-    assert LAST_WORDS.read_text() == f"total_env_steps: 800 is not allowed; {tmp_path}/run is at 1600 already"
+    assert LAST_WORDS.read_text() == f"total_env_steps: 800 is not allowed; {tmp_path}/run is at 1600 env steps already"
     assert before == {path: path.read_bytes() for path in before}
 
 
