@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mtrl.types import Score
+
 
 class Evaluated(Protocol):
     """What the success table reads of an evaluation's result."""
@@ -38,6 +40,8 @@ class Evaluated(Protocol):
     def target_quality(self) -> Mapping[str, float]: ...  # empty without targets
     @property
     def normalized(self) -> Mapping[str, np.ndarray]: ...  # (M,) each
+    @property
+    def score(self) -> Score: ...
 
 
 class _Console(Console):
@@ -61,7 +65,7 @@ def say(text: str) -> None:
 
 
 def success_table(result: Evaluated, title: str) -> None:
-    """Prints success rate and mean return per task, their means, and the protocol they belong to."""
+    """Prints success rate, where success is the score, and mean return per task, their means, and the protocol."""
     guarded(lambda: make_console().print(render_success(result, title)))
 
 
@@ -78,17 +82,21 @@ def render_success(result: Evaluated, title: str) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_footer=True,
+        min_width=60,  # for the title
     )
     rates, returns = result.successes.mean(1), result.returns.mean(1)
     episodes = result.successes.shape[1]
     table.add_column("task", Text(f"mean of {len(rates)}"), style="cyan")
-    table.add_column("success rate", Text(f"{rates.mean():.3f}"), justify="right")
-    table.add_column("successes", Text(f"{result.successes.sum()}/{result.successes.size}"), justify="right")
+    if result.score == "success":
+        table.add_column("success rate", Text(f"{rates.mean():.3f}"), justify="right")
+        table.add_column("successes", Text(f"{result.successes.sum()}/{result.successes.size}"), justify="right")
     table.add_column("mean return", Text(f"{returns.mean():.1f}"), justify="right")
     for name, scores in result.normalized.items():
         table.add_column(name, Text(f"{scores.mean():.3f}, median {np.median(scores):.3f}"), justify="right")
     for task, name in enumerate(result.task_names):
-        cells = [Text(name), rate_text(rates[task]), Text(f"{result.successes[task].sum()}/{episodes}")]
+        cells = [Text(name)]
+        if result.score == "success":
+            cells += [rate_text(rates[task]), Text(f"{result.successes[task].sum()}/{episodes}")]
         cells += [Text(f"{returns[task]:.1f}"), *(Text(f"{scores[task]:.3f}") for scores in result.normalized.values())]
         table.add_row(*cells)
     return table

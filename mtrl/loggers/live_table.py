@@ -19,7 +19,7 @@ from rich.text import Text
 from mtrl.loggers.console import guarded, make_console, rate_text, say
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.runs.logs import EvaluationRow
-from mtrl.types import Progress
+from mtrl.types import Progress, Score
 
 RECENT_EPISODES = 20
 """Training episodes per task behind the success rate and return that are shown."""
@@ -33,9 +33,22 @@ _LISTED_TASKS = 10
 
 
 class LiveTable(MetricLogger):
-    """Progress of a training run; a context manager."""
+    """Progress of a training run; a context manager.
 
-    def __init__(self, task_names: Sequence[str], total_env_steps: int, console: Console | None = None):
+    Rates are of training: the time that evaluations take does not count.
+    """
+
+    def __init__(
+        self,
+        task_names: Sequence[str],
+        total_env_steps: int,
+        console: Console | None = None,
+        *,
+        score: Score = "success",
+        about: str = "",
+    ):
+        """score: what is shown of the episodes. about: a line that says what is trained where."""
+        self._score, self._about = score, about
         self.task_names = tuple(task_names)
         self.total_env_steps = total_env_steps
         self._console = console or make_console()
@@ -44,14 +57,19 @@ class LiveTable(MetricLogger):
         self._returns = [deque[float](maxlen=RECENT_EPISODES) for _ in self.task_names]
         self._episodes = np.zeros(len(self.task_names), np.int64)
         self._shares: list[float] | None = None
-        self._evaluated: tuple[int, list[float]] | None = None
+        self._evaluated: tuple[int, list[float]] | None = None  # env steps, mean score of each task
+        self._evaluating: tuple[int, int] | None = None  # episodes ended, of all
+        self._evaluation_seconds = 0.0  # of those that are over
+        self._evaluation_started = 0.0
         self._env_steps = 0
         self._points: deque[tuple[float, int]] = deque()  # (seconds, env steps) of the last minute
         self._started = self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
+        if self._about:
+            say(self._about)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            # No refreshing thread: the table is drawn from `on_progress`, in the main thread.
+            # No refreshing thread: the table is drawn in the main thread, as the run goes on.
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._draw(self._live.start)
         return self
@@ -73,6 +91,7 @@ class LiveTable(MetricLogger):
 
     def on_progress(self, progress: Progress, shares: Sequence[float]) -> None:
         """Counts the episodes that ended, and draws the table again if it is time to."""
+        self._end_evaluation()
         for episode in progress.episodes:
             self._successes[episode.task].append(episode.success)
             self._returns[episode.task].append(episode.return_)
@@ -82,26 +101,46 @@ class LiveTable(MetricLogger):
         now = time.monotonic()
         if self._points and now - self._shown < self._pause(now):
             return
-        self._mark(now)
+        self._mark(now - self._evaluation_seconds)
         self._shown = now
         self._show()
 
+    def on_evaluation_progress(self, ended: int, total: int) -> None:
+        """Draws the table again if it is time to."""
+        now = time.monotonic()
+        if self._evaluating is None:
+            self._evaluation_started = now
+            if self._points:
+                self._mark(now - self._evaluation_seconds)
+        self._evaluating = ended, total
+        if now - self._shown >= self._pause(now):
+            self._shown = now
+            self._show()
+
+    def _end_evaluation(self) -> None:
+        if self._evaluating is not None:
+            self._evaluation_seconds += time.monotonic() - self._evaluation_started
+            self._evaluating = None
+
     def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
-        """Shows the success rate of each task."""
-        env_steps = rows[0].env_steps
-        self._evaluated = env_steps, [row.success_rate for row in rows]
+        """Shows the mean score of each task."""
+        self._end_evaluation()
+        env_steps, success = rows[0].env_steps, self._score == "success"
+        self._evaluated = env_steps, [row.success_rate if success else row.mean_return for row in rows]
         if self._live is not None:
             self._show()
             return
-        rates = self._evaluated[1]
-        tasks = ", ".join(f"{name} {rate:.2f}" for name, rate in zip(self.task_names, rates, strict=True))
-        detail = f"[{tasks}]" if len(rates) <= _LISTED_TASKS else f"({min(rates):.2f} to {max(rates):.2f})"
-        say(f"evaluation at {env_steps:,} env steps: mean success {_mean(rates)} {detail}")
+        means = self._evaluated[1]
+        tasks = ", ".join(f"{name} {self._shown_as(mean)}" for name, mean in zip(self.task_names, means, strict=True))
+        detail = f"[{tasks}]"
+        if len(means) > _LISTED_TASKS:
+            detail = f"({self._shown_as(min(means))} to {self._shown_as(max(means))})"
+        say(f"evaluation at {env_steps:,} env steps: mean {self._score} {self._mean(means)} {detail}")
 
     def render(self) -> RenderableType:
         """The table as it is drawn on a terminal."""
-        # Seven lines are not rows of the tasks: the bar, two of text, the header, and lines of air.
-        rows = max(1, self._console.height - 7)
+        # Lines that are not rows of the tasks: the bar, two or three of text, the header, and lines of air.
+        rows = max(1, self._console.height - (8 if self._about else 7))
         blocks = [
             range(start, min(start + rows, len(self.task_names))) for start in range(0, len(self.task_names), rows)
         ]
@@ -109,12 +148,14 @@ class LiveTable(MetricLogger):
         grid.add_row(*(self._tasks(block) for block in blocks))
         bar = Table.grid()  # alone it would not end its line
         bar.add_row(ProgressBar(total=self.total_env_steps, completed=self._env_steps, width=60))
-        return Group(bar, Text(self._headline()), Text(self._second_line()), grid)
+        about = [Text(self._about, no_wrap=True, overflow="ellipsis")] if self._about else []
+        return Group(*about, bar, Text(self._headline()), Text(self._second_line()), grid)
 
     def line(self) -> str:
         """The same in one line, for a log file."""
-        tasks = [f"{name} {_mean(recent)}" for name, recent in zip(self.task_names, self._successes, strict=True)]
-        listed = f"  [{', '.join(tasks)}]" if len(tasks) <= _LISTED_TASKS and any(self._successes) else ""
+        recent = self._recent
+        tasks = [f"{name} {self._mean(own)}" for name, own in zip(self.task_names, recent, strict=True)]
+        listed = f"  [{', '.join(tasks)}]" if len(tasks) <= _LISTED_TASKS and any(recent) else ""
         return f"{self._headline()}  {self._second_line()}{listed}"
 
     def _show(self) -> None:
@@ -151,18 +192,33 @@ class LiveTable(MetricLogger):
         return f"{text}  {_clock(time.monotonic() - self._started)} elapsed"
 
     def _second_line(self) -> str:
-        recent = [float(np.mean(values)) for values in self._successes if values]
-        text = f"mean success {_mean(recent)} in training"
+        recent = [float(np.mean(values)) for values in self._recent if values]
+        text = f"mean {self._score} {self._mean(recent)} in training"
         if self._evaluated is not None:
-            env_steps, rates = self._evaluated
-            text += f"  {_mean(rates)} in the evaluation at {env_steps:,}"
+            env_steps, scores = self._evaluated
+            text += f"  {self._mean(scores)} in the evaluation at {env_steps:,}"
+        if self._evaluating is not None:
+            ended, total = self._evaluating
+            text += f"  evaluating: {ended:,} of {total:,} episodes"
         return text
+
+    @property
+    def _recent(self) -> Sequence[Sequence[float]]:
+        """Scores of the last training episodes, by task."""
+        return self._successes if self._score == "success" else self._returns
+
+    def _shown_as(self, score: float) -> str:
+        return f"{score:.2f}" if self._score == "success" else f"{score:,.1f}"
+
+    def _mean(self, scores: Sequence[float]) -> str:
+        return self._shown_as(float(np.mean(scores))) if len(scores) else "-"
 
     def _tasks(self, block: range) -> Table:
         """A table of some of the tasks."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("task", style="cyan", no_wrap=True)
-        for name in ("success", "return", "episodes"):
+        success_counts = self._score == "success"
+        for name in ("success", "return", "episodes") if success_counts else ("return", "episodes"):
             table.add_column(name, justify="right", no_wrap=True)
         if self._evaluated is not None:
             table.add_column("evaluation", justify="right", no_wrap=True)
@@ -170,22 +226,17 @@ class LiveTable(MetricLogger):
             table.add_column("share", justify="right", no_wrap=True)
         for task in block:
             success, returns = self._successes[task], self._returns[task]
-            cells = [
-                Text(self.task_names[task]),
-                rate_text(float(np.mean(success))) if success else Text("-"),
-                Text(f"{np.mean(returns):,.1f}" if returns else "-"),
-                Text(f"{self._episodes[task]:,}"),
-            ]
+            cells = [Text(self.task_names[task])]
+            if success_counts:
+                cells.append(rate_text(float(np.mean(success))) if success else Text("-"))
+            cells += [Text(f"{np.mean(returns):,.1f}" if returns else "-"), Text(f"{self._episodes[task]:,}")]
             if self._evaluated is not None:
-                cells.append(rate_text(self._evaluated[1][task]))
+                score = self._evaluated[1][task]
+                cells.append(rate_text(score) if success_counts else Text(self._shown_as(score)))
             if self._shares is not None:
                 cells.append(Text(f"{self._shares[task]:.3f}"))
             table.add_row(*cells)
         return table
-
-
-def _mean(rates: Sequence[float] | deque[bool]) -> str:
-    return f"{np.mean(rates):.2f}" if len(rates) else "-"
 
 
 def _clock(seconds: float) -> str:

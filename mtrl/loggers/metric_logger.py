@@ -18,6 +18,9 @@ class MetricLogger:
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         """Called once per log interval with `env_steps` and metrics: numbers, or mappings from task names."""
 
+    def on_evaluation_progress(self, ended: int, total: int) -> None:
+        """Called while an evaluation plays, many times a second, with its episodes that have ended and all of them."""
+
     def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
         """Called with every evaluation: a row per task, and further scores, overall or by task."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
+_UNREADABLE = (OSError, ValueError, LookupError, MemoryError)  # a file of /proc that is not there, or not as on Linux
 
 
 def available_cores() -> int:
@@ -24,16 +25,16 @@ def available_cores() -> int:
 def available_memory() -> int | None:
     """Bytes that this process can still take; None where the system does not tell."""
     answers = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(*_UNREADABLE):
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         answers.append(sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree")))
     # Of a container, whose share can be smaller than the machine; "max" is none.
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*_UNREADABLE):
             answers.append(int(Path(file).read_text()))
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(*_UNREADABLE):
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             answers.append(max(0, limit - used))
     return min(answers, default=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,11 @@ class MetricsCallback:
         loggers: Sequence[MetricLogger],
         interval: int,
         total_env_steps: int,
+        evaluation_seconds: Callable[[], float] = lambda: 0.0,
     ):
+        """evaluation_seconds: what evaluations have taken so far, which counts in no rate."""
         self._state, self._loggers = state, loggers
+        self._evaluation_seconds = evaluation_seconds
         self._interval, self._total_env_steps = interval, total_env_steps
         self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
         self._started = time.monotonic()
@@ -68,6 +71,7 @@ class MetricsCallback:
     def _row(self, progress: Progress) -> dict[str, Any]:
         state, spec = self._state, self._state.envs.spec
         seconds = time.monotonic() - self._started
+        training = seconds - self._evaluation_seconds()
         rates, returns = state.recent.success_rates, state.recent.mean_returns
         per_task = {
             "train_success_rate": _finite(rates),
@@ -85,7 +89,7 @@ class MetricsCallback:
             **target_quality(spec.scores(returns, rates), spec.target_scores),
             # Of this process; the only values that differ between a run and its repetition.
             "wall_seconds": round(seconds, 3),
-            "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(seconds, 1e-9), 1),
+            "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(training, 1e-9), 1),
         }
 
 
@@ -106,6 +110,7 @@ class EvaluationCallback:
         self._state, self._store, self._evaluator = state, store, evaluator
         self._interruption, self._loggers = interruption, loggers
         self._interval, self._episodes_per_task = interval, episodes_per_task
+        self.seconds = 0.0  # that evaluations have taken
         evaluations = _complete_evaluations(run.evaluations.rows(), state.envs.spec.task_names)
         self._last = max(evaluations, default=0)
         self._best = max(map(self._score, evaluations.values()), default=-math.inf)
@@ -142,7 +147,19 @@ class EvaluationCallback:
         return result
 
     def _play(self, episodes_per_task: int) -> EvaluationResult:
-        return self._evaluator.evaluate(self._state.agent, episodes_per_task, lambda: bool(self._interruption))
+        total, started = episodes_per_task * self._state.envs.spec.num_tasks, time.monotonic()
+
+        def report(ended: int) -> None:
+            for logger in self._loggers:
+                logger.on_evaluation_progress(ended, total)
+
+        report(0)
+        try:
+            return self._evaluator.evaluate(
+                self._state.agent, episodes_per_task, lambda: bool(self._interruption), report
+            )
+        finally:
+            self.seconds += time.monotonic() - started
 
     def _score(self, rows: Sequence[EvaluationRow]) -> float:
         """Of an evaluation as it stands in the file, so that a restart finds the same number."""

@@ -26,7 +26,7 @@ from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.optim.cpu import acting_threads
 from mtrl.seeding import stream
 from mtrl.training.protocol_policy import protocol_policy
-from mtrl.types import TaskSpec
+from mtrl.types import Score, TaskSpec
 
 MIN_SLOTS = 10
 """Slots an evaluation has at least, so that small suites keep several processes busy."""
@@ -52,6 +52,7 @@ class EvaluationResult:
     mean_scores: np.ndarray  # (M,) by which the suite judges its tasks: success rates or mean returns
     target_scores: np.ndarray | None  # (M,) at which a task counts as solved; None: the suite has no targets
     normalized: Mapping[str, np.ndarray] = field(default_factory=dict)  # scores (M,) of `mtrl.env.scores`, by name
+    score: Score = "success"  # what an episode is judged by
 
     @property
     def episodes_per_task(self) -> int:
@@ -98,6 +99,11 @@ class _Crew:
         self._observation = self._envs.reset()
 
     @property
+    def num_ended(self) -> int:
+        """Episodes played to their end."""
+        return int(self._ended.sum())
+
+    @property
     def playing(self) -> bool:
         return bool((self._envs.task_ids != IDLE).any())
 
@@ -133,10 +139,15 @@ class Evaluator:
         self._slots_per_task = -(-MIN_SLOTS // (self._num_crews * num_tasks))  # of each crew
 
     def evaluate(
-        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool] = lambda: False
+        self,
+        agent: Agent,
+        episodes_per_task: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[int], None] = lambda ended: None,
     ) -> EvaluationResult:
         """Plays E episodes of every task. Touches nothing of the agent but its training flags, which it puts back.
 
+        `on_progress` is called with the number of episodes that have ended, after every turn.
         Raises WorkerFailure, and EvaluationStopped once `should_stop()` is true.
         """
         # Every module's own flag: an agent may keep a part of itself in evaluation mode for good.
@@ -144,7 +155,7 @@ class Evaluator:
         agent.eval()
         try:
             with acting_threads(self.suite.spec.observation_space.shape):
-                successes, returns = self._play(agent, episodes_per_task, should_stop)
+                successes, returns = self._play(agent, episodes_per_task, should_stop, on_progress)
         except BaseException:
             self.close()
             raise
@@ -162,10 +173,15 @@ class Evaluator:
             mean_scores=spec.scores(returns, successes).mean(1),
             target_scores=spec.target_scores,
             normalized=normalized_scores(spec.tasks, returns.mean(1)),
+            score=spec.score,
         )
 
     def _play(
-        self, agent: Agent, episodes_per_task: int, should_stop: Callable[[], bool]
+        self,
+        agent: Agent,
+        episodes_per_task: int,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[int], None],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Successes (M, E) and returns (M, E)."""
         num_tasks = self.suite.spec.num_tasks
@@ -190,6 +206,7 @@ class Evaluator:
                 if should_stop():
                     raise EvaluationStopped
                 crew.take_turn(lambda chunk: policy(chunk, one_of_each))
+                on_progress(sum(crew.num_ended for crew in crews))
         return successes, returns
 
     def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:

@@ -28,6 +28,7 @@ from mtrl.loggers.json_lines import RunDirectoryLogger
 from mtrl.loggers.live_table import LiveTable
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.tensorboard import TensorBoardLogger
+from mtrl.networks.size import num_parameters
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.optim.memory import refusals_named
@@ -203,14 +204,18 @@ def _run(
             restore(state, resumed)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
         evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
-        table = stack.enter_context(LiveTable(suite.spec.task_names, settings.total_env_steps))
+        about = _about(config, agent, run)
+        table = LiveTable(suite.spec.task_names, settings.total_env_steps, score=suite.spec.score, about=about)
+        stack.enter_context(table)
         curves = TensorBoardLogger(run.tensorboard, None if resumed is None else resumed.step)
         loggers = [RunDirectoryLogger(run), curves, table, *own_loggers]
         for logger in loggers:
             stack.callback(logger.close)
-        metrics = MetricsCallback(run, state, loggers, settings.log_interval, settings.total_env_steps)
         evaluation = EvaluationCallback(
             run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
+        )
+        metrics = MetricsCallback(
+            run, state, loggers, settings.log_interval, settings.total_env_steps, lambda: evaluation.seconds
         )
         checkpoints = CheckpointCallback(run, state, store, settings.checkpoint_interval)
         try:
@@ -241,6 +246,15 @@ def _run(
             say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {folder}")
         run.set_status("done", interruption.exit_code)
         return interruption.exit_code
+
+
+def _about(config: RunConfig, agent: Agent, run: RunDirectory) -> str:
+    """What is trained where, for a person."""
+    spec, size = agent.spec, num_parameters(agent)
+    return (
+        f"{spec.name} ({spec.num_tasks} task{'s' if spec.num_tasks > 1 else ''}), {config.agent.name}, "
+        f"{config.architecture.name} with {size:,} parameters, {agent.device}, {run.path}"
+    )
 
 
 @contextmanager

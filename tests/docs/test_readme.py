@@ -95,7 +95,7 @@ def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> 
             timeout=120,
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
-    assert "success rate" in result.stdout
+    assert "mean return" in result.stdout
 
 
 @pytest.mark.parametrize("name", PAGES)

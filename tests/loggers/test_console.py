@@ -21,6 +21,7 @@ from mtrl.loggers.live_table import RECENT_EPISODES, LiveTable
 from mtrl.runs.logs import EvaluationRow
 from mtrl.training.evaluator import EvaluationResult
 from mtrl.types import FinishedEpisode, Progress
+from tests.loggers.conftest import Clock
 
 TASKS = ("reach-v3", "push-v3", "drawer-close-v3")
 SHARES = [0.5, 0.3, 0.2]
@@ -57,23 +58,6 @@ def rows(text: str) -> dict[str, list[str]]:
     """Cells of the lines that begin with a task, by task."""
     split = [line.split() for line in text.splitlines()]
     return {cells[0]: cells[1:] for cells in split if cells and cells[0] in TASKS}
-
-
-class Clock:
-    """Stands in for `time` in the live table."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(live_table, "time", clock)
-    return clock
 
 
 def terminal(height: int = 40) -> Console:
