@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtrl.buffer import rollout_buffer as buffer_module
-from mtrl.buffer.rollout_buffer import RolloutBuffer, share_out
+from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes, share_out
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.errors import BadInput
 from mtrl.seeding import stream
@@ -266,6 +266,15 @@ def test_a_meta_world_transition_takes_at_most_220_bytes() -> None:
         buffer.add(observation, ActionStep(action), step)
     assert buffer.num_rows == rows
     assert buffer.num_bytes <= 220 * 10 * rows
+
+
+@pytest.mark.parametrize("extras", [{}, {"log_prob": (), "route": (3,)}])
+def test_the_memory_of_a_full_buffer_is_known_before_it_is_made(extras: dict[str, tuple[int, ...]]) -> None:
+    suite = metaworld_like(10)
+    buffer = RolloutBuffer(suite, 10, 2000, 1, extras)
+    columns = sum(column.nbytes for column in buffer._columns.values())
+    ids = 4 * 10 * (2000 + suite.frame_stack)
+    assert buffer_bytes(suite, 10, 2000, extras) == columns + ids
 
 
 def test_more_rows_than_32_bit_ids_are_refused() -> None:
