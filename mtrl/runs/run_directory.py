@@ -24,6 +24,7 @@ from filelock import Timeout
 from mtrl.checkpoints.files import (
     TEMPORARY,
     delete,
+    overwrite_file,
     printable,
     read_small_file,
     reason,
@@ -149,7 +150,14 @@ class RunDirectory:
 
     def set_status(self, status: Status, exit_code: int | None = None) -> None:
         """Records the status in meta.json; the rest stays. Raises StorageFailure."""
-        self.write_meta(self._known_meta() | {"status": status, "exit_code": exit_code})
+        self.check_in_place()
+        meta = self._known_meta() | {"status": status, "exit_code": exit_code}
+        try:
+            self.write_meta(meta)
+        except StorageFailure:
+            # A full disk takes no new file, but what is no longer than before can be written over the old one.
+            overwrite_file(self.path / META, dump_json(meta, indent=2))
+            raise
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds one row with its integer `env_steps` to metrics.jsonl. Raises StorageFailure."""

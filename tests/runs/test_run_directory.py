@@ -371,6 +371,19 @@ def test_only_the_holder_of_the_lock_can_write(tmp_path: Path) -> None:
         assert run.meta()["status"] == "running"
 
 
+def test_a_full_disk_does_not_leave_a_run_that_seems_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with started(tmp_path / "a") as run:
+        run.write_meta({"protocol": "metaworld-plus", "status": "running", "exit_code": None})
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(StorageFailure, match="No space left"):
+            run.set_status("failed", 5)
+        meta = run.meta()
+        assert (meta["status"], meta["exit_code"], meta["protocol"]) == ("failed", 5, "metaworld-plus")
+
+
 def test_the_status_changes_and_the_rest_of_the_facts_stays(tmp_path: Path) -> None:
     with started(tmp_path / "a") as run:
         run.write_meta({"protocol": "metaworld-plus", **program_facts(["mujoco", "no-such-package"])})
