@@ -295,7 +295,7 @@ def test_faults_of_an_environment_are_named_with_its_class_file_and_line(
 ) -> None:
     played = FaultyEnvs(fault)
     played.reset()
-    with pytest.raises(WorkerFailure, match=rf"^environment FaultyEnvs \(\S*/test_vector_env\.py:\d+\) {said}(\n|$)"):
+    with pytest.raises(WorkerFailure, match=rf"^environment FaultyEnvs \(.*/test_vector_env\.py:\d+\) {said}(\n|$)"):
         played.step(zeros())
 
 
@@ -304,5 +304,5 @@ def test_a_first_observation_that_is_missing_is_named() -> None:
         def _start(self, tasks: np.ndarray, variations: np.ndarray) -> np.ndarray:
             super()._start(tasks, variations)
 
-    with pytest.raises(WorkerFailure, match=r"NoObservation \(\S*:\d+\) returned NoneType as observation of _start"):
+    with pytest.raises(WorkerFailure, match=r"NoObservation \(.*:\d+\) returned NoneType as observation of _start"):
         NoObservation(SUITE, 4, RandomEpisodes(SUITE.spec, 4, 1)).reset()

@@ -213,7 +213,7 @@ def test_a_worker_has_one_thread_and_no_copy_of_the_main_process() -> None:
 # Faults.
 
 
-HERE = r"FaultySlot \(\S*/faulty_slots\.py:\d+\)"
+HERE = r"FaultySlot \(.*/faulty_slots\.py:\d+\)"
 
 
 @pytest.mark.parametrize(
@@ -278,8 +278,8 @@ def test_an_environment_that_breaks_its_interface_is_named_with_class_file_and_l
 @pytest.mark.parametrize(
     ("make_env", "said"),
     [
-        (NoObservationSlot, r"NoObservationSlot \(\S*:\d+\) returned None as the observation of begin"),
-        (UnmakeableSlot, r"before its first task: UnmakeableSlot \(\S*:\d+\) raised FileNotFoundError: no level"),
+        (NoObservationSlot, r"NoObservationSlot \(.*:\d+\) returned None as the observation of begin"),
+        (UnmakeableSlot, r"before its first task: UnmakeableSlot \(.*:\d+\) raised FileNotFoundError: no level"),
         (os.getcwd, "getcwd|raised AttributeError"),  # a factory of something else
     ],
 )
