@@ -67,9 +67,9 @@ class TabularRouter(Router):
 class SoftmaxTable(TabularRouter):
     """Learned logits, which move `rate` times as fast as the weights of a network under the same Adam.
 
-    They start normal with deviation `spread`, so that each task has routes of its own from the first step on: blocks
-    that all routes train alike give a router nothing to choose by, and the likeliest of many routes is then hardly
-    what was learnt.
+    They start normal with standard deviation `spread`, so that tasks differ in their routes from the first step on. If
+    all routes train the blocks alike, the router has nothing to choose by, and the most likely route, which evaluations
+    take, is hardly better than the others.
     """
 
     def __init__(self, num_tasks: int, num_depths: int, num_choices: int, rate: float, spread: float):

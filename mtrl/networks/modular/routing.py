@@ -8,10 +8,10 @@ enters through the choices alone. Without noise the most likely ones are taken. 
 same by another rule (`WeightedPolicyLearner`); or `gumbel`, Gumbel noise on the log-probabilities and straight through
 the gradient of their softmax. Value and Q networks, which have no action, always learn by `gumbel`.
 
-Against collapse, where a task uses few of the blocks, there is a reward of diversity (after Cases et al., 2019, as the
-survey has it): the entropy of what the task chooses, its probabilities averaged over rows and depths. Against the
-opposite, choices that stay open until the end, where the likeliest route is hardly what was learnt, a penalty on the
-entropy of single choices (`commitment`).
+`diversity` counters collapse, where a task uses few of the blocks (after Cases et al., 2019): it rewards the entropy of
+a task's choices, their probabilities averaged over samples and depths. `commitment` counters the opposite, choices that
+stay near uniform, so that the most likely route is hardly what was learned: it penalises the entropy of single choices.
+
 Blocks are computed densely and picked by a one-hot product. Shapes: B batch, M tasks, L depths, K choices.
 """
 
