@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from mtrl.optim.cpu import keep_freed_memory
+from mtrl.optim.cpu import available_cores, keep_freed_memory
 from mtrl.optim.matmul_backend import choose_matmul_backend
-from mtrl.runs.metadata import available_cores
 
 
 def prepare_process(torch_threads: int) -> None:

@@ -25,7 +25,7 @@ from envs.metaworld.suite import HORIZON, MetaWorld
 from envs.metaworld.tasks import STEP_COSTS
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import RandomEpisodes
-from mtrl.runs.metadata import available_cores
+from mtrl.optim.cpu import available_cores
 
 OURS = "ours"
 

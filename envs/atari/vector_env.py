@@ -16,7 +16,7 @@ from envs.atari.pool import GamePool, PoolStock, emulator_seed
 from mtrl.env.episodes import IDLE, EpisodeSource
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
 from mtrl.errors import BadInput, WorkerFailure
-from mtrl.runs.metadata import available_cores
+from mtrl.optim.cpu import available_cores
 from mtrl.types import SuiteSpec
 
 

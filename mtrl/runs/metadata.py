@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl.checkpoints.versions import dependency_versions, package_versions
+from mtrl.optim.cpu import available_cores
 
 
 def program_facts(packages: Iterable[str] = ()) -> dict[str, Any]:
@@ -21,13 +21,6 @@ def program_facts(packages: Iterable[str] = ()) -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": available_cores(),
     }
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def source_revision(folder: Path) -> dict[str, Any] | None:
