@@ -38,6 +38,7 @@ from mtrl.types import ActionStep, Batch, EnvStep, Metrics
 class PPO(Agent):
     """Proximal policy optimisation for continuous and discrete suites."""
 
+    group_gauges: Mapping[str, bool] = {"actor-critic": True}
     learns_from_replay = False
 
     @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,8 @@ class PPO(Agent):
                 **{f"actor/{name}": values for name, values in network.diagnostics.items()},
             }
         metrics = {name: values.detach() for name, values in metrics.items()}
-        return TaskLosses(mean_per_task(loss, tasks, self.num_tasks), metrics, features, (network, value_network))
+        losses, gauge = (mean_per_task(values, tasks, self.num_tasks) for values in (loss, metrics["value_loss"]))
+        return TaskLosses(losses, metrics, features, (network, value_network), gauge)
 
     def _advantage(self, batch: Batch) -> Tensor:
         """The advantages (B,) of the policy gradient.

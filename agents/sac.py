@@ -33,6 +33,8 @@ from mtrl.types import ActionStep, Batch, EnvStep, Metrics
 class SAC(Agent):
     """Soft actor-critic for continuous and discrete suites."""
 
+    group_gauges: Mapping[str, bool] = {"critic": True, "actor": False}
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         batch_size: Annotated[int, Field(ge=1)] | None = None  # transitions per update; default 128 per task
@@ -110,11 +112,9 @@ class SAC(Agent):
         self.normalizer.on_env_step(step)
 
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
-        metrics: Metrics = {}
-        if self.env_steps > self.config.learning_starts:
-            for _ in range(self.config.gradient_steps):
-                metrics = self.learn(buffer.sample(self.batch_size, task_weights))
-        return metrics
+        if self.env_steps <= self.config.learning_starts:
+            return {}
+        return [self.learn(buffer.sample(self.batch_size, task_weights)) for _ in range(self.config.gradient_steps)][-1]
 
     def learn(self, batch: Batch) -> Metrics:
         """One gradient step of critics, actor and temperatures on a batch."""
@@ -165,7 +165,7 @@ class SAC(Agent):
         error = q - self.normalizer.normalize(batch.extras["target"], batch.task_ids)
         losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
         q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
-        return TaskLosses(self._weighted(losses), {"q_value": q_value}, features, (output,))
+        return TaskLosses(self._weighted(losses), {"q_value": q_value}, features, (output,), gauge=losses)
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """E[alpha log pi(a|s) - min_k Q_k(s, a)], mean within each task (M,), in the normalizer's units."""

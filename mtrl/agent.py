@@ -73,6 +73,11 @@ class Agent(nn.Module, ABC):
     class Config:
         """Hyperparameters."""
 
+    group_gauges: Mapping[str, bool] = {}
+    """Whether the losses of each parameter group have a gauge (`TaskLosses.gauge`).
+
+    Groups named here can be given an aggregator of their own.
+    """
     rollout_steps: int = 1
     """Vector steps between two updates."""
     learns_from_replay: bool = True

@@ -1,24 +1,26 @@
 """Gradient aggregation: per-task losses in, one gradient out."""
 
-from mtrl.aggregation import pcgrad
 from mtrl.aggregation.aggregator import (
     GradientAggregator,
     JacobianAggregator,
-    LossFunction,
+    LossWeighting,
     Mean,
-    Parameters,
-    TaskLosses,
+    PresentTasks,
     aggregate,
     aggregators,
-    task_gradients,
 )
+from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
+
+from mtrl.aggregation import pcgrad  # isort: skip
 
 __all__ = [
     "GradientAggregator",
     "JacobianAggregator",
     "LossFunction",
+    "LossWeighting",
     "Mean",
     "Parameters",
+    "PresentTasks",
     "TaskLosses",
     "aggregate",
     "aggregators",

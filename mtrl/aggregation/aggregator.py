@@ -4,7 +4,7 @@ A loss has one path: `loss_fn(parameters, batch)`, a pure function whose noise i
 one gradient per task get them from a single pass over the task-sorted batch (`vmap(grad)` over equal shares), never
 from M passes over all of it.
 
-Shapes: M tasks, B batch, P parameters.
+Shapes: M tasks, m tasks with samples, B batch, P parameters.
 """
 
 from __future__ import annotations
@@ -12,38 +12,27 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
+from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
 from mtrl.faults import WrongResult
-from mtrl.networks import Output
 from mtrl.registry import Registry
 from mtrl.types import Batch, State
-
-Parameters = Mapping[str, Tensor]
-
-
-class TaskLosses(NamedTuple):
-    """The result of a loss function."""
-
-    losses: Tensor  # (M,) means within each task; 0 for a task without samples
-    metrics: Mapping[str, Tensor] = {}  # detached, leading dimension B
-    features: Tensor | None = None  # (B, F) of the encoder, for auxiliary losses
-    outputs: Sequence[Output] = ()  # of the networks, whose own auxiliary losses are added
-
-
-LossFunction = Callable[[Parameters, Batch], TaskLosses]
-"""Pure: its randomness is in the batch (`Batch.noise`)."""
 
 
 class GradientAggregator(ABC):
     """Combines the tasks' losses or gradients. One instance per parameter group."""
 
+    needs_gauge: bool = False
+    """Whether it reads `TaskLosses.gauge`. It is refused for parameter groups whose losses are signed."""
+    needs_per_task_gradients: bool = False
+    """Whether it takes `task_gradients`."""
+    capturable: bool = True
+    """Whether a CUDA graph may hold its `backward`: no state beside the parameters, and no value read back."""
     vectorized: bool = True
     """Whether per-task gradients may be taken in one `vmap` pass; set by the group from its modules.
 
@@ -61,7 +50,13 @@ class GradientAggregator(ABC):
 
     @abstractmethod
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
-        """Writes `.grad` of every tensor in `parameters`, and of no other; returns the detached losses."""
+        """Writes `.grad` of every tensor in `parameters`, and of no other; returns the detached losses.
+
+        The result may hold the weight of each task (`TaskLosses.weights`), which is logged.
+        """
+
+    def after_step(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> None:  # noqa: B027
+        """Called after the optimizer's step, with what `backward` was given. Does nothing by default."""
 
     def task_gradients(
         self, loss_fn: LossFunction, batch: Batch, parameters: Parameters
@@ -110,69 +105,121 @@ class Mean(GradientAggregator):
 
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         result = loss_fn(parameters, batch)
-        for parameter in parameters.values():
-            parameter.grad = None
-        # sum_i s_i L_i. `backward` lays gradients out in memory as their parameters are, which fused Adam relies on.
-        (result.losses * batch.shares).sum().backward(inputs=list(parameters.values()))
-        for parameter in parameters.values():
-            if parameter.grad is None:  # the loss does not depend on it
-                parameter.grad = torch.zeros_like(parameter)
-        return TaskLosses(result.losses.detach(), result.metrics)
+        # sum_i s_i L_i
+        write_gradients((result.losses * batch.shares).sum(), parameters)
+        return TaskLosses(result.losses.detach(), result.metrics, weights=torch.ones_like(batch.shares))
+
+
+def write_gradients(total: Tensor, parameters: Parameters) -> None:
+    """`.grad` of every parameter from one backward pass of `total` (); 0 where it does not depend on one."""
+    for parameter in parameters.values():
+        parameter.grad = None
+    # `backward` lays gradients out in memory as their parameters are, which fused Adam relies on.
+    total.backward(inputs=list(parameters.values()))
+    for parameter in parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+@functools.lru_cache(maxsize=64)
+def tasks_with_samples(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices (m,) int64 of the tasks that have samples, given the samples per task."""
+    return torch.tensor([task for task, count in enumerate(counts) if count], dtype=torch.int64, device=device)
+
+
+class LossWeighting(GradientAggregator):
+    """Methods that choose one weight per loss, which is then a constant: one backward pass of sum_i s_i w_i L_i.
+
+    Tasks without samples take no part, here once for all: `weights` sees the others, and moves their state alone.
+    """
+
+    capturable = False
+
+    @abstractmethod
+    def weights(self, losses: Tensor, tasks: Tensor) -> Tensor:
+        """Weights (m,) of the tasks with samples; 1 each is `mean`.
+
+        losses (m,) float64: the gauge, never negative, if the class needs one; else the losses. tasks (m,) int64:
+        which tasks these are, to index what is kept for each of M. All on the parameters' device.
+        """
+
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = loss_fn(parameters, batch)
+        read = gauge_of(result) if self.needs_gauge else result.losses
+        tasks = tasks_with_samples(batch.counts, read.device)
+        chosen = self.weights(read.detach()[tasks].double(), tasks)
+        if chosen.shape != tasks.shape:
+            raise WrongResult(f"returned weights {tuple(chosen.shape)}, expected {tuple(tasks.shape)}")
+        weights = torch.zeros_like(result.losses.detach()).index_copy(0, tasks, chosen.detach().to(result.losses))
+        # sum_i s_i w_i L_i. A task without samples may have an auxiliary loss: its share is 0.
+        write_gradients((result.losses * (batch.shares * weights)).sum(), parameters)
+        return TaskLosses(result.losses.detach(), result.metrics, weights=weights)
+
+
+def gauge_of(result: TaskLosses) -> Tensor:
+    """The gauge (M,) of a loss function. Raises WrongResult if it has none."""
+    if result.gauge is None:
+        raise WrongResult("returned TaskLosses without a gauge, which this aggregator reads")
+    return result.gauge
+
+
+class PresentTasks(NamedTuple):
+    """The tasks that a Gramian is of: those with samples and a gradient that is not zero."""
+
+    indices: Tensor  # (m,) int64, in increasing order, on the CPU
+    gauge: Tensor | None  # (m,) float64 on the CPU, where the loss function has one
 
 
 class JacobianAggregator(GradientAggregator):
     """Methods that choose one weight per task gradient from their inner products.
 
-    Row i of the Jacobian is the gradient of M * share_i * loss_i, so that equal weights 1/M give `mean`.
+    Row i of the Jacobian is the gradient of m * share_i * loss_i, so that equal weights 1/m give `mean`. Tasks without
+    samples, and those whose gradient is zero, are left out here once for all.
     """
+
+    needs_per_task_gradients = True
+    capturable = False
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
-        """Inner products (M, M) of the task gradients -> weights (M,), of their dtype and on their device."""
+        """Inner products (m, m) of the task gradients -> weights (m,); float64, on the CPU, and finite."""
+
+    def task_weights(self, gramian: Tensor, tasks: PresentTasks) -> Tensor:
+        """As `weights`, for methods that keep something per task or read losses: they override this one too."""
+        return self.weights(gramian)
 
     # `torch.func.grad` differentiates all the same. Without it, the gradients would themselves be differentiable by
     # what else the loss reads (the actor's by the critics), and every update's graph would stay in memory.
     @torch.no_grad()
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         jacobian, result = self.task_gradients(loss_fn, batch, parameters)
-        scale = self.num_tasks * batch.shares
         rows = [gradient.flatten(1) for gradient in jacobian.values()]  # each (M, P_k)
-        gramian = torch.outer(scale, scale) * sum(row @ row.T for row in rows)
-        weights = self.weights(gramian) * scale
+        # Products in float32 and sums in float64, of gradients that are not weighted yet.
+        gramian = gramian_of(rows)
+        shares = batch.shares.double().cpu()
+        norms = gramian.diagonal() * shares
+        index = (norms != 0).nonzero().flatten()
+        scale = len(index) * shares[index]
+        gramian = torch.outer(scale, scale) * gramian[index][:, index]
+        if len(index) and bool(gramian.isfinite().all()):
+            gauge = None if result.gauge is None else result.gauge.double().cpu()[index]
+            chosen = self.task_weights(gramian, PresentTasks(index, gauge))
+            if chosen.shape != index.shape:
+                raise WrongResult(f"returned weights {tuple(chosen.shape)}, expected {tuple(index.shape)}")
+        else:  # the parameter group stops the run
+            chosen = torch.full_like(scale, 1 / max(1, len(index)))
+        weights = torch.zeros_like(shares).index_copy(0, index, chosen.to(shares))
+        combination = (weights * len(index) * shares).to(result.losses)
         for name, row in zip(jacobian, rows, strict=True):
             # In the memory layout of the parameter, which fused Adam relies on.
             gradient = torch.empty_like(parameters[name])
-            parameters[name].grad = gradient.copy_((weights @ row).view_as(gradient))
-        return result
+            parameters[name].grad = gradient.copy_((combination @ row).view_as(gradient))
+        return result._replace(weights=(len(index) * weights).to(result.losses))
 
 
-def task_gradients(
-    loss_fn: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int, vectorized: bool = True
-) -> tuple[dict[str, Tensor], TaskLosses]:
-    """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
-
-    `batch` must be sorted by task. Tasks without samples have loss and gradient 0. `vectorized` False: without `vmap`.
-    """
-    detached: Parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-    if vectorized and len(set(batch.counts)) == 1:
-        return _gradients_of_equal_shares(loss_fn, batch, detached, num_tasks)
-    gradients = {name: value.new_zeros(num_tasks, *value.shape) for name, value in detached.items()}
-    losses = torch.zeros(num_tasks, device=batch.reward.device)
-    metrics: list[Mapping[str, Tensor]] = []
-    start = 0
-    tasks = torch.eye(num_tasks, device=batch.reward.device)
-    for task, count in enumerate(batch.counts):
-        if count:
-            own = _slice(batch, start, start + count)
-            task_gradient, (task_losses, task_metrics) = grad(_own_loss(loss_fn, own, tasks[task]), has_aux=True)(
-                detached
-            )
-            for name, value in task_gradient.items():
-                gradients[name][task] = value
-            losses += task_losses
-            metrics.append(task_metrics)
-        start += count
-    return gradients, TaskLosses(losses, {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]})
+def gramian_of(rows: list[Tensor]) -> Tensor:
+    """Inner products (M, M) of the rows of a Jacobian in parts (M, P_k); float64, on the CPU."""
+    return torch.stack([row @ row.T for row in rows]).double().sum(0).cpu()
 
 
 @functools.cache  # once, whichever group meets it first
@@ -180,36 +227,3 @@ def _report_refusal(reason: str) -> None:
     logging.getLogger(__name__).warning(
         "torch.func.vmap refuses a network, so per-task gradients take one pass per task, which is slower: %s", reason
     )
-
-
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    return batch.map_columns(lambda value: value[start:stop])
-
-
-def _own_loss(
-    loss_fn: LossFunction, batch: Batch, own: Tensor
-) -> Callable[[Parameters], tuple[Tensor, tuple[Tensor, Any]]]:
-    """The loss of the task that `own` (M,) picks, with the losses (M,) and metrics beside it.
-
-    Picked, because an architecture's auxiliary losses may be there for every task, whichever samples it sees.
-    """
-
-    def loss(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Any]]:
-        result = loss_fn(parameters, batch)
-        return (result.losses * own).sum(), (result.losses.detach() * own, dict(result.metrics))
-
-    return loss
-
-
-def _gradients_of_equal_shares(
-    loss_fn: LossFunction, batch: Batch, parameters: Parameters, num_tasks: int
-) -> tuple[dict[str, Tensor], TaskLosses]:
-    """One vectorised pass: columns (B, ...) become (M, B/M, ...)."""
-    sliced = batch.map_columns(lambda value: value.unflatten(0, (num_tasks, -1)))
-
-    def task_gradient(columns: dict[str, Tensor], own: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Any]]:
-        return grad(_own_loss(loss_fn, batch.with_columns(columns), own), has_aux=True)(parameters)
-
-    tasks = torch.eye(num_tasks, device=batch.reward.device)
-    gradients, (losses, metrics) = vmap(task_gradient)(sliced.columns(), tasks)
-    return gradients, TaskLosses(losses.sum(0), {name: value.flatten(0, 1) for name, value in metrics.items()})

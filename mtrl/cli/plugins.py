@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mtrl.config.schema import CONFIG_GROUPS, RunConfig
@@ -24,13 +24,21 @@ def import_plugins(
     named = list(dict.fromkeys(modules))
     for module in named:
         trust_module(module)
-    for group, name in (names or {}).items():
+    trust_modules_of((names or {}).items(), named)
+    _warm_up(warm_up)
+    return named
+
+
+def trust_modules_of(names: Iterable[tuple[str, str]], named: list[str]) -> None:
+    """Imports the modules of names, each behind its config group, that are `module:Class`; adds them to `named`.
+
+    Raises BadInput.
+    """
+    for group, name in names:
         module, colon, _ = name.partition(":")
         if colon and module not in named and not _is_registered(group, name):
             trust_module(module)
             named.append(module)
-    _warm_up(warm_up)
-    return named
 
 
 def check_chosen_plugins(config: RunConfig) -> None:
@@ -38,8 +46,8 @@ def check_chosen_plugins(config: RunConfig) -> None:
 
     Agents are left out, whose check trains for minutes, and suites, whose environments are checked at every step.
     """
-    chosen = {group.name: choice for group, choice in config.choices() if ":" in choice.name}
-    if chosen.keys().isdisjoint(("architecture", "aggregator", "scheduler")):
+    chosen = [(group, choice) for _, group, choice in config.keyed_choices() if ":" in choice.name]
+    if {group.name for group, _ in chosen}.isdisjoint(("architecture", "aggregator", "scheduler")):
         return
 
     from mtrl import testing
@@ -49,8 +57,8 @@ def check_chosen_plugins(config: RunConfig) -> None:
         "aggregator": testing.check_aggregator,
         "scheduler": testing.check_scheduler,
     }
-    for group, choice in config.choices():
-        if group.name in checks and group.name in chosen:
+    for group, choice in chosen:
+        if group.name in checks:
             try:
                 checks[group.name](group.find(choice.name), choice.config)
             except AssertionError as error:

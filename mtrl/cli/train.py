@@ -8,7 +8,7 @@ from typing import Any
 
 from mtrl.cli.bug_report import reported_in
 from mtrl.cli.flags import FlagParser, hyphenated
-from mtrl.cli.plugins import check_chosen_plugins, import_plugins
+from mtrl.cli.plugins import check_chosen_plugins, import_plugins, trust_modules_of
 from mtrl.config.schema import (
     CONFIG_GROUPS,
     RunConfig,
@@ -17,6 +17,7 @@ from mtrl.config.schema import (
     chosen_suite,
     config_class,
     dump_yaml,
+    parameter_groups,
     resolve_config,
 )
 from mtrl.config.validation import field_types
@@ -42,7 +43,9 @@ def train(arguments: Sequence[str]) -> int:
     only_asks = not {"--help", "-h", "--print-config"}.isdisjoint(hyphenated(arguments))
     warm_up = None if only_asks else chosen_suite(document, names)
     plugins = import_plugins(given.get("plugin", []), names, warm_up)
-    base = resolve_config(document, names, plugins=plugins)
+    own = _group_aggregators(arguments, resolve_config(document, names, plugins=plugins).agent.name)
+    trust_modules_of([("aggregator", choice["name"]) for choice in own.values() if "name" in choice], plugins)
+    base = resolve_config(document, names, {"aggregator": own}, plugins=plugins)
     flags = _parser(base).parse(arguments)
     command = {name: flags.pop(name, None) for name in ("run_dir", "match_params", "overwrite", "print_config")}
     settings = {name: value for name, value in flags.items() if name not in ("config", "plugin")}
@@ -94,8 +97,21 @@ def default_run_dir(config: RunConfig) -> Path:
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags that decide which other flags there are."""
+    return _given(arguments, [*(group.name for group in CONFIG_GROUPS), "config", "resume"])
+
+
+def _group_aggregators(arguments: Sequence[str], agent: str) -> dict[str, dict[str, str]]:
+    """The parameter groups of an agent that have flags of their own: what they say of the aggregator's name."""
+    keys = {name: f"aggregator.{name}" for name in parameter_groups(agent)}
+    given, flags = _given(arguments, list(keys.values())), hyphenated(arguments)
+    named = {name: {"name": given[key]} for name, key in keys.items() if key in given}
+    return {name: {} for name, key in keys.items() if any(flag.startswith(f"--{key}.") for flag in flags)} | named
+
+
+def _given(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """The flags of these names, and `plugin`, that are given; all others are passed over."""
     parser = FlagParser("train", add_help=False)
-    for name in (*(group.name for group in CONFIG_GROUPS), "config", "resume"):
+    for name in names:
         parser.add_flag(f"--{name}", "")
     parser.add_plugin_flag()
     return vars(parser.parse_known_args(hyphenated(arguments))[0])
@@ -123,9 +139,15 @@ def _parser(base: RunConfig) -> FlagParser:
     matched = "widen the architecture mlp until the agent is as large as with that one"
     parser.add_flag("--match-params", matched, run, metavar="ARCHITECTURE")
     parser.add_plugin_flag(run)
-    for group, choice in base.choices():
-        title = parser.add_argument_group(f"{group.name} {choice.name!r}")
-        parser.add_settings(config_class(group, choice.name), choice.config, title, group.name)
+    names = parameter_groups(base.agent.name)
+    for key, group, choice in base.keyed_choices():
+        of_groups = f" (parameter groups of {base.agent.name!r}: {', '.join(names)})" if key == "aggregator" else ""
+        title = parser.add_argument_group(f"{key} {choice.name!r}{of_groups if names else ''}")
+        if key == "aggregator":
+            for name in names:
+                text = f"the one of the parameter group {name!r} [default: {choice.name}]"
+                parser.add_flag(f"--{key}.{name}", text, title, dest=f"{key}.{name}.name", metavar="NAME")
+        parser.add_settings(config_class(group, choice.name), choice.config, title, key)
     return parser
 
 

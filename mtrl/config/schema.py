@@ -16,6 +16,9 @@ presets honour it alike:
 `PositiveInt`, `NonNegativeInt`, `PositiveFloat` and `NonNegativeFloat` are pydantic's own. What depends on two fields
 is checked in `__post_init__` by raising ValueError. NaN and infinities are refused everywhere.
 
+A parameter group of the agent may have an aggregator of its own: `aggregator: {name: mean, critic: {name: pcgrad}}`.
+Settings of a group without a name change those of the common one.
+
 Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to
 a class: a layer that chooses another class for a group drops the settings that lower layers had for it.
 """
@@ -116,11 +119,19 @@ class RunConfig:
     normalizer: Choice
     settings: RunSettings
     plugins: tuple[str, ...] = ()  # modules that a command line has to name (--plugin) before this can be used
+    group_aggregators: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by parameter group
 
     def choices(self) -> Iterator[tuple[ConfigGroup, Choice]]:
         """The groups in order, each with what was chosen."""
         for group in CONFIG_GROUPS:
             yield group, getattr(self, group.name)
+
+    def keyed_choices(self) -> Iterator[tuple[str, ConfigGroup, Choice]]:
+        """The choices with their keys: after the groups, `aggregator.critic` and the like."""
+        for group, choice in self.choices():
+            yield group.name, group, choice
+        for name, choice in self.group_aggregators.items():
+            yield f"aggregator.{name}", _GROUPS["aggregator"], choice
 
 
 def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None = None) -> RunConfig:
@@ -139,17 +150,29 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
         preset[group] = {**preset.get(group, {}), "name": name}
     architecture = _GROUPS["architecture"]
     published = architecture.find(_merged(architecture, (preset, *documents)).name)
-    own = _checked(getattr(published, "preset", lambda agent: {})(agent_name))
-    layers = (preset, own, *documents)
-    merged = {group.name: _merged(group, layers) for group in CONFIG_GROUPS}
+    published_preset = _checked(getattr(published, "preset", lambda agent: {})(agent_name))
+    layers = (preset, published_preset, *documents)
+    apart = parameter_groups(agent_name)
+    merged = {
+        group.name: _merged(group, layers, apart if group.name == "aggregator" else ()) for group in CONFIG_GROUPS
+    }
+    common = merged["aggregator"]
+    _refuse_unknown_group(common, agent_name)
     settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
     choices = {
         group.name: Choice(name, validated(config_class(group, name), values, f"{group.name}."))
         for group in CONFIG_GROUPS
-        for name, values in [merged[group.name]]
+        for name, values, _ in [merged[group.name]]
     }
-    needed |= {name.partition(":")[0] for name, _ in merged.values()} & trusted
-    return RunConfig(**choices, settings=validated(RunSettings, settings, ""), plugins=tuple(sorted(needed)))
+    kind, start = _GROUPS["aggregator"], {"aggregator": {"name": common.name, **common.values}}
+    own = {name: _merged(kind, [start, *documents]) for name, documents in common.apart.items()}
+    group_aggregators = {
+        name: Choice(chosen.name, validated(config_class(kind, chosen.name), chosen.values, f"aggregator.{name}."))
+        for name, chosen in own.items()
+    }
+    needed |= {chosen.name.partition(":")[0] for chosen in (*merged.values(), *own.values())} & trusted
+    checked = validated(RunSettings, settings, "")
+    return RunConfig(**choices, settings=checked, plugins=tuple(sorted(needed)), group_aggregators=group_aggregators)
 
 
 def chosen_suite(*documents: Mapping[str, Any]) -> str:
@@ -169,6 +192,8 @@ def dump_yaml(config: RunConfig) -> str:
     document: dict[str, Any] = {
         group.name: {"name": choice.name, **plain(choice.config)} for group, choice in config.choices()
     }
+    for name, choice in config.group_aggregators.items():
+        document["aggregator"][name] = {"name": choice.name, **plain(choice.config)}
     document |= plain(config.settings)
     document["plugins"] = list(config.plugins)
     return f"# mtrl train --config THIS_FILE{command}\n{dump_mapping(document)}"
@@ -202,23 +227,52 @@ def config_class(group: ConfigGroup, name: str) -> type:
     return config
 
 
+def parameter_groups(agent_name: str) -> tuple[str, ...]:
+    """The parameter groups of an agent that can have an aggregator of their own. Raises BadInput."""
+    return tuple(getattr(_GROUPS["agent"].find(agent_name), "group_gauges", ()))
+
+
 class _Merged(NamedTuple):
     name: str
     values: dict[str, Any]
+    apart: dict[str, list[dict[str, Any]]]  # by key, a layer for each document
 
 
-def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]]) -> _Merged:
-    """The name in effect after all layers, and the settings that belong to its class."""
-    name, values = group.default, dict[str, Any]()
+def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> _Merged:
+    """The name in effect after all layers, and the settings that belong to its class.
+
+    apart: keys that are no settings; their values are collected in documents like the layers.
+    """
+    name, values, found = group.default, dict[str, Any](), dict[str, list[dict[str, Any]]]()
     for layer in layers:
         own = dict(layer.get(group.name, {}))
         chosen = own.pop("name", name)
         if chosen != name and group.find(chosen) is not _find_default(group, name):
-            values = {}
+            values, found = {}, {}
         name = chosen
+        for key in own.keys() & set(apart):
+            found.setdefault(key, []).append({group.name: _as_mapping(own.pop(key), f"{group.name}.{key}")})
         values |= own
     group.find(name)
-    return _Merged(name, values)
+    return _Merged(name, values, {key: found[key] for key in apart if key in found})
+
+
+def _refuse_unknown_group(aggregator: _Merged, agent_name: str) -> None:
+    """Raises BadInput for a key of the aggregator that is neither a setting nor a parameter group of the agent."""
+    settings, groups = field_types(config_class(_GROUPS["aggregator"], aggregator.name)), parameter_groups(agent_name)
+    for key in aggregator.values.keys() - settings.keys() if groups else ():
+        raise BadInput(
+            f"unknown key {shown(f'aggregator.{key}')}{nearest(key, [*groups, *settings])}; parameter groups of "
+            f"{agent_name!r}: {', '.join(groups)}; settings of {aggregator.name!r}: {', '.join(settings) or 'none'}"
+        )
+
+
+def _as_mapping(value: Any, key: str) -> dict[str, Any]:
+    """A choice in a document as a mapping with a name of the right type, if it has one. Raises BadInput."""
+    value = {"name": value} if isinstance(value, str) else value
+    if not isinstance(value, Mapping) or not isinstance(value.get("name", ""), str):
+        raise BadInput(f"{key}: {shown(value)} is not allowed; must be a name or a mapping with a name and settings")
+    return dict(value)
 
 
 def _find_default(group: ConfigGroup, name: str) -> type | None:
@@ -234,15 +288,8 @@ def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
     refuse_unknown(document, _top_level_keys(), "")
     result = dict(document)
     for group in CONFIG_GROUPS:
-        if group.name not in document:
-            continue
-        value = document[group.name]
-        value = {"name": value} if isinstance(value, str) else value
-        if not isinstance(value, Mapping) or not isinstance(value.get("name", ""), str):
-            raise BadInput(
-                f"{group.name}: {shown(value)} is not allowed; must be a name or a mapping with a name and settings"
-            )
-        result[group.name] = value
+        if group.name in document:
+            result[group.name] = _as_mapping(document[group.name], group.name)
     return result
 
 

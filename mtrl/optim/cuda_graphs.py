@@ -71,4 +71,5 @@ class _Graph:
         self._graph.replay()
         # Copies: the next replay writes to the same memory.
         metrics = {name: value.clone() for name, value in self._result.metrics.items()}
-        return TaskLosses(self._result.losses.clone(), metrics)
+        weights = None if self._result.weights is None else self._result.weights.clone()
+        return TaskLosses(self._result.losses.clone(), metrics, weights=weights)

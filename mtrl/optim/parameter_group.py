@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Parameters, TaskLosses, aggregate
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
@@ -57,7 +57,7 @@ class ParameterGroup:
         self._optimized = {name: value for name, value in self.parameters.items() if value not in apart}
         self._apart = {name: value for name, value in self.parameters.items() if value in apart}
         aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in module.modules())
-        self.needs_per_task_gradients = isinstance(aggregator, JacobianAggregator) or not aggregator.vectorized
+        self.needs_per_task_gradients = aggregator.needs_per_task_gradients or not aggregator.vectorized
         device = next(iter(self.parameters.values())).device
         on_gpu = device.type == "cuda"
         self.autocast = autocast(precision, device)
@@ -83,8 +83,9 @@ class ParameterGroup:
 
     def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
         unequal = self.needs_per_task_gradients and len(set(batch.counts)) > 1
+        loss_fn = self._complete(loss_fn)
         with default_matmul_backend() if unequal else nullcontext():
-            result = aggregate(self.aggregator, self._complete(loss_fn), batch, self.parameters)
+            result = aggregate(self.aggregator, loss_fn, batch, self.parameters)
         # Before clipping, which would spread a value that is not finite over all gradients.
         norm = _gradient_norm(self._optimized)
         self._check_finite(result.losses, norm if not self._apart else norm + _gradient_norm(self._apart))
@@ -92,6 +93,7 @@ class ParameterGroup:
         self.optimizer.step()
         for part in self.self_updating:
             part.step(batch.shares)
+        self.aggregator.after_step(loss_fn, batch, self.parameters)
         return result
 
     def _complete(self, loss_fn: LossFunction) -> LossFunction:
@@ -106,7 +108,7 @@ class ParameterGroup:
                         total = total + auxiliary
                 for auxiliary_loss in self.auxiliary_losses:
                     total = total + auxiliary_loss(result, batch)
-            return TaskLosses(total, result.metrics)
+            return result._replace(losses=total)
 
         return losses
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mtrl.agent import Agent, Components
-from mtrl.aggregation import GradientAggregator
+from mtrl.aggregation import GradientAggregator, aggregators
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
 from mtrl.encoders import Encoder
@@ -86,11 +86,12 @@ def make_agent(
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
+    A parameter group with an aggregator of its own has it as `aggregator.GROUP`.
     Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
-    Raises BadInput if its networks do not fit the memory.
+    Raises BadInput if its networks do not fit the memory, or a group has no gauge where its aggregator needs one.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
-    aggregator, normalizer = chosen["aggregator"], chosen["normalizer"]
+    normalizer = chosen["normalizer"]
 
     def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
         return make(architecture.cls, in_features, out_features, num_tasks or spec.num_tasks, architecture.config)
@@ -103,6 +104,13 @@ def make_agent(
         return make(policy.cls, make_architecture, in_features, head, policy.config)
 
     def make_aggregator(group: str) -> GradientAggregator:
+        aggregator = chosen.get(f"aggregator.{group}", chosen["aggregator"])
+        if aggregator.cls.needs_gauge and not chosen["agent"].cls.group_gauges.get(group, False):
+            name = aggregators.name_of(aggregator.cls)
+            raise BadInput(
+                f"aggregator {name!r} reads losses that are never negative, and those of the parameter group {group!r} "
+                f"are signed; choose another for that one: --aggregator {name} --aggregator.{group} mean"
+            )
         return make(aggregator.cls, spec.num_tasks, aggregator.config, torch_stream(seed, f"aggregator {group}"))
 
     def make_normalizer(discount: float) -> ReturnNormalizer:
@@ -166,7 +174,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
     settings = config.settings
     return make_agent(
         suite.spec,
-        {group.name: Chosen(group.find(choice.name), choice.config) for group, choice in config.choices()},
+        {key: Chosen(group.find(choice.name), choice.config) for key, group, choice in config.keyed_choices()},
         num_envs=settings.num_envs or suite.spec.num_tasks,
         seed=settings.seed,
         device=device,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mtrl.agent import Agent, refuse_wrong_action
+from mtrl.aggregation import aggregators
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.files import require_free_space
@@ -172,6 +173,9 @@ def _refuse_cuda_graphs(agent: Agent) -> None:
     for name, group in agent.groups().items():
         if group.needs_per_task_gradients:
             raise BadInput(f"cuda_graphs: updates of the {name} need per-task gradients and cannot be captured")
+        if not group.aggregator.capturable:
+            chosen = aggregators.name_of(type(group.aggregator))
+            raise BadInput(f"cuda_graphs: the aggregator {chosen!r} of the {name} cannot be captured")
 
 
 def _run(

@@ -335,7 +335,7 @@ class IdentityWeighting(JacobianAggregator):
     """Every task the same weight."""
 
     def weights(self, gramian: Tensor) -> Tensor:
-        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+        return torch.full((len(gramian),), 1 / len(gramian))
 
 
 @pytest.mark.parametrize("tasks", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1]], ids=["equal shares", "one absent"])

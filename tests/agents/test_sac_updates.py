@@ -93,7 +93,7 @@ class IdentityWeighting(JacobianAggregator):
     """Every task the same weight."""
 
     def weights(self, gramian: Tensor) -> Tensor:
-        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+        return torch.full((len(gramian),), 1 / len(gramian))
 
 
 @pytest.mark.parametrize("suite", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])

@@ -27,7 +27,7 @@ class IdentityWeighting(JacobianAggregator):
     """Every task the same weight."""
 
     def weights(self, gramian: Tensor) -> Tensor:
-        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+        return torch.full((len(gramian),), 1 / len(gramian))
 
 
 def make(cls: type[GradientAggregator], num_tasks: int) -> GradientAggregator:

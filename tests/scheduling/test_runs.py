@@ -98,7 +98,7 @@ def test_a_slot_may_play_one_task_after_another() -> None:
 
 class EqualWeights(JacobianAggregator):
     def weights(self, gramian: torch.Tensor) -> torch.Tensor:
-        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+        return torch.full((len(gramian),), 1 / len(gramian))
 
 
 @pytest.mark.parametrize("loss", ["critic_losses", "actor_losses"])

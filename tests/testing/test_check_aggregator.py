@@ -58,7 +58,7 @@ class SwallowsNaN(Mean):
 
 class RandomWeights(JacobianAggregator):
     def weights(self, gramian: Tensor) -> Tensor:
-        return torch.rand(self.num_tasks, generator=self.generator)
+        return torch.rand(len(gramian), generator=self.generator)
 
 
 class ForgetsItsGenerator(RandomWeights):
@@ -67,7 +67,7 @@ class ForgetsItsGenerator(RandomWeights):
 
 class DrawsGlobally(JacobianAggregator):
     def weights(self, gramian: Tensor) -> Tensor:
-        return torch.rand(self.num_tasks)
+        return torch.rand(len(gramian))
 
 
 def test_an_aggregator_that_draws_from_its_own_stream_passes() -> None:
