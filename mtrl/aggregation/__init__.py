@@ -11,7 +11,7 @@ from mtrl.aggregation.aggregator import (
 )
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
 
-from mtrl.aggregation import pcgrad  # isort: skip
+from mtrl.aggregation import pcgrad, weighting  # isort: skip
 
 __all__ = [
     "GradientAggregator",
@@ -26,4 +26,5 @@ __all__ = [
     "aggregators",
     "pcgrad",
     "task_gradients",
+    "weighting",
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,10 +44,15 @@ class GradientAggregator(ABC):
     class Config:
         """Hyperparameters."""
 
-    def __init__(self, num_tasks: int, config: Any, generator: torch.Generator):
-        """`generator` is this instance's own stream (CPU)."""
+    def __init__(self, num_tasks: int, config: Any, generator: torch.Generator, memory: Sequence[str] = ()):
+        """`generator` is this instance's own stream (CPU).
+
+        memory: names of what a subclass keeps for each task, which is saved: `self.memory`, each (M,) float64, 0 at
+        first.
+        """
         self.num_tasks = num_tasks
         self.generator = generator
+        self.memory = {name: torch.zeros(num_tasks, dtype=torch.float64) for name in memory}
 
     @abstractmethod
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
@@ -74,11 +80,12 @@ class GradientAggregator(ABC):
 
     def state(self) -> State:
         """What a restart needs."""
-        return {"generator": self.generator.get_state()}
+        return {"generator": self.generator.get_state()} | {name: kept.clone() for name, kept in self.memory.items()}
 
     def load_state(self, state: State) -> None:
         """Takes up a state written by `state`."""
         self.generator.set_state(state["generator"])
+        self.memory = {name: state[name].clone() for name in self.memory}
 
 
 def aggregate(
@@ -130,30 +137,39 @@ def tasks_with_samples(counts: tuple[int, ...], device: torch.device) -> Tensor:
 class LossWeighting(GradientAggregator):
     """Methods that choose one weight per loss, which is then a constant: one backward pass of sum_i s_i w_i L_i.
 
-    Tasks without samples take no part, here once for all: `weights` sees the others, and moves their state alone.
+    Tasks without samples, and those whose gauge is 0, take no part, here once for all: `weights` sees the others, and
+    moves their state alone.
     """
 
     capturable = False
 
     @abstractmethod
     def weights(self, losses: Tensor, tasks: Tensor) -> Tensor:
-        """Weights (m,) of the tasks with samples; 1 each is `mean`.
+        """Weights (m,) of the tasks that take part; 1 each is `mean`.
 
-        losses (m,) float64: the gauge, never negative, if the class needs one; else the losses. tasks (m,) int64:
-        which tasks these are, to index what is kept for each of M. All on the parameters' device.
+        losses (m,) float64: the gauge, positive, if the class needs one; else the losses. tasks (m,) int64: which tasks
+        these are, to index what is kept for each of M. All on the parameters' device, as `memory` is.
         """
 
     def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
         result = loss_fn(parameters, batch)
-        read = gauge_of(result) if self.needs_gauge else result.losses
-        tasks = tasks_with_samples(batch.counts, read.device)
-        chosen = self.weights(read.detach()[tasks].double(), tasks)
+        tasks = tasks_with_samples(batch.counts, result.losses.device)
+        losses = (gauge_of(result) if self.needs_gauge else result.losses).detach().double()
+        if self.needs_gauge:
+            tasks = tasks[losses[tasks] > 0]
+        self.memory = {name: kept.to(losses.device) for name, kept in self.memory.items()}
+        chosen = self.weights(losses[tasks], tasks) if len(tasks) else losses[tasks]
         if chosen.shape != tasks.shape:
             raise WrongResult(f"returned weights {tuple(chosen.shape)}, expected {tuple(tasks.shape)}")
         weights = torch.zeros_like(result.losses.detach()).index_copy(0, tasks, chosen.detach().to(result.losses))
         # sum_i s_i w_i L_i. A task without samples may have an auxiliary loss: its share is 0.
         write_gradients((result.losses * (batch.shares * weights)).sum(), parameters)
         return TaskLosses(result.losses.detach(), result.metrics, weights=weights)
+
+
+def positive(losses: Tensor) -> Tensor:
+    """Losses (m,), where 0 at least 1e-12 of the largest: then relative weights are finite."""
+    return losses.clamp(min=(1e-12 * losses.max()).clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def gauge_of(result: TaskLosses) -> Tensor:
@@ -167,7 +183,7 @@ class PresentTasks(NamedTuple):
     """The tasks that a Gramian is of: those with samples and a gradient that is not zero."""
 
     indices: Tensor  # (m,) int64, in increasing order, on the CPU
-    gauge: Tensor | None  # (m,) float64 on the CPU, where the loss function has one
+    gauge: Tensor | None  # (m,) float64, positive, on the CPU; None for a class that needs none
 
 
 class JacobianAggregator(GradientAggregator):
@@ -180,12 +196,12 @@ class JacobianAggregator(GradientAggregator):
     needs_per_task_gradients = True
     capturable = False
 
-    @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
         """Inner products (m, m) of the task gradients -> weights (m,); float64, on the CPU, and finite."""
+        raise NotImplementedError(f"{type(self).__qualname__} has neither weights nor task_weights")
 
     def task_weights(self, gramian: Tensor, tasks: PresentTasks) -> Tensor:
-        """As `weights`, for methods that keep something per task or read losses: they override this one too."""
+        """As `weights`, which it calls. Methods that keep something per task or read losses override this one."""
         return self.weights(gramian)
 
     # `torch.func.grad` differentiates all the same. Without it, the gradients would themselves be differentiable by
@@ -202,7 +218,7 @@ class JacobianAggregator(GradientAggregator):
         scale = len(index) * shares[index]
         gramian = torch.outer(scale, scale) * gramian[index][:, index]
         if len(index) and bool(gramian.isfinite().all()):
-            gauge = None if result.gauge is None else result.gauge.double().cpu()[index]
+            gauge = positive(gauge_of(result).double().cpu()[index]) if self.needs_gauge else None
             chosen = self.task_weights(gramian, PresentTasks(index, gauge))
             if chosen.shape != index.shape:
                 raise WrongResult(f"returned weights {tuple(chosen.shape)}, expected {tuple(index.shape)}")

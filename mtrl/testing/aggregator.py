@@ -21,6 +21,8 @@ from mtrl.types import Batch
 
 COUNTS = ((4,), (5, 5, 5), (1, 6, 2), (0, 7, 0))
 """Rows per task that are tried: one task, equal and unequal shares, tasks without rows."""
+SCALES = ((1e-6, 1e-6, 1e-6), (1e6, 1e6, 1e6), (1e-6, 1.0, 1e6), (1.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+"""Factors of the tasks' losses that are tried, among them tasks whose loss and gradient are 0."""
 
 
 def check_aggregator(cls: type[GradientAggregator], config: Any = None) -> None:
@@ -36,14 +38,20 @@ def check_aggregator(cls: type[GradientAggregator], config: Any = None) -> None:
             make = _Maker(cls, settings, len(counts))
             _check_backward(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
             _check_state(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
+        for scales in SCALES:
+            _check_scales(f"{who} (losses times {scales})", _Maker(cls, settings, len(scales)), scales)
 
 
 class LinearProblem:
-    """Task losses c (x w - y_i)^2 + (b - y_i)^2 of a weight w and a bias b; c is a bystander the loss only reads."""
+    """Task losses c (x w - y_i)^2 + (b - y_i)^2 of a weight w and a bias b; c is a bystander the loss only reads.
 
-    def __init__(self, counts: Sequence[int], seed: int = 1):
+    scales: factors of the losses, 1 each by default.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int = 1, scales: Sequence[float] = ()):
         generator = torch_stream(seed, "linear problem")
         self.num_tasks = len(counts)
+        self.scales = torch.tensor(scales) if scales else torch.ones(len(counts))
         tasks = torch.arange(self.num_tasks).repeat_interleave(torch.tensor(counts))
         rows = len(tasks)
         zeros = torch.zeros(rows)
@@ -70,9 +78,8 @@ class LinearProblem:
         wanted = batch.reward.unsqueeze(-1)
         errors = (batch.observation @ parameters["weight"] - wanted).square() * self.bystander
         errors = errors + (parameters["bias"] - wanted).square()
-        return TaskLosses(
-            mean_per_task(errors.mean(-1), batch.task_ids, self.num_tasks), {"reward": batch.reward.detach()}
-        )
+        losses = self.scales * mean_per_task(errors.mean(-1), batch.task_ids, self.num_tasks)
+        return TaskLosses(losses, {"reward": batch.reward.detach()}, gauge=losses)
 
 
 class _Maker:
@@ -91,7 +98,8 @@ def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
     problem = LinearProblem(counts)
     before = {name: parameter.detach().clone() for name, parameter in problem.parameters.items()}
     expected = problem.loss(problem.parameters, problem.batch)
-    result = make().backward(problem.loss, problem.batch, problem.parameters)
+    aggregator = make()
+    result = aggregator.backward(problem.loss, problem.batch, problem.parameters)
     assert tuple(result.losses.shape) == (len(counts),), (
         f"{who}: backward returns losses {tuple(result.losses.shape)}, not one per task"
     )
@@ -109,7 +117,21 @@ def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
         assert torch.isfinite(parameter.grad).all(), f"{who}: the gradient of {name!r} is not finite"
         assert not parameter.grad.requires_grad, f"{who}: the gradient of {name!r} keeps its graph alive"
     assert problem.bystander.grad is None, f"{who}: backward writes a gradient to what is not in `parameters`"
+    gradients = {name: parameter.grad for name, parameter in problem.parameters.items()}
+    aggregator.after_step(problem.loss, problem.batch, problem.parameters)
+    for name, parameter in problem.parameters.items():
+        assert torch.equal(parameter, before[name]), f"{who}: after_step changes the parameter {name!r}"
+        assert parameter.grad is gradients[name], f"{who}: after_step changes the gradient of {name!r}"
     _check_not_finite(who, make, counts)
+
+
+def _check_scales(who: str, make: _Maker, scales: Sequence[float]) -> None:
+    aggregator = make()
+    for seed in range(1, 4):
+        gradients = _gradients(aggregator, LinearProblem([4] * len(scales), seed, scales))
+        for name, gradient in gradients.items():
+            assert gradient is not None, f"{who}: backward leaves no gradient at {name!r}"
+            assert torch.isfinite(gradient).all(), f"{who}: the gradient of {name!r} is not finite"
 
 
 def _check_not_finite(who: str, make: _Maker, counts: Sequence[int]) -> None:
@@ -122,8 +144,8 @@ def _check_not_finite(who: str, make: _Maker, counts: Sequence[int]) -> None:
 
 def _check_state(who: str, make: _Maker, counts: Sequence[int]) -> None:
     original, restored = make(1), make(2)
-    problem = LinearProblem(counts)
-    original.backward(problem.loss, problem.batch, problem.parameters)
+    for seed in (4, 5, 6):
+        _gradients(original, LinearProblem(counts, seed))
     restored.load_state(original.state())
     for seed in (2, 3):
         found = [_gradients(aggregator, LinearProblem(counts, seed)) for aggregator in (original, restored)]
@@ -133,4 +155,5 @@ def _check_state(who: str, make: _Maker, counts: Sequence[int]) -> None:
 
 def _gradients(aggregator: GradientAggregator, problem: LinearProblem) -> Mapping[str, Tensor | None]:
     aggregator.backward(problem.loss, problem.batch, problem.parameters)
+    aggregator.after_step(problem.loss, problem.batch, problem.parameters)
     return {name: parameter.grad for name, parameter in problem.parameters.items()}
