@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,11 +38,15 @@ def make_agent(
     architecture: type[PolicyArchitecture] = MLP,
     architecture_config: Any = None,
     aggregator: type[GradientAggregator] = Mean,
+    aggregators: Mapping[str, type[GradientAggregator]] | None = None,
     normalizer: type[ReturnNormalizer] = NoNormalizer,
     policy: type[Policy] = Single,
     policy_config: Any = None,
 ) -> Any:
-    """An agent of small components; by default an MLP of one hidden layer, the mean of the tasks and no normalizer."""
+    """An agent of small components; by default an MLP of one hidden layer, the mean of the tasks and no normalizer.
+
+    aggregators: by parameter group, where not the common one.
+    """
     if architecture_config is None:
         architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
     chosen = {
@@ -52,6 +57,8 @@ def make_agent(
         "aggregator": Chosen(aggregator, aggregator.Config()),
         "normalizer": Chosen(normalizer, normalizer.Config()),
     }
+    for group, own in (aggregators or {}).items():
+        chosen[f"aggregator.{group}"] = Chosen(own, own.Config())
     return build.make_agent(spec, chosen, num_envs=num_envs, seed=seed, device=torch.device("cpu"))
 
 

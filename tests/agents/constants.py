@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from agents.sac import SAC
+from mtrl.agent import Agent
+from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.testing.small_runs import make_agent
 from mtrl.types import Batch
 from tests.env.counting import counting_suite
@@ -78,3 +80,9 @@ def set_alpha(agent: SAC, alpha: Sequence[float]) -> None:
 # Two dimensions of a standard Gaussian at its mean; tanh has slope 1 there.
 LOG_PROB = -math.log(2 * math.pi)
 STANDARD_GAUSSIAN = [0.0, 0.0, 0.0, 0.0]  # two means, two log standard deviations
+
+
+def aggregated(agent: type[Agent], cls: type[GradientAggregator]) -> dict[str, Any]:
+    """Components of an agent with that aggregator, and `mean` where a group has no gauge and it needs one."""
+    signed = [name for name, has_gauge in agent.group_gauges.items() if cls.needs_gauge and not has_gauge]
+    return {"aggregator": cls, "aggregators": dict.fromkeys(signed, Mean)}

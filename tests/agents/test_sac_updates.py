@@ -27,6 +27,7 @@ from tests.agents.constants import (
     CONTINUOUS,
     DISCRETE,
     STANDARD_GAUSSIAN,
+    aggregated,
     batch_of,
     sac,
     with_constants,
@@ -259,7 +260,7 @@ def test_a_sampled_batch_of_the_buffer_is_learnt_from() -> None:
 
 @pytest.mark.parametrize("aggregator", aggregators.names())
 def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) -> None:
-    agent = sac(components={"aggregator": aggregators.get(aggregator)})
+    agent = sac(components=aggregated(SAC, aggregators.get(aggregator)))
     metrics = agent.learn(batch_of([0, 0, 1, 2], reward=torch.ones(4)))
     assert not any(value.requires_grad for value in metrics.values())
     for group in agent.groups().values():
