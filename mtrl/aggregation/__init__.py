@@ -8,6 +8,7 @@ from mtrl.aggregation.aggregator import (
     PresentTasks,
     aggregate,
     aggregators,
+    gramian_of,
 )
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
 
@@ -24,6 +25,7 @@ __all__ = [
     "TaskLosses",
     "aggregate",
     "aggregators",
+    "gramian_of",
     "pcgrad",
     "task_gradients",
     "weighting",

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mtrl.checkpoints.files import printable
 from mtrl.loggers.metric_logger import MetricLogger, scalars
 from mtrl.runs.logs import EvaluationRow
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
+
+CELL = 16
+"""Pixels of an element of a matrix."""
 
 
 class TensorBoardLogger(MetricLogger):
@@ -28,15 +33,18 @@ class TensorBoardLogger(MetricLogger):
         self._working = True
 
     def on_metrics(self, row: Mapping[str, Any]) -> None:
-        self._add(row["env_steps"], scalars(row))
+        self._add(row["env_steps"], scalars(row), cosines(row))
 
     def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
         curves = {f"eval_success_rate/{row.task}": row.success_rate for row in rows}
         curves |= {f"eval_{name}": value for name, value in scalars(scores).items()}
         self._add(rows[0].env_steps, curves)
 
-    def _add(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Adds one point to the curve of each name. Never raises; the first fault is logged and ends the writing."""
+    def _add(self, env_steps: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray] = {}) -> None:
+        """Adds one point to the curve of each name, and the pictures (H, W, 3) uint8.
+
+        Never raises; the first fault is logged and ends the writing.
+        """
         if not self._working:
             return
         try:
@@ -49,6 +57,8 @@ class TensorBoardLogger(MetricLogger):
                 self._writer = SummaryWriter(str(self.folder), purge_step=purge)
             for name, value in values.items():
                 self._writer.add_scalar(name, value, env_steps)
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, env_steps, dataformats="HWC")
         except Exception as error:
             self._fail(error)
 
@@ -65,6 +75,21 @@ class TensorBoardLogger(MetricLogger):
         self._working = False
         reason = f"{type(error).__name__}: {printable(str(error), 160)}"
         logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)
+
+
+def cosines(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The matrices `NAME/cosine` of a row of metrics as pictures (H, W, 3) uint8.
+
+    1 is blue, 0 and what is not known white, -1 red.
+    """
+    pictures = {}
+    for name, value in row.items():
+        if name.endswith("/cosine") and isinstance(value, Mapping):
+            matrix = np.nan_to_num(np.array(list(value.values()), np.float64))
+            away = np.clip(1 - np.abs(matrix), 0, 1)
+            colors = np.stack([np.where(matrix > 0, away, 1), away, np.where(matrix < 0, away, 1)], -1)
+            pictures[name] = np.kron(255 * colors, np.ones((CELL, CELL, 1))).astype(np.uint8)
+    return pictures
 
 
 def _silence_writer_threads() -> None:

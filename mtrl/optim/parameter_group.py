@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, gramian_of
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import autocast
-from mtrl.types import Batch, Precision, State
+from mtrl.types import Batch, Metrics, Precision, State
 
 AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
 """A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
@@ -72,6 +72,9 @@ class ParameterGroup:
         # Of every task's loss and of the gradient's norm, on a GPU.
         self.not_finite = torch.zeros(len(task_names) + 1, dtype=torch.bool, device=device) if on_gpu else None
         self._update = CudaGraphs(self._eager_step) if cuda_graphs and on_gpu else self._eager_step
+        self.keeps_last_batch = False  # for `conflict`
+        self._last_step: tuple[LossFunction, Batch] | None = None
+        self._last_weights: tuple[Tensor, Tensor] | None = None  # those of the tasks, and their shares
 
     def step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
         """One gradient step on per-task losses (M,), auxiliary losses included; returns them and the metrics.
@@ -79,12 +82,14 @@ class ParameterGroup:
         Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where reading that would stall
         it, this step and all that follow are skipped instead, and `check` raises.
         """
-        return self._update(loss_fn, batch)
+        result = self._update(loss_fn, batch)
+        self._last_weights = None if result.weights is None else (result.weights, batch.shares)
+        self._last_step = (loss_fn, batch) if self.keeps_last_batch else None
+        return result
 
     def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
-        unequal = self.needs_per_task_gradients and len(set(batch.counts)) > 1
         loss_fn = self._complete(loss_fn)
-        with default_matmul_backend() if unequal else nullcontext():
+        with _backend_of(batch) if self.needs_per_task_gradients else nullcontext():
             result = aggregate(self.aggregator, loss_fn, batch, self.parameters)
         # Before clipping, which would spread a value that is not finite over all gradients.
         norm = _gradient_norm(self._optimized)
@@ -95,6 +100,32 @@ class ParameterGroup:
             part.step(batch.shares)
         self.aggregator.after_step(loss_fn, batch, self.parameters)
         return result
+
+    def task_weights(self) -> Metrics:
+        """Weights (M,) of the tasks in the last step, NaN without samples; empty where the aggregator has none."""
+        if self._last_weights is None:
+            return {}
+        weights, shares = self._last_weights
+        return {f"{self.name}/task_weight": torch.where(shares > 0, weights, torch.nan)}
+
+    @torch.no_grad()
+    def conflict(self) -> Metrics:
+        """How the task gradients of the last step's batch agree, at the parameters of now; changes nothing.
+
+        Cosines (M, M), NaN for a task without gradient, and the share of pairs of tasks with a negative one. Empty
+        unless `keeps_last_batch` was set before the step. Costs about as much as a step.
+        """
+        if self._last_step is None:
+            return {}
+        loss_fn, batch = self._last_step
+        with _backend_of(batch):
+            jacobian, _ = self.aggregator.task_gradients(self._complete(loss_fn), batch, self.parameters)
+        gramian = gramian_of([gradient.flatten(1) for gradient in jacobian.values()])
+        norms = gramian.diagonal().sqrt()
+        cosine = (gramian / torch.outer(norms, norms)).clamp(-1, 1)
+        pairs = cosine[*torch.triu_indices(len(cosine), len(cosine), 1)]
+        rate = (pairs < 0).sum() / pairs.isfinite().sum().clamp(min=1)
+        return {f"{self.name}/cosine": cosine, f"{self.name}/conflict_rate": rate}
 
     def _complete(self, loss_fn: LossFunction) -> LossFunction:
         """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group."""
@@ -184,6 +215,11 @@ class ParameterGroup:
             self.not_finite.zero_()
         if isinstance(self._update, CudaGraphs):
             self._update.reset()  # the captured graphs write to the old moments
+
+
+def _backend_of(batch: Batch) -> AbstractContextManager[None]:
+    """The matmul backend of per-task gradients."""
+    return default_matmul_backend() if len(set(batch.counts)) > 1 else nullcontext()
 
 
 def _gradient_norm(parameters: Parameters) -> Tensor:

@@ -47,12 +47,22 @@ class MetricsCallback:
         interval: int,
         total_env_steps: int,
         evaluation_seconds: Callable[[], float] = lambda: 0.0,
+        conflict_interval: int = 0,
     ):
-        """evaluation_seconds: what evaluations have taken so far, which counts in no rate."""
+        """evaluation_seconds: what evaluations have taken so far, which counts in no rate.
+
+        conflict_interval: env steps between measurements of gradient conflict; 0: none. An update after each has a row.
+        """
         self._state, self._loggers = state, loggers
         self._evaluation_seconds = evaluation_seconds
         self._interval, self._total_env_steps = interval, total_env_steps
-        self._last = max((row["env_steps"] for row in run.metrics.rows()), default=0)
+        rows = run.metrics.rows()
+        self._last = max((row["env_steps"] for row in rows), default=0)
+        self._conflict_interval = conflict_interval
+        measured = [row["env_steps"] for row in rows if any(name.endswith("/conflict_rate") for name in row)]
+        self._last_conflict = max(measured, default=0)
+        for group in state.agent.groups().values():
+            group.keeps_last_batch = conflict_interval > 0
         self._started = time.monotonic()
         self._first_env_steps = state.env_steps
 
@@ -61,14 +71,24 @@ class MetricsCallback:
         for logger in self._loggers:
             logger.on_progress(progress, shares)
         ends = progress.env_steps >= self._total_env_steps
-        if not ends and not due(progress.env_steps, self._last, self._interval):
+        measures = bool(progress.metrics) and due(progress.env_steps, self._last_conflict, self._conflict_interval)
+        if not ends and not measures and not due(progress.env_steps, self._last, self._interval):
             return
         self._last = progress.env_steps
-        row = self._row(progress)
+        if measures:
+            self._last_conflict = progress.env_steps
+        row = self._row(progress, self._group_metrics(measures) if progress.metrics else {})
         for logger in self._loggers:
             logger.on_metrics(row)
 
-    def _row(self, progress: Progress) -> dict[str, Any]:
+    def _group_metrics(self, measures: bool) -> Metrics:
+        """Of every parameter group: the tasks' weights in its last step, and how their gradients conflict."""
+        metrics: Metrics = {}
+        for group in self._state.agent.groups().values():
+            metrics |= group.task_weights() | (group.conflict() if measures else {})
+        return metrics
+
+    def _row(self, progress: Progress, of_groups: Metrics) -> dict[str, Any]:
         state, spec = self._state, self._state.envs.spec
         seconds = time.monotonic() - self._started
         training = seconds - self._evaluation_seconds()
@@ -78,13 +98,14 @@ class MetricsCallback:
             "train_return": _finite(returns),
             "share": state.scheduler.weights().tolist(),
         }
-        per_task |= {name: values for name, values in _listed(progress.metrics).items() if isinstance(values, list)}
+        metrics = _listed({**progress.metrics, **of_groups})
+        per_task |= {name: values for name, values in metrics.items() if isinstance(values, list)}
         return {
             "env_steps": progress.env_steps,
             "vector_steps": progress.vector_steps,
             "num_updates": state.num_updates,
             **{name: dict(zip(spec.task_names, values, strict=True)) for name, values in per_task.items()},
-            **{name: value for name, value in _listed(progress.metrics).items() if not isinstance(value, list)},
+            **{name: value for name, value in metrics.items() if not isinstance(value, list)},
             # Of the last training episodes, on a suite with targets.
             **target_quality(spec.scores(returns, rates), spec.target_scores),
             # Of this process; the only values that differ between a run and its repetition.

@@ -219,7 +219,13 @@ def _run(
             run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
         )
         metrics = MetricsCallback(
-            run, state, loggers, settings.log_interval, settings.total_env_steps, lambda: evaluation.seconds
+            run,
+            state,
+            loggers,
+            settings.log_interval,
+            settings.total_env_steps,
+            lambda: evaluation.seconds,
+            settings.conflict_interval,
         )
         checkpoints = CheckpointCallback(run, state, store, settings.checkpoint_interval)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.loggers.tensorboard import TensorBoardLogger
+from mtrl.loggers.tensorboard import CELL, TensorBoardLogger, cosines
 
 
 def test_tensorboard_curves_can_be_read_back(tmp_path: Path) -> None:
@@ -21,6 +21,18 @@ def test_tensorboard_curves_can_be_read_back(tmp_path: Path) -> None:
     curves.close()
     points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("train_return/reach-v3")
     assert [(point.step, point.value) for point in points] == [(10, 5.0), (20, 10.0)]
+
+
+def test_cosines_are_a_picture(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    row = {"env_steps": 10, "critic/cosine": {"a": [1.0, -1.0], "b": [-1.0, float("nan")]}}
+    (picture,) = cosines(row).values()
+    assert picture[::CELL, ::CELL].tolist() == [[[0, 0, 255], [255, 0, 0]], [[255, 0, 0], [255, 255, 255]]]
+    curves = TensorBoardLogger(tmp_path / "tb")
+    curves.on_metrics(row)
+    curves.close()
+    assert EventAccumulator(str(tmp_path / "tb")).Reload().Tags()["images"] == ["critic/cosine"]
 
 
 def test_a_broken_tensorboard_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -172,3 +172,40 @@ def test_an_incomplete_evaluation_counts_as_not_made(tmp_path: Path, damage: Cal
     assert in_child(lambda: run.resume(tmp_path / "run", {})) == 0
     assert file.read_text().splitlines()[-4:] == whole[-4:]
     assert best(tmp_path / "run")[0] == 400
+
+
+@pytest.mark.parametrize("agent", ["sac", "ppo"])
+@pytest.mark.parametrize("aggregator", ["mean", "pcgrad"])
+def test_measuring_conflict_changes_nothing_and_has_rows(tmp_path: Path, agent: str, aggregator: str) -> None:
+    settings: dict[str, Any] = {"agent": "ppo"} if agent == "ppo" else {}
+    settings = {**settings, "total_env_steps": 400, "aggregator": aggregator, **QUIET}
+    if agent == "ppo":
+        settings["agent"] = {"name": "ppo", "rollout_steps": 7, "epochs": 1, "minibatches": 2}
+    for name, interval in (("plain", 0), ("measured", 150)):
+        assert run.train(tiny_config(**settings, conflict_interval=interval), tmp_path / name) == 0
+    assert differences(final_state(tmp_path / "plain"), final_state(tmp_path / "measured")) == []
+    plain, measured = (log_rows(tmp_path / name)[0] for name in ("plain", "measured"))
+    groups = ("actor-critic",) if agent == "ppo" else ("critic", "actor")
+    with_conflict = [row for row in measured if f"{groups[0]}/conflict_rate" in row]
+    assert len(with_conflict) == 2
+    for row in with_conflict:
+        for group in groups:
+            assert 0 <= row[f"{group}/conflict_rate"] <= 1
+            cosine = [list(values) for values in row[f"{group}/cosine"].values()]
+            assert [len(values) for values in cosine] == 4 * [4]
+            assert [cosine[task][task] for task in range(4)] == pytest.approx(4 * [1.0])
+            assert len(row[f"{group}/task_weight"]) == 4
+    # Otherwise the rows are those of a run that does not measure, and further ones.
+    left = {
+        row["env_steps"]: {name: row[name] for name in row if "conf" not in name and "cos" not in name}
+        for row in measured
+    }
+    assert [left[row["env_steps"]] for row in plain] == plain
+
+
+def test_an_interrupted_run_measures_conflict_when_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    config = tiny_config(total_env_steps=400, checkpoint_interval=40, conflict_interval=70, **QUIET)
+    assert run.train(config, tmp_path / "whole") == 0
+    assert in_child(lambda: run.train(config, tmp_path / "killed"), at_progress=33) == -signal.SIGKILL
+    assert run.resume(tmp_path / "killed", {}) == 0
+    assert differences(log_rows(tmp_path / "whole"), log_rows(tmp_path / "killed")) == []
