@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,9 +41,15 @@ _OF_THE_MAIN_PROCESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _context = multiprocessing.get_context("forkserver")
 
+_starting = threading.RLock()
+"""Held while a server or child starts: environment variables, path and main module are changed and put back then, and a
+second thread would put back what the first one had set."""
+
 
 def _forget_the_parents_server() -> None:
     """A forked copy of this process needs a server of its own: its parent's is no child of it."""
+    global _starting
+    _starting = threading.RLock()  # another thread of the parent may hold it, which is not there to release it
     server: Any = forkserver._forkserver
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
@@ -89,7 +96,7 @@ def _limits() -> Iterator[tuple[str, str]]:
 def _start_server(modules: Sequence[str]) -> None:
     # Also without modules: the default is to run the main script there.
     _context.set_forkserver_preload(["mtrl", "envs.workers.server", *modules])
-    with _signals_blocked(), _environment(), _no_main_module(), _short_temporary_folder():
+    with _starting, _signals_blocked(), _environment(), _no_main_module(), _short_temporary_folder():
         forkserver.ensure_running()
 
 
@@ -110,7 +117,7 @@ class ChildProcess:
         pickled = bytes(ForkingPickler.dumps(target)) + b"".join(arg for arg in args if isinstance(arg, bytes))
         without_main = contextlib.nullcontext() if b"__main__" in pickled else _no_main_module()
         try:
-            with without_main, refusals_named("a process"):
+            with _starting, without_main, refusals_named("a process"):
                 process.start()
         except BaseException:
             lifeline_here.close()

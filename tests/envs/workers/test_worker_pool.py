@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from faulty_slots import (
     UnmakeableSlot,
 )
 
+from envs.workers import child_process
 from envs.workers.pool import WorkerPool
 from envs.workers.process_group import ProcessGroup
 from envs.workers.slots import BEGIN, SlotArrays, SlotLayout, SlotRunner
@@ -406,6 +409,23 @@ def test_a_limit_of_processes_is_one_line_and_nothing_is_printed(tmp_path: Path)
     )
     assert result.stdout.startswith("WorkerFailure: the system refuses a process: the process that forks workers has")
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
+
+
+def test_threads_that_start_a_server_together_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        entered.set()
+        time.sleep(0.1)  # until the other thread is on its way
+
+    entered = threading.Event()
+    monkeypatch.setattr(forkserver, "ensure_running", start)
+    before = (dict(os.environ), sys.path[:], sys.modules["__main__"])
+    first, second = (threading.Thread(target=child_process.warm_up) for _ in range(2))
+    first.start()
+    assert entered.wait(10)
+    second.start()
+    first.join()
+    second.join()
+    assert (dict(os.environ), sys.path[:], sys.modules["__main__"]) == before
 
 
 def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
