@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mtrl.encoders import Encoder
 from mtrl.networks import Ensemble, Output
-from mtrl.networks.layers import uniform_noise
 from mtrl.normalization import ValueOutput
 from mtrl.policies import Policy, PolicyOutput
 
@@ -21,14 +19,6 @@ class ActorCriticOutput(NamedTuple):
     features: Tensor  # (B, F)
     policy: PolicyOutput
     value: Output  # values (B,) in the normalizer's units
-
-
-class PolicySample(NamedTuple):
-    """Actions sampled for B observations."""
-
-    policy: PolicyOutput
-    noise: Tensor | None  # (B, noise_size) of the architecture
-    action: Tensor  # before clipping
 
 
 class ActorCritic(nn.Module):
@@ -58,10 +48,3 @@ class ActorCritic(nn.Module):
         """features (B, F) -> values (B,) in the normalizer's units."""
         output = self.value(features, task_ids, noise)
         return replace(output, values=self.output(output.values, task_ids).flatten())
-
-    def sample(self, features: Tensor, task_ids: Tensor, generator: torch.Generator) -> PolicySample:
-        """Actions for features (B, F); all randomness comes from `generator`."""
-        noise = uniform_noise(generator, len(task_ids), self.policy.noise_size)
-        policy = self.policy(features, task_ids, noise)
-        action = policy.distribution.sample(self.policy.head.sample_noise(len(task_ids), generator))
-        return PolicySample(policy, noise, action)

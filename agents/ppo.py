@@ -30,7 +30,7 @@ from mtrl.networks import Ensemble
 from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task
-from mtrl.policies import ActionHead, make_policy_gradient_head
+from mtrl.policies import ActionHead, AveragedPolicy, make_policy_gradient_head
 from mtrl.types import ActionStep, Batch, EnvStep, Metrics
 
 
@@ -53,6 +53,7 @@ class PPO(Agent):
         entropy_coefficient: Annotated[float, Field(ge=0)] = 0.01  # of the entropy bonus
         value_coefficient: Annotated[float, Field(ge=0)] = 0.5  # of the squared value error
         normalize_advantages: bool = True  # to mean 0 and standard deviation 1 within each task of a rollout
+        averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4  # Adam
         annealing_steps: Annotated[int, Field(ge=1)] | None = None  # env steps until the rate is 0; None: constant
         max_grad_norm: Annotated[float, Field(gt=0)] = 0.5  # global norm
@@ -69,6 +70,7 @@ class PPO(Agent):
         policy = components.policy(encoder.out_features, head)
         value = Ensemble([components.value_network(encoder.out_features, 1)])
         self.normalizer = components.normalizer(config.discount)
+        self.average = AveragedPolicy(encoder, policy, config.averaging_rate)
         self.networks = ActorCritic(encoder, policy, value, self.normalizer.make_output(1))
         # A policy with an entropy coefficient of its own gets no bonus beside it.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
@@ -100,13 +102,14 @@ class PPO(Agent):
     @torch.no_grad()
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         tasks = self.to_device(task_ids)
+        if not explore:
+            with self.autocast():
+                mode = self.average.mode(self.to_device(observation), tasks)
+            return ActionStep(self.head.to_environment(mode).cpu().numpy())
+        self.env_steps += len(tasks)
         with self.autocast():
             features = self.networks.encoder(self.to_device(observation))
-            if not explore:
-                mode = self.networks.policy(features, tasks).distribution.mode()
-                return ActionStep(self.head.to_environment(mode).cpu().numpy())
-            self.env_steps += len(tasks)
-            policy, noise, action = self.networks.sample(features, tasks, self.explore_stream)
+            policy, noise, action = self.networks.policy.sample(features, tasks, self.explore_stream)
             value = self.networks.values(features, tasks).values if "value" in self.extras else None
         extras = {
             "log_prob": _sum(policy.distribution.log_prob(action), policy.network.route_log_prob),
@@ -122,8 +125,7 @@ class PPO(Agent):
     @torch.no_grad()
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         with self.autocast():
-            features = self.networks.encoder(self.to_device(observation))
-            action = self.networks.sample(features, self.to_device(task_ids), generator).action
+            action = self.average.sample(self.to_device(observation), self.to_device(task_ids), generator)
         return self.head.to_environment(action).cpu().numpy()
 
     # Learning.
@@ -188,6 +190,7 @@ class PPO(Agent):
         if noise is not None:
             batch = replace(batch, noise={"value": noise})
         result = self.group.step(self.losses, batch)
+        self.average.update()
         return means_per_task(result.metrics, batch.task_ids, self.num_tasks)
 
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:

@@ -25,7 +25,7 @@ from mtrl.errors import Diverged
 from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task
-from mtrl.policies import make_soft_head
+from mtrl.policies import AveragedPolicy, make_soft_head
 from mtrl.types import ActionStep, Batch, EnvStep, Metrics
 
 
@@ -44,6 +44,7 @@ class SAC(Agent):
         gradient_steps: Annotated[int, Field(ge=1)] = 1  # per update
         discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
         target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target critics
+        averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
         alpha_learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, temperatures
         initial_alpha: Annotated[float, Field(gt=0)] = 1.0  # temperature at the start, every task
@@ -63,8 +64,8 @@ class SAC(Agent):
         self.policy = components.policy(encoder.out_features, self.head)
         self.normalizer = components.normalizer(config.discount)
         self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
+        self.average = AveragedPolicy(encoder, self.policy, config.averaging_rate)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.critic_noise_size = self.critics.ensemble.noise_size
         # A policy may fix the temperature: Distral's entropy coefficient, which is 0 with KL only.
         self.learns_temperatures = self.policy.temperature is None
         alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
@@ -88,23 +89,21 @@ class SAC(Agent):
 
     @torch.no_grad()
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
-        tasks = self.to_device(task_ids)
-        if explore:
-            self.env_steps += len(tasks)
-            if self.env_steps <= self.config.learning_starts:
-                return ActionStep(self.head.random_action(tasks, self.explore_stream).cpu().numpy())
-            return ActionStep(self.sample(observation, task_ids, self.explore_stream))
+        seen, tasks = self.to_device(observation), self.to_device(task_ids)
+        self.env_steps += len(tasks) if explore else 0
         with self.autocast():
-            distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks).distribution
-        return ActionStep(distribution.mode().cpu().numpy())
+            if not explore:
+                action = self.average.mode(seen, tasks)
+            elif self.env_steps <= self.config.learning_starts:
+                action = self.head.random_action(tasks, self.explore_stream)
+            else:
+                action = self.policy.sample(self.critics.encoder(seen), tasks, self.explore_stream).action
+        return ActionStep(action.cpu().numpy())
 
     @torch.no_grad()
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        tasks = self.to_device(task_ids)
-        noise = uniform_noise(generator, len(tasks), self.policy.noise_size)
         with self.autocast():
-            distribution = self.policy(self.critics.encoder(self.to_device(observation)), tasks, noise).distribution
-        return distribution.sample(self.head.sample_noise(len(tasks), generator)).cpu().numpy()
+            return self.average.sample(self.to_device(observation), self.to_device(task_ids), generator).cpu().numpy()
 
     # Learning.
 
@@ -127,6 +126,7 @@ class SAC(Agent):
         actor = self.actor_group.step(self.actor_losses, batch)
         alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
+        self.average.update()
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
         # A task without samples has no losses.
@@ -228,7 +228,7 @@ class SAC(Agent):
 
     def _sample_noise(self, num_samples: int) -> Mapping[str, Tensor]:
         """All randomness of one update: action noise, and the noise of routed networks."""
-        stream, critic_noise = self.update_stream, (self.config.num_critics, self.critic_noise_size)
+        stream, critic_noise = self.update_stream, (self.config.num_critics, self.critics.ensemble.noise_size)
         noise = {
             "next_action": self.head.sample_noise(num_samples, stream),
             "action": self.head.sample_noise(num_samples, stream),

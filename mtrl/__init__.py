@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mtrl.training.load import TrainedAgent
+    from mtrl.types import Weights
 
 __version__ = "0.3.0"
 
 
-def load(run_dir: str, checkpoint: str = "latest", plugins: tuple[str, ...] = ()) -> TrainedAgent:
+def load(
+    run_dir: str, checkpoint: str = "latest", plugins: tuple[str, ...] = (), weights: Weights = "averaged"
+) -> TrainedAgent:
     """A trained agent with `predict(observation, task)`, from a run directory.
 
-    `plugins` are modules to import, as with `--plugin`. Raises BadInput.
+    `checkpoint` is "latest", "best" or a step. `plugins` are modules to import, as with `--plugin`. `weights` are those
+    of the policy: "averaged" over updates, or of the "last" one. Raises BadInput.
     """
     from mtrl.training.load import load_agent
 
-    return load_agent(run_dir, checkpoint, plugins)
+    return load_agent(run_dir, checkpoint, plugins, weights)

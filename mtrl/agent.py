@@ -22,7 +22,7 @@ from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
 from mtrl.optim.parameter_group import AuxiliaryLoss, ParameterGroup
 from mtrl.optim.precision import autocast
-from mtrl.policies import ActionHead, Policy
+from mtrl.policies import ActionHead, AveragedPolicy, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import load_torch_stream_state, torch_stream
 from mtrl.types import ActionStep, EnvStep, Metrics, Precision, State, SuiteSpec
@@ -100,7 +100,8 @@ class Agent(nn.Module, ABC):
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
         """Actions for observations (N, *observation) of tasks (N,) int64.
 
-        With `explore` False the protocol's deterministic action; it then draws no random number.
+        With `explore` False the protocol's deterministic action, of the averaged policy where the agent keeps one; it
+        then draws no random number.
         """
 
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
@@ -110,6 +111,12 @@ class Agent(nn.Module, ABC):
         the deterministic actions, for deterministic policies.
         """
         return self.act(observation, task_ids, explore=False).action
+
+    def use_last_weights(self) -> None:
+        """Evaluations play the weights of the last update, not an average over updates."""
+        for module in self.modules():
+            if isinstance(module, AveragedPolicy):
+                module.follow()
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:

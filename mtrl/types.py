@@ -40,6 +40,9 @@ class Chunk:
 Precision = Literal["float32", "bfloat16"]
 """Of matrix products in networks, see `mtrl.optim.precision`."""
 
+Weights = Literal["averaged", "last"]
+"""Of the policy that is evaluated: their average over updates (`mtrl.policies.AveragedPolicy`), or the newest."""
+
 Score = Literal["return", "success"]
 """What an episode is judged by: its undiscounted return of raw rewards, or 1 for a success and 0 without."""
 

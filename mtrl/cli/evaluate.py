@@ -19,6 +19,7 @@ from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
 from mtrl.registry import nearest
 from mtrl.runs.run_directory import RunDirectory
+from mtrl.types import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class EvaluationSettings:
 
     episodes_per_task: PositiveInt | None = None  # episodes per task; None: as in the run's final evaluation
     checkpoint: str = "latest"  # latest, best (chosen on the goals of evaluation) or a step
+    weights: Weights = "averaged"  # of the policy: averaged over updates, or those of the last update
     suite: str | None = None  # another suite of tasks the run was trained on
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of the suite's variations (goals); None: the run's
@@ -60,6 +62,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         return evaluation.evaluate(
             run_dir,
             checkpoint=settings.checkpoint,
+            weights=settings.weights,
             episodes_per_task=settings.episodes_per_task,
             suite=settings.suite,
             workers=settings.num_workers,

@@ -10,10 +10,11 @@ from mtrl.policies.heads import (
     make_policy_gradient_head,
     make_soft_head,
 )
-from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policies
+from mtrl.policies.policy import AveragedPolicy, MakeArchitecture, Policy, PolicyOutput, policies
 
 __all__ = [
     "ActionHead",
+    "AveragedPolicy",
     "CategoricalHead",
     "GaussianHead",
     "MakeArchitecture",

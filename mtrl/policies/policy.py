@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mtrl.encoders.encoder import Encoder
 from mtrl.faults import WrongResult
 from mtrl.networks.architecture import Output, PolicyArchitecture, run
+from mtrl.networks.layers import uniform_noise
 from mtrl.policies.heads import ActionHead
 from mtrl.registry import Registry
 
@@ -44,6 +47,14 @@ class PolicyOutput:
         return temperature * log_prob
 
 
+class PolicySample(NamedTuple):
+    """Actions sampled for B observations."""
+
+    policy: PolicyOutput
+    noise: Tensor | None  # (B, noise_size) of the architecture
+    action: Tensor  # before clipping
+
+
 class Policy(nn.Module, ABC):
     """features and task -> distribution over actions."""
 
@@ -69,12 +80,69 @@ class Policy(nn.Module, ABC):
     ) -> PolicyOutput:
         """features (B, F), task_ids (B,) int64, noise (B, noise_size) uniform, route (B, route_size) int64."""
 
+    def sample(self, features: Tensor, task_ids: Tensor, generator: torch.Generator) -> PolicySample:
+        """Actions for features (B, F); all randomness comes from `generator`."""
+        noise = uniform_noise(generator, len(task_ids), self.noise_size)
+        output = self(features, task_ids, noise)
+        action = output.distribution.sample(self.head.sample_noise(len(task_ids), generator))
+        return PolicySample(output, noise, action)
+
     def __call__(self, *inputs: Any, **named: Any) -> PolicyOutput:
         """`forward`. Raises WrongResult for another type."""
         output = super().__call__(*inputs, **named)
         if not isinstance(output, PolicyOutput):
             raise WrongResult(f"returned {type(output).__name__} from forward, expected a PolicyOutput")
         return output
+
+
+class AveragedPolicy(nn.Module):
+    """The exponential average of an encoder and a policy over updates: what evaluations play.
+
+    A policy that learns changes within an episode, and single snapshots of it succeed less often than it does; their
+    average does not chatter (Polyak and Juditsky, 1992, doi:10.1137/0330046). At the start the average is over the last
+    ninth of the updates so far, as in TensorFlow's `ExponentialMovingAverage`: initial weights are soon forgotten.
+    """
+
+    def __init__(self, encoder: Encoder, policy: Policy, rate: float):
+        """rate: share of the newest weights in the average; 1: the average is the newest weights."""
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.policy = copy.deepcopy(policy).requires_grad_(False)
+        self.rate = rate
+        self.num_updates = 0
+        self._newest = (encoder, policy)  # in a tuple, so that they are no parts of this module
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes up the newest weights."""
+        self.num_updates += 1
+        self._move(max(self.rate, 9 / (9 + self.num_updates)))
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Forgets the average: takes the newest weights alone."""
+        self._move(1.0)
+
+    def _move(self, rate: float) -> None:
+        for average, newest in zip((self.encoder, self.policy), self._newest, strict=True):
+            for value, new in zip(average.parameters(), newest.parameters(), strict=True):
+                value.lerp_(new, rate)  # average <- (1 - rate) average + rate newest
+            for buffer, newest_buffer in zip(average.buffers(), newest.buffers(), strict=True):
+                buffer.copy_(newest_buffer)
+
+    def mode(self, observation: Tensor, task_ids: Tensor) -> Tensor:
+        """The most likely actions (B, A) or (B,), before clipping, for observations (B, *observation)."""
+        return self.policy(self.encoder(observation), task_ids).distribution.mode()
+
+    def sample(self, observation: Tensor, task_ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Sampled actions (B, A) or (B,), before clipping; all randomness comes from `generator`."""
+        return self.policy.sample(self.encoder(observation), task_ids, generator).action
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.num_updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.num_updates = int(state)
 
 
 policies: Registry[Policy] = Registry("policy", Policy)

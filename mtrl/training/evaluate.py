@@ -17,6 +17,7 @@ from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.video import write_videos
+from mtrl.types import Weights
 
 
 @named_plugin_faults()
@@ -25,6 +26,7 @@ def evaluate(
     run_dir: Path,
     *,
     checkpoint: str = "latest",
+    weights: Weights = "averaged",
     episodes_per_task: int | None = None,
     suite: str | None = None,
     workers: int | None = None,
@@ -34,7 +36,7 @@ def evaluate(
 ) -> int:
     """Plays the protocol with a checkpoint of a run and prints the success table; returns 0. Raises MtrlError."""
     choose_matmul_backend()
-    trained = load_trained(run_dir, checkpoint, plugins)
+    trained = load_trained(run_dir, checkpoint, plugins, weights)
     config = trained.config
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,7 @@ from mtrl.runs.run_directory import RunDirectory
 from mtrl.seeding import torch_stream
 from mtrl.training.build import build_agent, build_suite, choose_device
 from mtrl.training.protocol_policy import mode_rule, sampling_rule
-from mtrl.types import ActionStep, Metrics, SuiteSpec
+from mtrl.types import ActionStep, Metrics, SuiteSpec, Weights
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,22 @@ class TrainedAgent:
 
 
 @torch_defaults()
-def load_agent(run_dir: str | Path, checkpoint: str = "latest", plugins: Sequence[str] = ()) -> TrainedAgent:
+def load_agent(
+    run_dir: str | Path, checkpoint: str = "latest", plugins: Sequence[str] = (), weights: Weights = "averaged"
+) -> TrainedAgent:
     """See `mtrl.load`."""
     discover_plugins()
     for module in plugins:
         trust_module(module)
-    return load_trained(run_dir, checkpoint, plugins)
+    return load_trained(run_dir, checkpoint, plugins, weights)
 
 
-def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | None) -> TrainedAgent:
+def load_trained(
+    run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | None, weights: Weights = "averaged"
+) -> TrainedAgent:
     """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput."""
+    if weights not in get_args(Weights):
+        raise BadInput(f"weights {weights!r}: must be 'averaged' or 'last'")
     run = RunDirectory.open(run_dir)
     config = parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins)
     if checkpoint not in ("latest", "best") and not checkpoint.isdecimal():
@@ -136,6 +142,9 @@ def load_trained(run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | 
     label = f"step {stored.step}"
     if stored.kind == "best":
         label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"
+    if weights == "last":
+        agent.use_last_weights()
+        label += ", weights of the last update"
     generator = torch_stream(config.settings.seed, "predict", device=agent.device)
     return TrainedAgent(agent.eval(), suite.spec, config, label, generator)
 

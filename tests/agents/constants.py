@@ -45,6 +45,7 @@ def with_constants(agent: SAC, policy: Sequence[float], critics: Sequence[Sequen
     ):
         make_constant(member, values)
         make_constant(target, [value + 10 for value in values])
+    agent.use_last_weights()
     return agent
 
 

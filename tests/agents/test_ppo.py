@@ -48,6 +48,7 @@ def ppo(suite: Any = CONTINUOUS, components: dict[str, Any] | None = None, **con
 def with_constants(agent: PPO, policy: list[float], value: float) -> PPO:
     make_constant(agent.networks.policy.architecture, policy)
     make_constant(agent.networks.value.members[0], [value])
+    agent.use_last_weights()
     return agent
 
 

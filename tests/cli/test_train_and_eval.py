@@ -96,7 +96,13 @@ def test_a_resume_takes_what_extends_a_run(run_dir: Path, handed_over: dict[str,
 
 def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str, Any]) -> None:
     assert call("eval", str(run_dir)).code == 0
-    settings = {"checkpoint": "latest", "episodes_per_task": None, "suite": None, "workers": None}
+    settings = {
+        "checkpoint": "latest",
+        "weights": "averaged",
+        "episodes_per_task": None,
+        "suite": None,
+        "workers": None,
+    }
     settings |= {"seed": None, "video": False, "plugins": []}
     assert handed_over["evaluate"] == ((run_dir,), settings)
     flags = ["--checkpoint", "200000", "--episodes-per-task", "3", "--suite", "mt3", "--seed", "0", "--video"]

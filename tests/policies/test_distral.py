@@ -61,6 +61,7 @@ def with_columns(agent: Any, common: Sequence[float], task: Sequence[float]) -> 
     policy = agent.policy if isinstance(agent, SAC) else agent.networks.policy
     make_constant(policy.common, common)
     make_constant(policy.task, task)
+    agent.use_last_weights()
     return agent
 
 

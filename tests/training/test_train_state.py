@@ -209,12 +209,12 @@ def test_the_walk_finds_an_attribute_that_is_not_saved(tmp_path: Path) -> None:
         state.scheduler.generator = torch.Generator()
 
     def buffer_of_a_module(state: TrainState) -> None:
-        state.agent.policy.register_buffer("average", torch.ones(2), persistent=False)
+        state.agent.critics.register_buffer("average", torch.ones(2), persistent=False)
 
     def nested(state: TrainState) -> None:
         state.envs.history = [{"deep": [1, 2]}]
 
     assert "agent.actor_group.turns" in forgotten(counter)
     assert "scheduler.generator" in forgotten(generator)
-    assert "agent.policy.average" in forgotten(buffer_of_a_module)
+    assert "agent.critics.average" in forgotten(buffer_of_a_module)
     assert "envs['history'][0]['deep'][1]" in forgotten(nested)
