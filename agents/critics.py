@@ -12,6 +12,7 @@ from mtrl.encoders import Encoder
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ReturnNormalizer, ValueOutput
 from mtrl.policies import SoftHead
+from mtrl.types import Batch
 
 
 class Critics(nn.Module):
@@ -38,7 +39,21 @@ def make_critics(
     return Critics(encoder, Ensemble(members), normalizer.make_output(num_critics))
 
 
+def n_step_return(batch: Batch, normalizer: ReturnNormalizer, discount: float) -> tuple[Tensor, Tensor | float]:
+    """sum_k gamma^k r_k over the L steps of each transition (B,), and gamma^L: what the value after them counts.
+
+    L is 1 unless `RolloutBuffer.sample` followed the transitions further. Each reward is in the normalizer's reward
+    units. The actions after the first are those that were played: there is no correction for the policy's change since.
+    """
+    if "n_step_rewards" not in batch.extras:
+        return normalizer.reward(batch.reward, batch.task_ids), discount
+    rewards, length = batch.extras["n_step_rewards"], batch.extras["n_step_length"]
+    discounts = discount ** torch.arange(rewards.shape[1], device=rewards.device)
+    units = normalizer.reward(rewards.flatten(), batch.task_ids.repeat_interleave(rewards.shape[1]))
+    return units.view_as(rewards) @ discounts, discount**length
+
+
 @torch.no_grad()
-def polyak_update(target: list[Tensor], online: list[Tensor], rate: float) -> None:
+def polyak_update(target: tuple[Tensor, ...], online: tuple[Tensor, ...], rate: float) -> None:
     """target <- (1 - rate) target + rate online, in place."""
     torch._foreach_lerp_(target, online, rate)

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.critics import Critics, make_critics, polyak_update
+from agents.critics import Critics, make_critics, n_step_return, polyak_update
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
@@ -43,6 +43,7 @@ class SAC(Agent):
         update_interval: Annotated[int, Field(ge=1)] | None = None  # env steps between updates; default one vector step
         gradient_steps: Annotated[int, Field(ge=1)] = 1  # per update
         discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
+        n_step: Annotated[int, Field(ge=1)] = 1  # rewards in a target before it bootstraps
         target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target critics
         averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
@@ -75,8 +76,7 @@ class SAC(Agent):
         self.env_steps = 0  # explored
         self.to(self.device)
         rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
-        self.critic_parameters: list[Tensor] = list(self.critics.parameters())
-        self.target_parameters: list[Tensor] = list(self.target_critics.parameters())
+        self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
         self.critic_group = components.parameter_group("critic", self.critics, **rates)
         self.actor_group = components.parameter_group("actor", self.policy, **rates)
         self.alpha_optimizer = torch.optim.Adam(
@@ -113,7 +113,9 @@ class SAC(Agent):
     def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
         if self.env_steps <= self.config.learning_starts:
             return {}
-        return [self.learn(buffer.sample(self.batch_size, task_weights)) for _ in range(self.config.gradient_steps)][-1]
+        for _ in range(self.config.gradient_steps):
+            metrics = self.learn(buffer.sample(self.batch_size, task_weights, self.config.n_step))
+        return metrics
 
     def learn(self, batch: Batch) -> Metrics:
         """One gradient step of critics, actor and temperatures on a batch."""
@@ -125,7 +127,7 @@ class SAC(Agent):
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
         alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
-        polyak_update(self.target_parameters, self.critic_parameters, self.config.target_rate)
+        polyak_update(*self.polyak_pair, self.config.target_rate)
         self.average.update()
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
@@ -135,7 +137,7 @@ class SAC(Agent):
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:
-        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,).
+        """r + gamma (min_k Q'_k(s', a') - alpha log pi(a'|s')) in reward units (B,), or that after n steps.
 
         With a regularized policy (`PolicyOutput.regularization`) its regularization replaces alpha log pi, here and in
         the actor's loss. alpha is in reward units whatever the normalizer, unless that divides the rewards themselves.
@@ -152,8 +154,9 @@ class SAC(Agent):
         regularization = policy.expected_regularization(next_q.log_prob, self.alpha(tasks))
         next_value = self.normalizer.denormalize(next_q.value, tasks)
         next_value = next_value - self.normalizer.regularization_scale(tasks) * regularization
+        reward, discount = n_step_return(batch, self.normalizer, self.config.discount)
         # A truncated step still bootstraps: only `terminated` ends the return.
-        return self.normalizer.reward(batch.reward, tasks) + self.config.discount * ~batch.terminated * next_value
+        return reward + discount * ~batch.terminated * next_value
 
     def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Squared Bellman error, mean over the critics and within each task (M,), in the normalizer's units."""

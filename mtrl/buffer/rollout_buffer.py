@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -152,8 +153,12 @@ class RolloutBuffer:
             newest = self._columns["observation"][self._ring(self.rows_added), slot]
             self._finals[row * self.num_envs + int(slot)] = newest.copy()
 
-    def sample(self, batch_size: int, weights: np.ndarray | None = None) -> Batch:
+    def sample(self, batch_size: int, weights: np.ndarray | None = None, n_step: int = 1) -> Batch:
         """B transitions sorted by task, uniform with replacement within each task.
+
+        With `n_step` above 1 each is followed for so many steps, fewer where its episode ends or the newest row is
+        reached: `next_observation`, `terminated` and `truncated` are those of the last step L, extras `n_step_rewards`
+        (B, n_step) the rewards of all of them, 0 beyond the last, and `n_step_length` (B,) is L.
 
         Task i gets the share weights[i] (M,) of the batch (equal shares by default), in expectation where that is no
         whole number of transitions. A task without stored transitions gives its share to the others, which share
@@ -163,7 +168,30 @@ class RolloutBuffer:
         shares = stored if weights is None else stored * weights
         counts = share_out(shares if shares.any() else stored, batch_size, self._stream)
         ids = self._index.draw(counts, self._stream)
-        return self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
+        batch = self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
+        return batch if n_step == 1 else self._followed(batch, ids, n_step)
+
+    def _followed(self, batch: Batch, ids: np.ndarray, n_step: int) -> Batch:
+        """The batch of the rows `ids` (B,), followed for `n_step` steps."""
+        steps = np.arange(n_step)
+        places = (ids[:, None] + self.num_envs * steps) % (self._ring_rows * self.num_envs)
+        newer = (self.rows_added - 1 - ids // self.num_envs) % self._ring_rows  # rows stored after each
+        ended = self._flat("terminated")[places] | self._flat("truncated")[places]
+        taken = steps <= newer[:, None]
+        taken[:, 1:] &= ~np.logical_or.accumulate(ended[:, :-1], axis=1)
+        length = taken.sum(1)
+        last = places[np.arange(len(ids)), length - 1]
+        return replace(
+            batch,
+            terminated=self._tensor(self._flat("terminated")[last]),
+            truncated=self._tensor(self._flat("truncated")[last]),
+            next_observation=self._tensor(self._frames_around(last)[:, 1:]).flatten(1, 2),
+            extras={
+                **batch.extras,
+                "n_step_rewards": self._tensor(np.where(taken, self._flat("reward")[places], np.float32(0))),
+                "n_step_length": self._tensor(length),
+            },
+        )
 
     def rollout(self) -> Batch:
         """Everything stored, oldest first, with leading dimensions (T, N)."""
@@ -181,9 +209,7 @@ class RolloutBuffer:
         self._oldest = self.rows_added
 
     def _batch(self, ids: np.ndarray, task_ids: torch.Tensor, counts: np.ndarray) -> Batch:
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(self.device, non_blocking=True)
-
+        tensor = self._tensor
         # Observation and successor are views of the same frames, which cross to the device once.
         frames = tensor(self._frames_around(ids)).flatten(1, 2)
         channels = frames.shape[1] // (self._frames + 1)
@@ -199,6 +225,9 @@ class RolloutBuffer:
             counts=tuple(counts.tolist()),
             extras={name: tensor(self._flat(f"extras.{name}")[ids]) for name in self._extras},
         )
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _frames_around(self, ids: np.ndarray) -> np.ndarray:
         """The F frames of each row's observation, oldest first, and the one after: (B, F + 1, *frame)."""
