@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -85,7 +85,6 @@ class PPO(Agent):
             self.extras["route"] = (policy.route_size,)
         elif policy.noise_size:
             self.extras["noise"] = (policy.noise_size,)
-        self.env_steps = 0  # explored
         self.to(self.device)
         self.group = components.parameter_group(
             "actor-critic", self.networks, learning_rate=config.learning_rate, max_grad_norm=config.max_grad_norm
@@ -247,13 +246,6 @@ class PPO(Agent):
 
     def streams(self) -> Mapping[str, torch.Generator]:
         return {"explore": self.explore_stream, "update": self.update_stream}
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"env_steps": self.env_steps}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.env_steps = int(state["env_steps"])
 
 
 def _sum(action: Tensor, route: Tensor | None) -> Tensor:

@@ -73,7 +73,6 @@ class SAC(Agent):
         self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
         self.target_entropy: Tensor  # (M,)
         self.register_buffer("target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False)
-        self.env_steps = 0  # explored
         self.to(self.device)
         rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
@@ -232,15 +231,11 @@ class SAC(Agent):
     def _sample_noise(self, num_samples: int) -> Mapping[str, Tensor]:
         """All randomness of one update: action noise, and the noise of routed networks."""
         stream, critic_noise = self.update_stream, (self.config.num_critics, self.critics.ensemble.noise_size)
-        noise = {
-            "next_action": self.head.sample_noise(num_samples, stream),
-            "action": self.head.sample_noise(num_samples, stream),
-            "next_route": uniform_noise(stream, num_samples, self.policy.noise_size),
-            "route": uniform_noise(stream, num_samples, self.policy.noise_size),
-            "critic": uniform_noise(stream, num_samples, *critic_noise),
-            "target": uniform_noise(stream, num_samples, *critic_noise),
-            "actor_critic": uniform_noise(stream, num_samples, *critic_noise),
-        }
+        noise: dict[str, Tensor | None] = {}
+        noise |= {name: self.head.sample_noise(num_samples, stream) for name in ("next_action", "action")}
+        noise |= {name: uniform_noise(stream, num_samples, self.policy.noise_size) for name in ("next_route", "route")}
+        critics = ("critic", "target", "actor_critic")
+        noise |= {name: uniform_noise(stream, num_samples, *critic_noise) for name in critics}
         return {name: values for name, values in noise.items() if values is not None}
 
     # Saving.
@@ -253,10 +248,9 @@ class SAC(Agent):
 
     def state(self) -> dict[str, Any]:
         moments = dict(self.alpha_optimizer.state.get(self.log_alpha, {}))
-        return super().state() | {"alpha_optimizer": moments, "env_steps": self.env_steps}
+        return super().state() | {"alpha_optimizer": moments}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.env_steps = int(state["env_steps"])
         moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
         self.alpha_optimizer.state[self.log_alpha] = moments

@@ -95,6 +95,8 @@ class Agent(nn.Module, ABC):
         self.num_envs = components.num_envs
         self.device = components.device
         self.autocast = autocast(components.precision, components.device)
+        self.env_steps = 0
+        """Env steps that the agent has explored, for what changes with them; `act` counts them."""
 
     @abstractmethod
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
@@ -143,6 +145,7 @@ class Agent(nn.Module, ABC):
             "modules": dict(self.state_dict()),
             "groups": {name: group.state() for name, group in self.groups().items()},
             "streams": {name: generator.get_state() for name, generator in self.streams().items()},
+            "env_steps": self.env_steps,
         }
 
     def load_state(self, state: State) -> None:
@@ -152,6 +155,7 @@ class Agent(nn.Module, ABC):
             group.load_state(state["groups"][name])
         for name, generator in self.streams().items():
             load_torch_stream_state(generator, state["streams"][name])
+        self.env_steps = int(state["env_steps"])
 
     def to_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ from mtrl.types import Batch, Metrics, Precision, State
 
 AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
 """A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
+
+
+@dataclass
+class LastStep:
+    """What a step leaves for diagnostics. Nothing that is learned depends on it, so it is not saved."""
+
+    weights: tuple[Tensor, Tensor] | None = None  # those of the tasks (M,), and their shares (M,)
+    losses: tuple[LossFunction, Batch] | None = None
 
 
 class ParameterGroup:
@@ -73,8 +82,7 @@ class ParameterGroup:
         self.not_finite = torch.zeros(len(task_names) + 1, dtype=torch.bool, device=device) if on_gpu else None
         self._update = CudaGraphs(self._eager_step) if cuda_graphs and on_gpu else self._eager_step
         self.keeps_last_batch = False  # for `conflict`
-        self._last_step: tuple[LossFunction, Batch] | None = None
-        self._last_weights: tuple[Tensor, Tensor] | None = None  # those of the tasks, and their shares
+        self._last = LastStep()
 
     def step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
         """One gradient step on per-task losses (M,), auxiliary losses included; returns them and the metrics.
@@ -83,8 +91,8 @@ class ParameterGroup:
         it, this step and all that follow are skipped instead, and `check` raises.
         """
         result = self._update(loss_fn, batch)
-        self._last_weights = None if result.weights is None else (result.weights, batch.shares)
-        self._last_step = (loss_fn, batch) if self.keeps_last_batch else None
+        self._last.weights = None if result.weights is None else (result.weights, batch.shares)
+        self._last.losses = (loss_fn, batch) if self.keeps_last_batch else None
         return result
 
     def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
@@ -103,9 +111,9 @@ class ParameterGroup:
 
     def task_weights(self) -> Metrics:
         """Weights (M,) of the tasks in the last step, NaN without samples; empty where the aggregator has none."""
-        if self._last_weights is None:
+        if self._last.weights is None:
             return {}
-        weights, shares = self._last_weights
+        weights, shares = self._last.weights
         return {f"{self.name}/task_weight": torch.where(shares > 0, weights, torch.nan)}
 
     @torch.no_grad()
@@ -115,9 +123,9 @@ class ParameterGroup:
         Cosines (M, M), NaN for a task without gradient, and the share of pairs of tasks with a negative one. Empty
         unless `keeps_last_batch` was set before the step. Costs about as much as a step.
         """
-        if self._last_step is None:
+        if self._last.losses is None:
             return {}
-        loss_fn, batch = self._last_step
+        loss_fn, batch = self._last.losses
         with _backend_of(batch):
             jacobian, _ = self.aggregator.task_gradients(self._complete(loss_fn), batch, self.parameters)
         gramian = gramian_of([gradient.flatten(1) for gradient in jacobian.values()])

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtrl.optim.parameter_group import LastStep
+
 View = Callable[[Any], Any]
 """What of an object counts: called with the object, its result is walked instead."""
 
@@ -76,6 +78,8 @@ def _leaf(node: object) -> object | None:
         return _Bits(np.ascontiguousarray(node), f"array {node.dtype}", node)
     if isinstance(node, torch.Generator):
         return _Bits(node.get_state().numpy(), "torch generator", node.get_state())
+    if isinstance(node, LastStep):
+        return "the last step, for diagnostics"
     if isinstance(node, torch.autocast):  # what it keeps to put back when it is left does not count
         return f"autocast {node.device} {node.fast_dtype} {node._enabled}"
     if isinstance(node, np.random.Generator):
