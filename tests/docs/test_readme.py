@@ -57,7 +57,7 @@ REGISTRIES: dict[str, Registry] = {
     "normalizer": normalizers,
 }
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help"}
-EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video"}
+EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights"}
 
 
 def between(name: str) -> str:
