@@ -31,7 +31,7 @@ from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task
 from mtrl.policies import ActionHead, AveragedPolicy, make_policy_gradient_head
-from mtrl.types import ActionStep, Batch, EnvStep, Metrics
+from mtrl.types import ActionStep, Batch, EnvStep, Metrics, TaskWeights
 
 
 @agent_types.register("ppo")
@@ -132,8 +132,8 @@ class PPO(Agent):
     def on_env_step(self, step: EnvStep) -> None:
         self.normalizer.on_env_step(step)
 
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
-        # The weights have acted already: by them the environments chose the tasks of this rollout.
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
+        # The shares have acted already: by them the environments chose the tasks of this rollout.
         self._anneal_learning_rate()
         batch = self.with_advantages(buffer.rollout())
         metrics: list[Metrics] = []
@@ -141,7 +141,7 @@ class PPO(Agent):
         for _ in range(self.config.epochs):
             first = len(metrics)
             for minibatch in minibatches(batch, self.config.minibatches, self.update_stream):
-                metrics.append(self.learn(minibatch))
+                metrics.append(self.learn(minibatch.weighted(task_weights.loss_weights)))
                 counts.append(minibatch.counts)
             if self.config.target_kl is not None:
                 kl, samples = mean_metrics(metrics[first:], counts[first:])["approximate_kl"], np.sum(counts[first:], 0)

@@ -24,9 +24,9 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import Diverged
 from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
-from mtrl.per_task import mean_per_task, means_per_task
+from mtrl.per_task import mean_per_task, means_per_task, nan_where_absent
 from mtrl.policies import AveragedPolicy, make_soft_head
-from mtrl.types import ActionStep, Batch, EnvStep, Metrics
+from mtrl.types import ActionStep, Batch, EnvStep, Metrics, TaskWeights
 
 
 @agent_types.register("sac")
@@ -109,11 +109,12 @@ class SAC(Agent):
     def on_env_step(self, step: EnvStep) -> None:
         self.normalizer.on_env_step(step)
 
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         if self.env_steps <= self.config.learning_starts:
             return {}
         for _ in range(self.config.gradient_steps):
-            metrics = self.learn(buffer.sample(self.batch_size, task_weights, self.config.n_step))
+            batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step)
+            metrics = self.learn(batch.weighted(task_weights.loss_weights))
         return metrics
 
     def learn(self, batch: Batch) -> Metrics:
@@ -130,8 +131,7 @@ class SAC(Agent):
         self.average.update()
         means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
         losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        # A task without samples has no losses.
-        losses = {name: torch.where(batch.shares > 0, values, torch.nan) for name, values in losses.items()}
+        losses = {name: nan_where_absent(values, batch.task_ids) for name, values in losses.items()}
         return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()

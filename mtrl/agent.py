@@ -25,7 +25,7 @@ from mtrl.optim.precision import autocast
 from mtrl.policies import ActionHead, AveragedPolicy, Policy
 from mtrl.registry import Registry
 from mtrl.seeding import load_torch_stream_state, torch_stream
-from mtrl.types import ActionStep, EnvStep, Metrics, Precision, State, SuiteSpec
+from mtrl.types import ActionStep, EnvStep, Metrics, Precision, State, SuiteSpec, TaskWeights
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ class Agent(nn.Module, ABC):
                 module.follow()
 
     @abstractmethod
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
-        """Learns from `buffer`; each task gets its share (M,) of a batch. Empty metrics while only collecting.
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
+        """Learns from `buffer`; each task gets its share of a batch (`RolloutBuffer.sample`), and its losses count with
+        its loss weight (`Batch.weighted`). Empty metrics while only collecting.
 
         Raises Diverged before a step that would use a value that is not finite. On a GPU the group concerned skips its
         steps, and the training loop raises after the update (`ParameterGroup.check`).

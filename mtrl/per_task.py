@@ -17,14 +17,19 @@ def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     return sums / counts.clamp(min=1).view(-1, *(1 for _ in values.shape[1:]))
 
 
+def nan_where_absent(values: Tensor, task_ids: Tensor) -> Tensor:
+    """The tasks' values (M, ...) for logs: NaN for a task that is not among those of the samples (B,)."""
+    seen = torch.zeros(len(values), dtype=torch.bool, device=values.device).index_fill(0, task_ids, True)
+    return torch.where(seen.view(-1, *(1 for _ in values.shape[1:])), values, torch.nan)
+
+
 def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: int) -> dict[str, Tensor]:
     """Means of several values (B, ...) by name in one pass, for logs: NaN for a task without samples."""
     if not columns:
         return {}
     flat = [values.reshape(len(values), -1) for values in columns.values()]
-    means = mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks)
-    seen = torch.zeros(num_tasks, 1, dtype=torch.bool, device=means.device).index_fill(0, task_ids, True)
-    parts = torch.where(seen, means, torch.nan).split([part.shape[1] for part in flat], dim=1)
+    means = nan_where_absent(mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks), task_ids)
+    parts = means.split([part.shape[1] for part in flat], dim=1)
     return {
         name: part.reshape(num_tasks, *values.shape[1:])
         for (name, values), part in zip(columns.items(), parts, strict=True)

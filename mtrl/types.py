@@ -179,7 +179,7 @@ class Batch:
     terminated: Tensor  # bool
     truncated: Tensor  # bool
     next_observation: Tensor  # the true successor, also where an episode ended
-    shares: Tensor  # (M,) float32, each task's share of the batch
+    shares: Tensor  # (M,) float32, weight of each task's mean loss: its share of the batch, times its loss weight
     counts: tuple[int, ...]  # transitions per task; those of `sample` are sorted by task
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # stored when the agent acted, or added by the agent
     noise: Mapping[str, Tensor] = field(default_factory=dict)  # of this update by purpose, leading dimension B
@@ -203,8 +203,19 @@ class Batch:
         """Applies `function` to every column."""
         return self.with_columns({name: function(value) for name, value in self.columns().items()})
 
+    def weighted(self, loss_weights: np.ndarray) -> Batch:
+        """The batch whose losses count with `loss_weights` (M,) beside their shares."""
+        return replace(self, shares=self.shares * self.shares.new_tensor(loss_weights))
+
 
 _COLUMNS = ("task_ids", "observation", "action", "reward", "terminated", "truncated", "next_observation")
+
+
+class TaskWeights(NamedTuple):
+    """How much each task is trained, as its scheduler has it."""
+
+    shares: np.ndarray  # (M,) float64, of new episodes and of a batch; they sum to 1
+    loss_weights: np.ndarray  # (M,) float64, factors of the losses, of mean 1
 
 
 @dataclass(frozen=True)

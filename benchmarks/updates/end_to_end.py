@@ -24,6 +24,7 @@ from benchmarks.repeats import Repeats
 from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
+from mtrl.scheduling import task_weights
 from mtrl.training.build import build_agent, build_suite, build_train_state
 from mtrl.training.run import training_loop
 from mtrl.training.train_state import TrainState
@@ -106,7 +107,7 @@ def _step_then_learn(state: TrainState) -> None:
     step = state.envs.step(acted.action)
     state.buffer.add(state.observation, acted, step)
     state.observation = step.observation
-    state.agent.update(state.buffer, state.scheduler.weights())
+    state.agent.update(state.buffer, task_weights(state.scheduler, state.agent.num_tasks))
 
 
 @contextmanager

@@ -1,18 +1,7 @@
-"""Task scheduling: which task a slot plays next, and which share of a batch a task gets."""
+"""Task scheduling: how much each task is played and learnt from."""
 
-from mtrl.scheduling import a5c, ea4c, explicit, fixed, proportional, ua4c, uniform
-from mtrl.scheduling.active import ActiveScheduler
-from mtrl.scheduling.scheduler import TaskScheduler, schedulers
+from mtrl.scheduling import active, fixed, uniform
+from mtrl.scheduling.active.active_scheduler import ActiveScheduler
+from mtrl.scheduling.scheduler import TaskScheduler, schedulers, task_weights
 
-__all__ = [
-    "ActiveScheduler",
-    "TaskScheduler",
-    "a5c",
-    "ea4c",
-    "explicit",
-    "fixed",
-    "proportional",
-    "schedulers",
-    "ua4c",
-    "uniform",
-]
+__all__ = ["ActiveScheduler", "TaskScheduler", "active", "fixed", "schedulers", "task_weights", "uniform"]

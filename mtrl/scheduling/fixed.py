@@ -19,13 +19,14 @@ Weight = Annotated[float, Field(ge=0)]
 
 @schedulers.register("fixed")
 class Fixed(TaskScheduler):
-    """The shares given, for good; a task of weight 0 is neither played nor learnt from."""
+    """The shares given, for good; a task of weight 0 is not learnt from, and only played in the mode `weight`."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TaskScheduler.Config):
         weights: tuple[Weight, ...] | dict[str, Weight] | None = None  # one per task, or by name (others 0); any scale
 
     def __init__(self, spec: SuiteSpec, config: Config, seed: int):
+        super().__init__(spec, config, seed)
         given = config.weights
         values = _by_name(spec, given) if isinstance(given, Mapping) else given
         if values is None or len(values) != spec.num_tasks:

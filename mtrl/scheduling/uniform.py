@@ -16,6 +16,7 @@ class Uniform(TaskScheduler):
     """Every task the same share."""
 
     def __init__(self, spec: SuiteSpec, config: Any, seed: int):
+        super().__init__(spec, config, seed)
         self._weights = np.full(spec.num_tasks, 1 / spec.num_tasks)
 
     def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:

@@ -20,6 +20,7 @@ from mtrl.agent import Agent
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.errors import BadInput, Diverged
 from mtrl.faults import WrongResult
+from mtrl.scheduling.fixed import Fixed
 from mtrl.seeding import stream, torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
@@ -57,6 +58,7 @@ def check_agent(cls: type[Agent], config: Any = None) -> None:
                 case.check_declarations()
                 case.check_acting()
                 case.check_learning_and_resume()
+                case.check_loss_weights()
                 case.check_divergence()
             except WrongResult as error:
                 raise AssertionError(f"{case.who}: it {error}") from error
@@ -158,6 +160,20 @@ class _Case:
             left, right = (leaves(self._until_it_learns(of).metrics) for of in (run, continued))
             assert left == right, f"{self.who}: after load_state it learns otherwise: {differences(left, right)}"
         self._check_same("after load_state it learns otherwise:", state.agent, resumed.agent)
+
+    def check_loss_weights(self) -> None:
+        """The same episodes and batches with other loss weights lead to other parameters."""
+
+        def learnt(*weights: float) -> dict[str, object]:
+            scheduler = Fixed(self.spec, Fixed.Config(mode="weight", weights=weights), 1)
+            state = make_train_state(self.make(), self.suite, 1, scheduler)
+            self._until_it_learns(training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS))
+            return leaves(dict(state.agent.named_parameters()))
+
+        tasks = range(1, self.spec.num_tasks + 1)
+        assert learnt(*(1.0 for _ in tasks)) != learnt(*map(float, tasks)), (
+            f"{self.who}: update takes no notice of the loss weights; see Batch.weighted"
+        )
 
     def _until_it_learns(self, run: Iterator[Progress]) -> Progress:
         for progress in run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -19,24 +20,26 @@ from mtrl.types import FinishedEpisode, Score, State, SuiteSpec
 
 ROUNDS = 45
 """How often episodes are observed in a check."""
+CASES = (("random", "sample"), ("random", "weight"), ("solved", "sample"), ("failed", "weight"))
+"""Kinds of episodes, each with a mode."""
 
 
 def check_scheduler(cls: type[TaskScheduler], config: Any = None, num_tasks: Sequence[int] = (1, 5)) -> None:
     """Raises AssertionError where a scheduler breaks the contract of `TaskScheduler`.
 
     `config` is an instance of its Config (default: its defaults), `num_tasks` how many tasks there are in turn. The
-    suites have targets; random episodes are observed, and histories in which every task is solved, or none.
+    suites have targets; random episodes are observed, and histories in which every task is solved, or none. Both modes
+    are tried, whichever the configuration has.
     """
     who = f"{cls.__module__}.{cls.__qualname__}"
     check_config(cls)
+    assert issubclass(cls.Config, TaskScheduler.Config), f"{who}: its Config does not derive from TaskScheduler.Config"
     settings = cls.Config() if config is None else config
-    for number in num_tasks:
-        for score in get_args(Score):
-            spec = suite_with_targets(number, score)
-            with global_generators_untouched(who):
-                for kind in ("random", "solved", "failed"):
-                    case = _Case(f"{who} ({number} tasks, {kind} episodes judged by {score})", cls, settings, spec)
-                    case.check(_histories(number, kind))
+    for number, score, (kind, mode) in product(num_tasks, get_args(Score), CASES):
+        spec, own = suite_with_targets(number, score), dataclasses.replace(settings, mode=mode)
+        with global_generators_untouched(who):
+            case = _Case(f"{who} ({mode}, {number} tasks, {kind} episodes judged by {score})", cls, own, spec)
+            case.check(_histories(number, kind))
 
 
 def suite_with_targets(num_tasks: int, score: Score = "return") -> SuiteSpec:
@@ -69,10 +72,16 @@ class _Case:
     def __init__(self, who: str, cls: type[TaskScheduler], config: Any, spec: SuiteSpec):
         self.who = who
         self.spec = spec
+        self.mode = config.mode
         self.make = lambda seed: cls(spec, config, seed)
 
     def check(self, rounds: Sequence[Sequence[FinishedEpisode]]) -> None:
         scheduler = self.make(1)
+        for name, value in (("mode", self.mode), ("num_tasks", self.spec.num_tasks)):
+            assert getattr(scheduler, name, None) == value, (
+                f"{self.who}: it has no {name} {value!r}; super().__init__ of TaskScheduler takes the constructor's "
+                "arguments"
+            )
         self._check_weights(scheduler)
         for index, episodes in enumerate(rounds):
             scheduler.on_episodes(episodes)

@@ -40,6 +40,7 @@ _SET_BY_CONSTRUCTORS: dict[type, dict[str, type]] = {
     Policy: {"head": ActionHead, "noise_size": int, "route_size": int},
     Encoder: {"out_features": int},
     GradientAggregator: {"generator": torch.Generator},
+    TaskScheduler: {"mode": str, "num_tasks": int},
     ReturnNormalizer: {"training": bool},
 }
 """What the constructor of a class, or of its base, has to set."""

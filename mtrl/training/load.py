@@ -26,7 +26,7 @@ from mtrl.runs.run_directory import RunDirectory
 from mtrl.seeding import torch_stream
 from mtrl.training.build import build_agent, build_suite, choose_device
 from mtrl.training.protocol_policy import mode_rule, sampling_rule
-from mtrl.types import ActionStep, Metrics, SuiteSpec, Weights
+from mtrl.types import ActionStep, Metrics, SuiteSpec, TaskWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class TaskNames(Agent):
     def sample(self, observation: np.ndarray, task_ids: np.ndarray, generator: torch.Generator) -> np.ndarray:
         return self.agent.sample(observation, self._index[task_ids], generator)
 
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         raise TypeError("an agent on loan to another suite does not learn")
 
     def groups(self) -> Mapping[str, ParameterGroup]:

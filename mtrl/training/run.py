@@ -36,7 +36,7 @@ from mtrl.optim.memory import refusals_named
 from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
-from mtrl.scheduling.scheduler import shares_of
+from mtrl.scheduling import task_weights
 from mtrl.training.build import (
     build_agent,
     build_scheduler,
@@ -51,7 +51,7 @@ from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
-from mtrl.types import ActionStep, Metrics, Progress
+from mtrl.types import ActionStep, Metrics, Progress, TaskWeights
 
 
 def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]:
@@ -62,9 +62,9 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
     is not learned from.
     """
     agent, envs, buffer, scheduler = state.agent, state.envs, state.buffer, state.scheduler
-    weights = shares_of(scheduler, envs.spec.num_tasks)
+    weights = task_weights(scheduler, envs.spec.num_tasks)
     if state.observation is None:
-        envs.set_task_weights(weights)
+        envs.set_task_weights(weights.shares)
         state.observation = envs.reset()
     while state.env_steps < total_env_steps:
         metrics: Metrics = {}
@@ -86,8 +86,8 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.num_updates += bool(metrics)
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
-        weights = shares_of(scheduler, envs.spec.num_tasks)
-        envs.set_task_weights(weights)
+        weights = task_weights(scheduler, envs.spec.num_tasks)
+        envs.set_task_weights(weights.shares)
         yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
 
 
@@ -99,8 +99,8 @@ def _act(agent: Agent, observation: np.ndarray, task_ids: np.ndarray) -> ActionS
     return action_step
 
 
-def _update(agent: Agent, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
-    metrics = agent.update(buffer, task_weights)
+def _update(agent: Agent, buffer: RolloutBuffer, weights: TaskWeights) -> Metrics:
+    metrics = agent.update(buffer, weights)
     if not isinstance(metrics, dict):
         raise WrongResult(f"returned {type(metrics).__name__} from update, expected a dict of metrics")
     for name, value in metrics.items():

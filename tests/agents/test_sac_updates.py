@@ -22,7 +22,7 @@ from mtrl.testing import check_agent
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.run import training_loop
-from mtrl.types import Batch
+from mtrl.types import Batch, TaskWeights
 from tests.agents.constants import (
     CONTINUOUS,
     DISCRETE,
@@ -255,7 +255,7 @@ def test_a_sampled_batch_of_the_buffer_is_learnt_from() -> None:
     state = make_train_state(agent, suite)
     Player(suite, state.buffer).play(20)
     agent.env_steps = 100
-    assert agent.update(state.buffer, np.ones(3))
+    assert agent.update(state.buffer, TaskWeights(np.full(3, 1 / 3), np.ones(3)))
 
 
 @pytest.mark.parametrize("aggregator", aggregators.names())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mtrl.scheduling import ActiveScheduler, TaskScheduler, schedulers
-from mtrl.scheduling.a5c import A5C
-from mtrl.scheduling.ea4c import EA4C
+from mtrl.scheduling.active.a5c import A5C
+from mtrl.scheduling.active.ea4c import EA4C
+from mtrl.scheduling.active.ua4c import UA4C
 from mtrl.scheduling.fixed import Fixed
-from mtrl.scheduling.ua4c import UA4C
+from mtrl.scheduling.uniform import Uniform
 from mtrl.testing import check_scheduler
 from mtrl.types import FinishedEpisode, State, SuiteSpec
 
@@ -20,8 +22,9 @@ ACTIVE = [name for name, cls in schedulers.items() if issubclass(cls, ActiveSche
 
 
 def test_these_are_the_schedulers() -> None:
-    assert sorted(schedulers.names()) == ["a5c", "ea4c", "explicit", "fixed", "proportional", "ua4c", "uniform"]
-    assert sorted(ACTIVE) == ["a5c", "ea4c", "explicit", "proportional", "ua4c"]
+    active = ["a5c", "distance", "dtp", "ea4c", "explicit", "implicit", "smt", "t3s", "ua4c"]
+    assert sorted(ACTIVE) == active
+    assert sorted(schedulers.names()) == sorted([*active, "fixed", "uniform"])
 
 
 @pytest.mark.parametrize("name", ["uniform", *ACTIVE])
@@ -80,6 +83,27 @@ class Aliasing(A5C):
         self._played = np.asarray(state["played"])
 
 
+class OwnConstructor(TaskScheduler):
+    """Leaves out the constructor of its base, which knows the mode."""
+
+    def __init__(self, spec: SuiteSpec, config: Any, seed: int):
+        self.shares = np.full(spec.num_tasks, 1 / spec.num_tasks)
+
+    def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:
+        pass
+
+    def weights(self) -> np.ndarray:
+        return self.shares
+
+
+class OwnConfig(Uniform):
+    """Cannot be told the mode."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:  # type: ignore[assignment]
+        pass
+
+
 @pytest.mark.parametrize(
     ("cls", "complaint"),
     [
@@ -87,6 +111,8 @@ class Aliasing(A5C):
         (Unnormalised, "sum to"),
         (Restless, "changes the scheduler"),
         (Aliasing, "share what they write"),
+        (OwnConstructor, "has no mode"),
+        (OwnConfig, "does not derive from TaskScheduler.Config"),
     ],
 )
 def test_a_planted_fault_is_found(cls: type[TaskScheduler], complaint: str) -> None:

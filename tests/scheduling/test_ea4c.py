@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.scheduling.ea4c import EA4C, MetaNetwork, actor_critic_loss, meta_rewards
+from mtrl.scheduling.active.ea4c import EA4C, MetaNetwork, actor_critic_loss, meta_rewards
 from mtrl.seeding import stream
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.scheduler import suite_with_targets

@@ -11,13 +11,18 @@ import pytest
 from mtrl.env.target_quality import MIN_FRACTION, solved_fractions, target_quality
 from mtrl.errors import BadInput
 from mtrl.scheduling import ActiveScheduler, schedulers
-from mtrl.scheduling.a5c import A5C
-from mtrl.scheduling.explicit import Explicit
-from mtrl.scheduling.proportional import Proportional
-from mtrl.scheduling.ua4c import UA4C
+from mtrl.scheduling.active.a5c import A5C
+from mtrl.scheduling.active.distance import Distance
+from mtrl.scheduling.active.dtp import DTP
+from mtrl.scheduling.active.explicit import Explicit
+from mtrl.scheduling.active.implicit import Implicit
+from mtrl.scheduling.active.smt import SMT
+from mtrl.scheduling.active.t3s import T3S
+from mtrl.scheduling.active.ua4c import UA4C
 from mtrl.testing.scheduler import suite_with_targets
 from tests.scheduling.histories import episodes, suite_of
 
+ACTIVE = [name for name, cls in schedulers.items() if issubclass(cls, ActiveScheduler)]
 AT_ONCE: dict[str, Any] = {"uniform_episodes": 0, "min_share": 0.0}
 
 
@@ -40,12 +45,12 @@ def test_the_three_means() -> None:
     assert target_quality(np.ones(2), None) == {}
 
 
-def test_proportional() -> None:
+def test_distance() -> None:
     # m = (1/2, 1, 0).
     spec = suite_of([10.0, 10.0, 10.0])
-    found = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
+    found = weights_after(Distance(spec, Distance.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0), (2, 40.0))
     assert found == pytest.approx([1 / 3, 2 / 3, 0])
-    solved = weights_after(Proportional(spec, Proportional.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
+    solved = weights_after(Distance(spec, Distance.Config(**AT_ONCE), 1), (0, 10.0), (1, 11.0), (2, 40.0))
     assert solved == pytest.approx([1 / 3] * 3)
 
 
@@ -59,6 +64,77 @@ def test_explicit() -> None:
     # (1/2)^3 + 0.1 = 0.225, and 1.1 for the solved task.
     found = weights_after(Explicit(suite_of([10.0, 10.0]), Explicit.Config(**AT_ONCE), 1), (0, 5.0), (1, 12.0))
     assert found == pytest.approx([1.1 / 1.325, 0.225 / 1.325])
+
+
+def test_dtp() -> None:
+    # k = (1/2, 0), gamma = 1: -1/2 ln 1/2 = 0.34657, and -ln 0.01 = 4.60517 at the floor.
+    raw = np.array([0.34657, 4.60517])
+    found = weights_after(DTP(suite_of([10.0, 10.0]), DTP.Config(**AT_ONCE), 1), (0, 5.0), (1, -3.0))
+    assert found == pytest.approx((raw / raw.sum()).tolist(), rel=1e-4)
+    # gamma = 2: -(1/2)^2 ln 1/2 and -(1/4)^2 ln 3/4.
+    raw = np.array([0.25 * math.log(2), math.log(4 / 3) / 16])
+    found = weights_after(DTP(suite_of([10.0, 10.0]), DTP.Config(**AT_ONCE, gamma=2.0), 1), (0, 5.0), (1, 7.5))
+    assert found == pytest.approx((raw / raw.sum()).tolist())
+    solved = weights_after(DTP(suite_of([10.0, 10.0]), DTP.Config(**AT_ONCE), 1), (0, 10.0), (1, 40.0))
+    assert solved == [0.5, 0.5]
+
+
+def test_implicit() -> None:
+    # S = (0.2, 0.6), mean 0.4: 1 + min(0.5, 0.6 * 0.2) = 1.12 and 0.88, which have mean 1.
+    found = weights_after(Implicit(suite_of([10.0, 10.0]), Implicit.Config(**AT_ONCE), 1), (0, 2.0), (1, 6.0))
+    assert found == pytest.approx([1.12 / 2, 0.88 / 2])
+    bounded = Implicit.Config(**AT_ONCE, gamma=0.05)
+    found = weights_after(Implicit(suite_of([10.0, 10.0]), bounded, 1), (0, 2.0), (1, 6.0))
+    assert found == pytest.approx([1.05 / 2, 0.95 / 2])
+    # No task has a score: (max S)^alpha = 0.
+    found = weights_after(Implicit(suite_of([10.0, 10.0]), Implicit.Config(**AT_ONCE), 1), (0, -1.0), (1, -9.0))
+    assert found == [0.5, 0.5]
+
+
+def test_t3s() -> None:
+    # A time constant of 2 episodes: after one of score k, s = k / 2 and the speed is (k / 2) / (1 - k / 2).
+    config = T3S.Config(**AT_ONCE, speed_episodes=2, epsilon=0.1)
+    scheduler = T3S(suite_of([10.0, 10.0, 10.0]), config, 1)
+    found = weights_after(scheduler, (0, 5.0), (1, 10.0), (2, 0.0))
+    raw = np.array([1 / (0.6 * (1 / 3 + 0.1)), 1 / (1.1 * 1.1), 1 / (0.1 * 0.1)])
+    assert found == pytest.approx((raw / raw.sum()).tolist())
+    # Task 0 stands still at 1/2: s = 3/8, speed (1/8) / (5/8).
+    found = weights_after(scheduler, (0, 5.0))
+    raw[0] = 1 / (0.6 * (0.2 + 0.1))
+    assert found == pytest.approx((raw / raw.sum()).tolist())
+
+
+def test_t3s_gives_a_solved_task_the_least_share_for_good() -> None:
+    scheduler = T3S(suite_of([10.0] * 3), T3S.Config(uniform_episodes=0), 1)
+    for episode in range(2000):
+        shares = weights_after(scheduler, (0, 11.0), (1, episode / 200), (2, 0.0))
+        assert shares[0] <= min(shares) + 1e-12
+    assert shares[2] > 10 * shares[0]
+
+
+def test_smt_trains_the_hardest_tasks_until_they_are_solved() -> None:
+    config = SMT.Config(**AT_ONCE, trained_fraction=0.5, solved_score=0.9, window=1)
+    scheduler = SMT(suite_of([10.0] * 4), config, 1)
+    assert weights_after(scheduler, (0, 8.0), (1, 2.0), (2, 5.0), (3, 9.5)) == [0, 0.5, 0.5, 0]
+    # Task 1 is better than task 0 now, and keeps its place: its turn is not over.
+    assert weights_after(scheduler, (1, 8.5)) == [0, 0.5, 0.5, 0]
+    assert weights_after(scheduler, (1, 9.0)) == [0.5, 0, 0.5, 0]
+    assert weights_after(scheduler, (2, 10.0)) == [1, 0, 0, 0]
+    # A solved task that is forgotten waits again, here for a free place.
+    assert weights_after(scheduler, (3, 1.0)) == [0.5, 0, 0, 0.5]
+    assert weights_after(scheduler, (0, 10.0), (3, 9.0)) == [0.25] * 4
+
+
+def test_smt_reopens_a_task_after_all_others_had_a_turn() -> None:
+    config = SMT.Config(**AT_ONCE, trained_fraction=0.3, turn_episodes=2, window=1)
+    scheduler = SMT(suite_of([10.0] * 3), config, 1)
+    weights_after(scheduler, (0, 0.0), (1, 3.0), (2, 1.0))
+    trained = []
+    for _ in range(12):
+        (task,) = np.flatnonzero(scheduler.weights()).tolist()
+        trained.append(task)
+        scheduler.on_episodes(episodes((task, float(task))))
+    assert trained == [0, 0, 2, 2, 1, 1, 0, 0, 1, 1, 2, 2]
 
 
 def test_ua4c() -> None:
@@ -111,12 +187,12 @@ def test_ua4c_comes_back_to_a_task_that_it_has_not_seen_for_long() -> None:
 
 
 def test_a_task_without_an_episode_is_furthest_from_its_target() -> None:
-    found = weights_after(Proportional(suite_of([10.0, 10.0]), Proportional.Config(**AT_ONCE), 1), (0, 7.5))
+    found = weights_after(Distance(suite_of([10.0, 10.0]), Distance.Config(**AT_ONCE), 1), (0, 7.5))
     assert found == pytest.approx([0.2, 0.8])
 
 
 def test_the_score_is_the_mean_of_the_last_ten_episodes() -> None:
-    scheduler = Proportional(suite_of([10.0, 10.0]), Proportional.Config(**AT_ONCE), 1)
+    scheduler = Distance(suite_of([10.0, 10.0]), Distance.Config(**AT_ONCE), 1)
     for score in [-1000.0, 0.0, 10.0, *8 * [5.0], 5.0]:  # the last ten are 10 and nine times 5
         scheduler.on_episodes(episodes((0, score)))
     scheduler.on_episodes(episodes((1, 0.0)))
@@ -124,7 +200,7 @@ def test_the_score_is_the_mean_of_the_last_ten_episodes() -> None:
 
 
 def test_success_is_the_score_where_the_suite_says_so() -> None:
-    scheduler = Proportional(suite_with_targets(2, "success"), Proportional.Config(**AT_ONCE), 1)
+    scheduler = Distance(suite_with_targets(2, "success"), Distance.Config(**AT_ONCE), 1)
     # Task 0 succeeds in one of four episodes, task 1 in both; returns are not read.
     for score in (-1e6, 100.0, 0.0, 3.0):
         scheduler.on_episodes(episodes((0, score)))
@@ -134,7 +210,7 @@ def test_success_is_the_score_where_the_suite_says_so() -> None:
     assert scheduler.weights().tolist() == pytest.approx([0.75 / (0.75 + 1 / 3), (1 / 3) / (0.75 + 1 / 3)])
 
 
-@pytest.mark.parametrize("name", ["proportional", "a5c", "explicit", "ua4c", "ea4c"])
+@pytest.mark.parametrize("name", ACTIVE)
 def test_all_tasks_are_equal_until_each_has_had_its_episodes(name: str) -> None:
     cls: Any = schedulers.get(name)
     scheduler = cls(suite_of([10.0, 10.0]), cls.Config(uniform_episodes=3), 1)
@@ -148,7 +224,7 @@ def test_all_tasks_are_equal_until_each_has_had_its_episodes(name: str) -> None:
         assert scheduler.weights()[0] > 0.5
 
 
-@pytest.mark.parametrize("name", ["proportional", "a5c", "explicit", "ua4c", "ea4c"])
+@pytest.mark.parametrize("name", ACTIVE)
 def test_every_task_keeps_a_tenth_of_a_uniform_share(name: str) -> None:
     cls: Any = schedulers.get(name)
     scheduler = cls(suite_of([10.0] * 5), cls.Config(uniform_episodes=0), 1)
@@ -158,7 +234,7 @@ def test_every_task_keeps_a_tenth_of_a_uniform_share(name: str) -> None:
 
 
 @pytest.mark.parametrize("target", [None, 0.0, -16.4])
-@pytest.mark.parametrize("name", ["proportional", "a5c", "explicit", "ua4c", "ea4c"])
+@pytest.mark.parametrize("name", ACTIVE)
 def test_a_suite_without_a_target_is_refused_by_name(name: str, target: float | None) -> None:
     cls: Any = schedulers.get(name)
     with pytest.raises(BadInput, match="count-1"):

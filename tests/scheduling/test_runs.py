@@ -16,7 +16,7 @@ from mtrl.agent import Components
 from mtrl.aggregation import JacobianAggregator, Mean, Parameters, TaskLosses
 from mtrl.env.target_quality import target_quality
 from mtrl.errors import BadInput
-from mtrl.scheduling.a5c import A5C
+from mtrl.scheduling.active.a5c import A5C
 from mtrl.scheduling.fixed import Fixed
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training import run

@@ -15,7 +15,7 @@ from mtrl.agent import Agent, Components
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import BadInput, Diverged
 from mtrl.testing import check_agent
-from mtrl.types import ActionStep, Batch, Metrics
+from mtrl.types import ActionStep, Batch, Metrics, TaskWeights
 
 CONFIG = SAC.Config(batch_size=6, learning_starts=12)
 
@@ -96,8 +96,13 @@ class UndeclaredExtras(SAC):
 
 
 class NeverLearns(SAC):
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         return {}
+
+
+class DropsLossWeights(SAC):
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
+        return super().update(buffer, task_weights._replace(loss_weights=np.ones(self.num_tasks)))
 
 
 class ForgetsACounter(SAC):
@@ -168,6 +173,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (OneActionForAll, r"gives actions of shape \(1, 2\), not \(3, 2\)"),
     (UndeclaredExtras, "gives extras of .*value"),
     (NeverLearns, "update gave no metrics"),
+    (DropsLossWeights, "takes no notice of the loss weights"),
     (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
     (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),

@@ -262,15 +262,17 @@ class AggregatorWithoutSuper(Mean):
 
 
 class SchedulerRaises(TaskScheduler):
-    def __init__(self, spec: Any, config: Any, seed: int):
-        self.num_tasks = spec.num_tasks
-
     def on_episodes(self, episodes: Any) -> None:
         if episodes:
             raise LookupError("no such task")
 
     def weights(self) -> Any:
         return np.full(self.num_tasks, 1 / self.num_tasks)
+
+
+class SchedulerWithoutSuper(SchedulerRaises):
+    def __init__(self, spec: Any, config: Any, seed: int):
+        self.num_tasks = spec.num_tasks
 
 
 class SchedulerOfAnotherShape(SchedulerRaises):
@@ -309,5 +311,5 @@ class AgentActsInOneDimension(SAC):
 
 
 class AgentReturnsNone(SAC):
-    def update(self, buffer: Any, task_weights: np.ndarray) -> Any:
+    def update(self, buffer: Any, task_weights: Any) -> Any:
         super().update(buffer, task_weights)

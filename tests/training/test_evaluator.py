@@ -181,7 +181,7 @@ class Still(Agent):
         self.when_acting()
         return ActionStep(np.zeros((len(observation), *(self.spec.action_space.shape or ())), np.float32))
 
-    def update(self, buffer: Any, task_weights: np.ndarray) -> dict[str, Any]:
+    def update(self, buffer: Any, task_weights: Any) -> dict[str, Any]:
         raise NotImplementedError
 
     def groups(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ PLUGIN_FAULTS = [
     ("aggregator", "AggregatorRaises", RAISED),
     ("aggregator", "AggregatorWithoutSuper", SUPER),
     ("scheduler", "SchedulerRaises", RAISED),
+    ("scheduler", "SchedulerWithoutSuper", SUPER),
     ("scheduler", "SchedulerOfAnotherShape", r"returned shape \(1,\) from weights, expected shares of 4 tasks"),
     ("scheduler", "SchedulerOfNaN", r"returned \[nan, nan, nan, nan\] from weights"),
     ("scheduler", "SchedulerOfLists", r"returned list from weights, expected an array"),

@@ -115,7 +115,7 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
     assert not changed, "\n".join(changed)
 
 
-@pytest.mark.parametrize("name", ["proportional", "a5c", "ua4c", "ea4c", "explicit"])
+@pytest.mark.parametrize("name", ["distance", "a5c", "ua4c", "ea4c", "explicit"])
 def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
         suite = PointMass("point-mass-hard", PointMass.Config(), seed)

@@ -120,6 +120,7 @@ class OnlyOneTask(TaskScheduler):
     """Wants the last task as soon as an episode has ended."""
 
     def __init__(self) -> None:
+        super().__init__(SUITE.spec, self.Config(), 1)
         self.seen: list[FinishedEpisode] = []
 
     def on_episodes(self, episodes: Sequence[FinishedEpisode]) -> None:

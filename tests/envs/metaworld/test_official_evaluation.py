@@ -21,7 +21,7 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.suite import find_suite
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.training.evaluator import evaluate
-from mtrl.types import ActionStep, Metrics, SuiteSpec
+from mtrl.types import ActionStep, Metrics, SuiteSpec, TaskWeights
 
 TASKS = ("reach-v3", "drawer-close-v3", "button-press-v3")
 SEED = 5
@@ -46,7 +46,7 @@ class ScriptedAgent(Agent):
         action = self.policies[task].get_action(observation.astype(np.float64)) if able else noise
         return np.clip(action, -1, 1).astype(np.float32)
 
-    def update(self, buffer: RolloutBuffer, task_weights: np.ndarray) -> Metrics:
+    def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         raise NotImplementedError
 
     def groups(self) -> Mapping[str, ParameterGroup]:

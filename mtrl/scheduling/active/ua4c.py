@@ -25,7 +25,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from mtrl.scheduling.active import ActiveScheduler
+from mtrl.scheduling.active.active_scheduler import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 from mtrl.types import State, SuiteSpec
 

@@ -1,9 +1,9 @@
-"""What the active schedulers share: a task gets the more, the further it is from its target (Sharma et al., 2017,
+"""What the active schedulers share: how far each task is from its target decides what it gets (Sharma et al., 2017,
 arXiv:1702.06053).
 
 m_i = 1 - a_i / b_i: a_i is the mean score of a task's last episodes, b_i its target, their ratio clipped to [0, 1]
-(`mtrl.env.target_quality`). All tasks are sampled uniformly at first, and afterwards every task keeps a small share, so
-that it goes on being measured. Shapes: M tasks.
+(`mtrl.env.target_quality`). All tasks count alike at first, and afterwards every task keeps a small share, so that it
+goes on being measured. Shapes: M tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -27,15 +27,14 @@ class ActiveScheduler(TaskScheduler):
     """Shares that follow from how far each task is from its target; a subclass says how: `shares`."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TaskScheduler.Config):
         window: PositiveInt = WINDOW  # episodes of a task behind its mean score
         uniform_episodes: NonNegativeInt = 10  # of every task, until which all get the same share
         min_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # that every task keeps, as a fraction of a uniform one
 
     def __init__(self, spec: SuiteSpec, config: Config, seed: int):
         """Raises BadInput for a suite without targets."""
-        self.config: Any = config
-        self.num_tasks = spec.num_tasks
+        super().__init__(spec, config, seed)
         self._spec = spec
         self._targets = _targets(spec)
         self._recent = RecentMeans(spec.num_tasks, config.window)  # of scores

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from mtrl.scheduling.active import ActiveScheduler
+from mtrl.scheduling.active.active_scheduler import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 
 

@@ -11,7 +11,9 @@ after the episode. It learns by advantage actor-critic over a few decisions, bac
 The paper takes one decision per episode of one environment. Here the episodes that end in the same vector step are
 parallel samples of one decision: its loss is the mean over them. An episode counts for the decision in force when it
 ends; the slot drew its task one episode earlier, which differs by how far the policy moved meanwhile. The likelihood is
-that of what the slots draw, the share that every task keeps (`min_share`) included. Nothing is drawn in here.
+that of what the slots draw, the share that every task keeps (`min_share`) included. Nothing is drawn in here. In the
+mode `weight` no slot draws from the policy either: the mean over its distribution takes the place of that over the
+episodes that ended.
 
 Shapes: M tasks, T decisions, W units.
 """
@@ -26,7 +28,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from mtrl.scheduling.active import ActiveScheduler
+from mtrl.scheduling.active.active_scheduler import ActiveScheduler
 from mtrl.scheduling.scheduler import schedulers
 from mtrl.seeding import seeded_construction
 from mtrl.types import State, SuiteSpec
@@ -67,7 +69,8 @@ class EA4C(ActiveScheduler):
     def shares(self, distances: np.ndarray, ended: np.ndarray) -> np.ndarray:
         fractions = ended / ended.sum()
         if self._inputs:
-            self._fractions.append(fractions)
+            # Weights of losses draw no task. What a decision brings is then the mean over its own distribution.
+            self._fractions.append(fractions if self.mode == "sample" else self._weights)
             self._rewards.append(meta_rewards(distances, self.config.distance_weight))
         seen = np.concatenate([fractions, self._played / self._played.sum(), 1 - distances]).astype(np.float32)
         before = self._memory
