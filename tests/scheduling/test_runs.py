@@ -22,7 +22,7 @@ from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training import run
 from mtrl.training.evaluator import evaluate
 from mtrl.training.run import training_loop
-from mtrl.types import Batch
+from mtrl.types import Batch, TaskWeights
 from tests.env.counting import audit, counting_suite
 from tests.training.tiny_runs import in_child, tiny_config
 
@@ -110,7 +110,7 @@ def test_per_task_gradients_of_unequal_shares_add_up_to_the_mean(suite: str, los
     state = make_train_state(agent, suite)
     list(training_loop(state, 8 * 30))
     for weights, counts in (([0.5, 0.3, 0.2, 0.0], (15, 9, 6, 0)), ([1.0, 1.0, 2.0, 1.0], (6, 6, 12, 6))):
-        agent.update(state.buffer, np.array(weights))
+        agent.update(state.buffer, TaskWeights(np.array(weights), np.ones(4)))
         batch = agent.batches[-1]
         assert batch.counts == counts
         group = agent.critic_group if loss == "critic_losses" else agent.actor_group

@@ -54,6 +54,11 @@ CELLS = {
         "architecture": {"name": "separate", "width": 16, "depth": 1},
     },
     "ppo, return scale": {"agent": PPO, "normalizer": "return-scale"},
+    "ppo, dtp": {
+        "suite": "point-mass-hard",
+        "agent": PPO,
+        "scheduler": {"name": "dtp", "mode": "weight", "uniform_episodes": 1},
+    },
     "ppo, discrete, pcgrad, annealed, popart": {
         "suite": "point-mass-discrete",
         "normalizer": "popart",

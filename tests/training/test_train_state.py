@@ -115,14 +115,15 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
     assert not changed, "\n".join(changed)
 
 
-@pytest.mark.parametrize("name", ["distance", "a5c", "ua4c", "ea4c", "explicit"])
-def test_a_run_with_changing_shares_is_saved_whole(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["sample", "weight"])
+@pytest.mark.parametrize("name", ["distance", "a5c", "ua4c", "ea4c", "explicit", "t3s", "smt"])
+def test_a_run_with_changing_shares_is_saved_whole(name: str, mode: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
         suite = PointMass("point-mass-hard", PointMass.Config(), seed)
         config = SAC.Config(batch_size=16, learning_starts=30 * 5, buffer_size=50 * 5)
         cls: Any = schedulers.get(name)
         quick = {"decisions_per_update": 2} if name == "ea4c" else {}
-        scheduler = cls(suite.spec, cls.Config(uniform_episodes=1, **quick), seed)
+        scheduler = cls(suite.spec, cls.Config(mode=mode, uniform_episodes=1, **quick), seed)
         # Five slots for eight tasks: what each plays changes all the time.
         return make_train_state(make_agent(SAC, config, suite.spec, seed, num_envs=5), suite, seed, scheduler)
 
