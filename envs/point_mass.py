@@ -46,7 +46,14 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
     "visible": ("the goal is in the observation", CORNERS),
     "related": ("four goals near one corner", tuple(Goal((x, y)) for x, y in product((0.4, 0.8), repeat=2))),
     "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
-    "scales": ("two tasks whose rewards differ by 1000", (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0))),
+    "scales": (
+        "three tasks, rewards times 1, 10 and 100",
+        (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=10.0), Goal((0.0, 0.8), reward_scale=100.0)),
+    ),
+    "scales-1000": (
+        "two tasks whose rewards differ by 1000",
+        (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0)),
+    ),
     "hard": (
         "seven tasks that any policy solves, and one that has to be learnt",
         (*(Goal((x, 0.0), radius=4.0) for x in (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)), Goal((0.8, 0.8))),

@@ -20,7 +20,7 @@ from mtrl.training.run import training_loop
 
 NUM_ENVS = 8
 VECTOR_STEPS = 160
-ACTIVE = ["distance", "a5c", "ua4c", "ea4c", "explicit"]
+ACTIVE = ["distance", "a5c", "ua4c", "ea4c", "explicit", "dtp", "implicit", "t3s", "smt"]
 # All episodes end together here, so that the meta-learner decides seven times only: it must be quick.
 SETTINGS: dict[str, dict[str, Any]] = {
     "uniform": {},

@@ -177,7 +177,7 @@ def solved(suite: PointMass, result: EvaluationResult) -> list[bool]:
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_sac_learns_both_of_two_rewards_that_differ_by_1000_with_popart_only(seed: int) -> None:
     # Temperatures are in reward units: one of them has to rise a thousandfold within the training.
-    suite = point_mass("point-mass-scales")
+    suite = point_mass("point-mass-scales-1000")
     parts = SMALL_MLP | {"seed": seed}
     settings = {"initial_alpha": 1.0, "alpha_learning_rate": 5e-2}
     assert solved(suite, learn(suite, 700, parts | {"normalizer": PopArt}, **settings)) == [True, True]
@@ -187,7 +187,7 @@ def test_sac_learns_both_of_two_rewards_that_differ_by_1000_with_popart_only(see
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> None:
     # Advantages normalised per task would cancel the scale in both arms.
-    suite = point_mass("point-mass-scales")
+    suite = point_mass("point-mass-scales-1000")
     parts = SMALL_MLP | {"seed": seed}
     plain = {"normalize_advantages": False}
     assert solved(suite, learn_by_ppo(suite, 20, parts | {"normalizer": PopArt}, **plain)) == [True, True]
