@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import agents
+import envs
+from mtrl.config.schema import resolve_config
+from mtrl.errors import BadInput
 from mtrl.scheduling import ActiveScheduler, TaskScheduler, schedulers
 from mtrl.scheduling.active.a5c import A5C
 from mtrl.scheduling.active.ea4c import EA4C
@@ -118,3 +122,26 @@ class OwnConfig(Uniform):
 def test_a_planted_fault_is_found(cls: type[TaskScheduler], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_scheduler(cls)
+
+
+NONSENSE = [
+    ("a5c", {"mode": "both"}),
+    ("uniform", {"mode": None}),
+    ("dtp", {"gamma": -1.0}),
+    ("dtp", {"min_score": 0.0}),
+    ("implicit", {"gamma": 1.5}),  # weights could be negative
+    ("implicit", {"alpha": float("nan")}),
+    ("t3s", {"epsilon": 0.0}),
+    ("t3s", {"speed_episodes": 0}),
+    ("smt", {"trained_fraction": 0.0}),
+    ("smt", {"solved_score": 1.1}),
+    ("smt", {"turn_episodes": 0}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), NONSENSE)
+def test_a_nonsense_setting_is_refused_in_one_line(name: str, settings: dict[str, Any]) -> None:
+    envs.register()
+    agents.register()
+    with pytest.raises(BadInput, match=rf"^scheduler\.{next(iter(settings))}: [^\n]*$"):
+        resolve_config({"suite": "point-mass", "scheduler": {"name": name} | settings})

@@ -26,6 +26,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uniform": {},
     **{name: {"uniform_episodes": 1} for name in ACTIVE},
     "ea4c": {"uniform_episodes": 1, "decisions_per_update": 1, "discount": 0.0, "learning_rate": 0.03},
+    # These weigh losses by default. By the other default of `implicit` no share exceeds 1.5 uniform ones.
+    "dtp": {"uniform_episodes": 1, "mode": "sample"},
+    "implicit": {"uniform_episodes": 1, "mode": "sample", "gamma": 1.0},
 }
 
 

@@ -1,0 +1,35 @@
+"""The known optimum of the point-mass suites. Shapes: N slots, M tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from envs.point_mass import EPISODE_STEPS, STARTS, STEP_LENGTH, PointMass
+from mtrl.env.episodes import ListedEpisodes
+
+
+def point_mass(name: str) -> PointMass:
+    return PointMass(name, PointMass.Config(), 1)
+
+
+def test_the_optimum_of_scaled_rewards_worked_by_hand() -> None:
+    # From a distance of 0.2 n along an axis, n (n - 1) / 2 * 0.2 is left over the steps. Towards (-0.8, 0) n is 0, 2,
+    # 4, 6 or 8 along x and 4, 2, 0, 2 or 4 along y: 2.0 and 0.56 on average. The three goals are turned copies.
+    suite = point_mass("point-mass-scales")
+    assert [goal.reward_scale for goal in suite.goals] == [1, 10, 100]
+    assert [task.target_return for task in suite.spec.tasks] == pytest.approx([17.44, 174.4, 1744])
+
+
+@pytest.mark.parametrize("name", [name for name in PointMass.suite_names if not name.endswith("discrete")])
+def test_going_straight_to_the_goal_reaches_the_optimum(name: str) -> None:
+    suite = point_mass(name)
+    for index, (task, goal) in enumerate(zip(suite.spec.tasks, suite.goals, strict=True)):
+        episodes = ListedEpisodes([[(index, start)] for start in range(len(STARTS))])
+        envs = suite.make_envs(len(STARTS), episodes, mode="evaluate", num_workers=0, worker_timeout=1.0)
+        observation, returns = envs.reset(), np.zeros(len(STARTS))
+        for _ in range(EPISODE_STEPS):
+            way = np.array(goal.position, np.float32) - observation[:, :2]
+            step = envs.step(np.clip(way / STEP_LENGTH, -1, 1).astype(np.float32))
+            observation, returns = step.observation, returns + step.reward
+        assert returns.mean() == pytest.approx(task.target_return, rel=1e-4)
