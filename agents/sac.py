@@ -129,10 +129,9 @@ class SAC(Agent):
         alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(*self.polyak_pair, self.config.target_rate)
         self.average.update()
-        means = means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
-        losses = {"critic_loss": critic.losses, "actor_loss": actor.losses}
-        losses = {name: nan_where_absent(values, batch.task_ids) for name, values in losses.items()}
-        return {**losses, **alpha, "entropy": -means.pop("log_prob"), **means}
+        means = alpha | means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
+        critic_loss, actor_loss = (nan_where_absent(group.losses, batch.task_ids) for group in (critic, actor))
+        return {"critic_loss": critic_loss, "actor_loss": actor_loss, "entropy": -means.pop("log_prob"), **means}
 
     @torch.no_grad()
     def bellman_target(self, batch: Batch) -> Tensor:

@@ -71,7 +71,7 @@ CONFIG_GROUPS = (
 )
 
 
-_GROUPS = {group.name: group for group in CONFIG_GROUPS}
+GROUP_BY_NAME = {group.name: group for group in CONFIG_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
     for group, name in ("suite", suite_name), ("agent", agent_name):
         preset[group] = {**preset.get(group, {}), "name": name}
-    architecture = _GROUPS["architecture"]
+    architecture = GROUP_BY_NAME["architecture"]
     published = architecture.find(_merged(architecture, (preset, *documents)).name)
     published_preset = _checked(getattr(published, "preset", lambda agent: {})(agent_name))
     layers = (preset, published_preset, *documents)

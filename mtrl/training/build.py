@@ -12,7 +12,7 @@ import torch
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator, aggregators
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
-from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig
+from mtrl.config.schema import GROUP_BY_NAME, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.encoders.encoder import refuse_wrong_features
 from mtrl.env.episodes import RandomEpisodes
@@ -30,9 +30,6 @@ from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
 from mtrl.training.train_state import TrainState
 from mtrl.types import Precision, SuiteSpec
-
-_GROUPS = {group.name: group for group in CONFIG_GROUPS}
-
 
 _SET_BY_CONSTRUCTORS: dict[type, dict[str, type]] = {
     Agent: {"spec": SuiteSpec, "num_envs": int, "rollout_steps": int, "buffer_size": int},
@@ -167,7 +164,7 @@ def make_train_state(
 
 def build_suite(suite: Choice, seed: int) -> Suite:
     """The suite that a configuration names. Raises BadInput."""
-    return make(_GROUPS["suite"].find(suite.name), suite.name, suite.config, seed)
+    return make(GROUP_BY_NAME["suite"].find(suite.name), suite.name, suite.config, seed)
 
 
 def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
@@ -186,7 +183,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
 
 def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
     """The scheduler of a run. Raises BadInput for a suite that it cannot schedule."""
-    cls = _GROUPS["scheduler"].find(config.scheduler.name)
+    cls = GROUP_BY_NAME["scheduler"].find(config.scheduler.name)
     return make(cls, suite.spec, config.scheduler.config, config.settings.seed)
 
 
