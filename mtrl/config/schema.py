@@ -132,7 +132,7 @@ class RunConfig:
         for group, choice in self.choices():
             yield group.name, group, choice
         for name, choice in self.group_aggregators.items():
-            yield f"aggregator.{name}", _GROUPS["aggregator"], choice
+            yield f"aggregator.{name}", GROUP_BY_NAME["aggregator"], choice
 
 
 def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None = None) -> RunConfig:
@@ -165,7 +165,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
         for group in CONFIG_GROUPS
         for name, values, _ in [merged[group.name]]
     }
-    kind, start = _GROUPS["aggregator"], {"aggregator": {"name": common.name, **common.values}}
+    kind, start = GROUP_BY_NAME["aggregator"], {"aggregator": {"name": common.name, **common.values}}
     own = {name: _merged(kind, [start, *documents]) for name, documents in common.apart.items()}
     group_aggregators = {
         name: Choice(chosen.name, validated(config_class(kind, chosen.name), chosen.values, f"aggregator.{name}."))
@@ -230,7 +230,7 @@ def config_class(group: ConfigGroup, name: str) -> type:
 
 def parameter_groups(agent_name: str) -> tuple[str, ...]:
     """The parameter groups of an agent that can have an aggregator of their own. Raises BadInput."""
-    return tuple(getattr(_GROUPS["agent"].find(agent_name), "group_gauges", ()))
+    return tuple(getattr(GROUP_BY_NAME["agent"].find(agent_name), "group_gauges", ()))
 
 
 class _Merged(NamedTuple):
@@ -260,7 +260,8 @@ def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]], apart: Sequ
 
 def _refuse_unknown_group(aggregator: _Merged, agent_name: str) -> None:
     """Raises BadInput for a key of the aggregator that is neither a setting nor a parameter group of the agent."""
-    settings, groups = field_types(config_class(_GROUPS["aggregator"], aggregator.name)), parameter_groups(agent_name)
+    settings = field_types(config_class(GROUP_BY_NAME["aggregator"], aggregator.name))
+    groups = parameter_groups(agent_name)
     for key in aggregator.values.keys() - settings.keys() if groups else ():
         raise BadInput(
             f"unknown key {shown(f'aggregator.{key}')}{nearest(key, [*groups, *settings])}; parameter groups of "

@@ -22,6 +22,8 @@ from mtrl.networks.hard_sharing.separate import Separate
 from mtrl.normalization import normalizers
 from mtrl.normalization.popart import PopArt
 from mtrl.policies.distral import Distral
+from mtrl.scheduling import TaskScheduler
+from mtrl.scheduling.fixed import Fixed
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training.evaluator import EvaluationResult, evaluate
 from mtrl.training.run import training_loop
@@ -65,19 +67,28 @@ def learn(
 
 
 def learn_by_ppo(
-    suite: PointMass, rollouts: int, parts: dict[str, Any] | None = None, **settings: Any
+    suite: PointMass,
+    rollouts: int,
+    parts: dict[str, Any] | None = None,
+    scheduler: TaskScheduler | None = None,
+    **settings: Any,
 ) -> EvaluationResult:
     """PPO's, its learning rate falling to zero: what the mode of a policy does depends on its last steps."""
     vector_steps = rollouts * PPO_SETTINGS["rollout_steps"]
     config = PPO.Config(**PPO_SETTINGS | settings, annealing_steps=vector_steps * NUM_ENVS)
-    return returns_of(PPO, config, suite, vector_steps, parts)
+    return returns_of(PPO, config, suite, vector_steps, parts, scheduler)
 
 
 def returns_of(
-    cls: type[Agent], config: Any, suite: PointMass, vector_steps: int, parts: dict[str, Any] | None
+    cls: type[Agent],
+    config: Any,
+    suite: PointMass,
+    vector_steps: int,
+    parts: dict[str, Any] | None,
+    scheduler: TaskScheduler | None = None,
 ) -> EvaluationResult:
     agent = make_agent(cls, config, suite.spec, num_envs=NUM_ENVS, **(parts or SMALL_MLP))
-    state = make_train_state(agent, suite)
+    state = make_train_state(agent, suite, scheduler=scheduler)
     for _ in training_loop(state, vector_steps * NUM_ENVS):
         pass
     return evaluate(agent, suite, 25, seed=1, num_workers=0)
@@ -232,6 +243,16 @@ def test_rewards_that_differ_by_100_are_balanced(agent: str, aggregator: str, no
 def test_the_mean_of_the_losses_misses_the_task_of_small_rewards(agent: str, seed: int) -> None:
     suite, result = learn_scales(agent, "mean", "none", seed)
     assert not solved(suite, result)[0], result.mean_returns
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_loss_weights_of_a_scheduler_balance_rewards_of_known_scales(seed: int) -> None:
+    # A value loss grows with the square of the rewards.
+    suite = point_mass("point-mass-scales")
+    weights = tuple(goal.reward_scale**-2 for goal in suite.goals)
+    scheduler = Fixed(suite.spec, Fixed.Config(mode="weight", weights=weights), seed)
+    result = learn_by_ppo(suite, 20, SMALL_MLP | {"seed": seed}, scheduler, normalize_advantages=False)
+    assert solved(suite, result) == [True] * 3, result.mean_returns
 
 
 @pytest.mark.full
