@@ -82,7 +82,8 @@ class SelfUpdating(nn.Module, ABC):
 
     @abstractmethod
     def step(self, shares: Tensor) -> None:
-        """Moves them by their gradients, which are of the sum over tasks of share times loss; shares (M,) of the batch.
+        """Moves them by their gradients, which are of the sum over tasks of share times loss; shares (M,) as
+        in `Batch.shares`, loss weights included.
 
         What the rule remembers has to be in the state dict.
         """
