@@ -52,7 +52,7 @@ def test_weights_are_shares_or_factors_of_mean_one() -> None:
 
 class EqualWeights(JacobianAggregator):
     def weights(self, gramian: torch.Tensor) -> torch.Tensor:
-        return torch.full((self.num_tasks,), 1 / self.num_tasks, dtype=gramian.dtype)
+        return torch.full((len(gramian),), 1 / len(gramian), dtype=gramian.dtype)
 
 
 @pytest.mark.parametrize("cls", [Mean, EqualWeights])
