@@ -12,7 +12,7 @@ from mtrl.aggregation.aggregator import (
 )
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
 
-from mtrl.aggregation import pcgrad, weighting  # isort: skip
+from mtrl.aggregation import pcgrad, representation, weighting  # isort: skip
 
 __all__ = [
     "GradientAggregator",
@@ -27,6 +27,7 @@ __all__ = [
     "aggregators",
     "gramian_of",
     "pcgrad",
+    "representation",
     "task_gradients",
     "weighting",
 ]

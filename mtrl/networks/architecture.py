@@ -8,7 +8,7 @@ Shapes: B batch, M tasks, K copies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Output:
     route_entropy: Tensor | None = None  # (B,)
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # named auxiliary losses, each (M,)
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # detached, each (B, ...); the actor's are logged
+    members: Sequence[Output] = ()  # of an ensemble, whose output this is
 
 
 class PolicyArchitecture(nn.Module, ABC):
@@ -148,4 +149,5 @@ class Ensemble(nn.Module):
             representation=outputs[0].representation,
             losses={name: torch.stack([output.losses[name] for output in outputs]).mean(0) for name in names},
             diagnostics=outputs[0].diagnostics,
+            members=outputs,
         )

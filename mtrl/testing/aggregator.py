@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtrl.aggregation import GradientAggregator, Parameters, TaskLosses
+from mtrl.networks import Output
 from mtrl.per_task import mean_per_task
 from mtrl.seeding import torch_stream
 from mtrl.testing.architecture import check_config
@@ -76,10 +77,12 @@ class LinearProblem:
     def loss(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """Per-task losses (M,); the metrics are the samples' rewards."""
         wanted = batch.reward.unsqueeze(-1)
-        errors = (batch.observation @ parameters["weight"] - wanted).square() * self.bystander
+        values = batch.observation @ parameters["weight"]
+        errors = (values - wanted).square() * self.bystander
         errors = errors + (parameters["bias"] - wanted).square()
         losses = self.scales * mean_per_task(errors.mean(-1), batch.task_ids, self.num_tasks)
-        return TaskLosses(losses, {"reward": batch.reward.detach()}, gauge=losses)
+        output = Output(values, representation=values)
+        return TaskLosses(losses, {"reward": batch.reward.detach()}, outputs=(output,), gauge=losses)
 
 
 class _Maker:

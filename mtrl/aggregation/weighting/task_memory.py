@@ -17,7 +17,7 @@ WINDOW = ("window_sum", "window_count", "windows", "last_mean", "mean_before")
 
 
 def adam_names(name: str) -> tuple[str, ...]:
-    """What `adam_step` keeps."""
+    """What `adam_step` keeps, all of one shape."""
     return name, f"{name}_mean", f"{name}_square", f"{name}_steps"
 
 
@@ -48,7 +48,7 @@ def adam_step(
     decays: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
 ) -> None:
-    """Moves memory[name] by Adam (Kingma and Ba, 2015, algorithm 1), given its gradient (m,) of the tasks."""
+    """Moves memory[name] (M, ...) by Adam (Kingma and Ba, 2015, algorithm 1), given the gradient (m, ...) of tasks."""
     value, mean, square, steps = adam_names(name)
     memory[steps][tasks] += 1
     memory[mean][tasks] = decays[0] * memory[mean][tasks] + (1 - decays[0]) * gradient
