@@ -104,7 +104,9 @@ def _sizes() -> Mapping[str, tuple[str, str]]:
 
 def _rows(group: ConfigGroup) -> Iterator[tuple[str, str, str]]:
     for name, cls in group.registry.items():
-        yield name, (cls.__doc__ or "").strip().partition("\n")[0], _settings(cls)
+        groups = ", ".join(getattr(cls, "group_gauges", ()))
+        text = (cls.__doc__ or "").strip().partition("\n")[0]
+        yield name, f"{text} Parameter groups: {groups}." if groups else text, _settings(cls)
 
 
 def _suites() -> Iterator[tuple[str, str, str]]:

@@ -77,6 +77,10 @@ def known_flags() -> set[str]:
         for cls in registry.classes():
             own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]
             names |= {f"{group}.{prefix}{name}" for name in own for prefix in ("", "no-")}
+    # A parameter group may have an aggregator of its own.
+    of_aggregators = {name.partition(".")[2] for name in names if name.startswith("aggregator.")}
+    for parameter_group in {name for cls in agent_types.classes() for name in cls.group_gauges}:
+        names |= {f"aggregator.{parameter_group}", *(f"aggregator.{parameter_group}.{name}" for name in of_aggregators)}
     return {f"--{name.replace('_', '-')}" for name in names}
 
 
