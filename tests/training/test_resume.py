@@ -65,6 +65,10 @@ CELLS = {
         "aggregator": "pcgrad",
         "agent": PPO | {"annealing_steps": 2000},
     },
+    "an aggregator for each group": {
+        "aggregator": {"name": "great", "critic": {"name": "famo"}},
+        "conflict_interval": 200,
+    },
 }
 
 
