@@ -123,7 +123,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
     agent = build_agent(config, suite, device)
     require_room(config, agent)
     if config.settings.cuda_graphs:
-        _refuse_cuda_graphs(agent)
+        refuse_cuda_graphs(agent)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
@@ -169,7 +169,8 @@ def prepare_process(config: RunConfig) -> torch.device:
     return device
 
 
-def _refuse_cuda_graphs(agent: Agent) -> None:
+def refuse_cuda_graphs(agent: Agent) -> None:
+    """Raises BadInput if a CUDA graph cannot hold the updates of a parameter group."""
     for name, group in agent.groups().items():
         if group.needs_per_task_gradients:
             raise BadInput(f"cuda_graphs: updates of the {name} need per-task gradients and cannot be captured")

@@ -14,6 +14,7 @@ import envs
 from mtrl.config.schema import RunConfig, dump_yaml, parse_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.training.build import build_agent, build_suite
+from mtrl.training.run import refuse_cuda_graphs
 from tests.cli.commands import assert_refused, call
 
 BASE: dict[str, Any] = {"suite": "point-mass", "architecture": {"name": "mlp", "width": 8, "depth": 1}}
@@ -161,3 +162,17 @@ def test_a_run_with_aggregators_of_groups_trains_and_resumes(tmp_path: Path) -> 
     done = call(*FLAGS, *flags.split(), "--total-env-steps", "80", "--run-dir", run)
     assert done.code == 0, done.error
     assert call("train", "--resume", run, "--total-env-steps", "120").code == 0
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "message"),
+    [
+        ({"name": "mean", "critic": "dwa"}, "the aggregator 'dwa' of the critic cannot be captured"),
+        ({"name": "mean", "actor": "pcgrad"}, "updates of the actor need per-task gradients and cannot be captured"),
+    ],
+)
+def test_cuda_graphs_hold_no_aggregator_with_a_state(aggregator: Any, message: str) -> None:
+    config = resolve_config(BASE, {"aggregator": aggregator})
+    agent = build_agent(config, build_suite(config.suite, 1), torch.device("cpu"))
+    with pytest.raises(BadInput, match=message):
+        refuse_cuda_graphs(agent)
