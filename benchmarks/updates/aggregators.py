@@ -1,6 +1,7 @@
 """Milliseconds per SAC update of every registered aggregator against `mean`, and those of its solver.
 
-python -m benchmarks.updates.aggregators [--only NAMES] [--suites mt10 mt50] [--repeats 5] [--updates 4] [--output FILE]
+python -m benchmarks.updates.aggregators [--only NAMES] [--suites mt10 mt50] [--repeats 5] [--updates 4]
+    [--threads 1] [--processor-time] [--output FILE]
 
 Multi-head, 3 x 400, 128 transitions per task, two critics; an update is one gradient step of critics, actor and
 temperatures and one of the target average, the drawing of the batch from a filled buffer included. A method that needs
@@ -14,7 +15,7 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,22 +73,28 @@ def kind_of(name: str) -> str:
 class Stopwatch:
     """Seconds that an aggregator's solver has taken."""
 
-    def __init__(self, aggregator: GradientAggregator):
+    def __init__(self, aggregator: GradientAggregator, clock: Callable[[], float]):
         self.seconds = 0.0
         if isinstance(aggregator, JacobianAggregator):
             solve = aggregator.task_weights
 
             def timed(*given: Any) -> Any:
-                started = time.perf_counter()
+                started = clock()
                 weights = solve(*given)
-                self.seconds += time.perf_counter() - started
+                self.seconds += clock() - started
                 return weights
 
             aggregator.task_weights = timed  # type: ignore[method-assign, assignment]
 
 
-def measure(names: Sequence[str], suite: str, repeats: int = 5, updates_per_repeat: int = 4) -> list[Row]:
-    """Every aggregator, `mean` first."""
+def measure(
+    names: Sequence[str],
+    suite: str,
+    repeats: int = 5,
+    updates_per_repeat: int = 4,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Row]:
+    """Every aggregator, `mean` first; clock as in `interleaved_milliseconds`."""
     sizes = UpdateSizes(suite=suite)
     mean = learning_agent(MULTI_HEAD, sizes)
     sizes = UpdateSizes(suite=suite, batch_size=128 * mean.agent.spec.num_tasks)
@@ -98,11 +105,11 @@ def measure(names: Sequence[str], suite: str, repeats: int = 5, updates_per_repe
             own["actor"] = BASELINE
         ours[name] = replace(learning_agent(MULTI_HEAD, sizes, aggregator=own), buffer=mean.buffer)
     watches = {
-        name: [Stopwatch(group.aggregator) for group in one.agent.groups().values()] for name, one in ours.items()
+        name: [Stopwatch(group.aggregator, clock) for group in one.agent.groups().values()]
+        for name, one in ours.items()
     }
-    milliseconds = interleaved_milliseconds(
-        {name: one.update for name, one in ours.items()}, repeats, updates_per_repeat
-    )
+    calls = {name: one.update for name, one in ours.items()}
+    milliseconds = interleaved_milliseconds(calls, repeats, updates_per_repeat, clock)
     updates = repeats * updates_per_repeat + 2
     return [
         Row(
@@ -136,11 +143,13 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=4, help="per repeat")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--processor-time", action="store_true", help="of this process, for a busy machine")
     arguments = parser.parse_args()
     prepare_process(arguments.threads)
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     rows = []
     for suite in arguments.suites:
-        rows += measure(arguments.only, suite, arguments.repeats, arguments.updates)
+        rows += measure(arguments.only, suite, arguments.repeats, arguments.updates, clock)
     print(table(rows))
     if arguments.output is not None:
         command = f"python -m benchmarks.updates.aggregators {shlex.join(_flags(arguments))}"
@@ -157,7 +166,8 @@ def main() -> None:
 
 
 def _flags(arguments: argparse.Namespace) -> list[str]:
-    return ["--suites", *arguments.suites, "--repeats", str(arguments.repeats), "--updates", str(arguments.updates)]
+    flags = ["--suites", *arguments.suites, "--repeats", str(arguments.repeats), "--updates", str(arguments.updates)]
+    return [*flags, *(["--processor-time"] if arguments.processor_time else [])]
 
 
 if __name__ == "__main__":
