@@ -12,7 +12,7 @@ from mtrl.aggregation.aggregator import (
 )
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
 
-from mtrl.aggregation import pcgrad, representation, weighting  # isort: skip
+from mtrl.aggregation import optimization, projection, representation, weighting  # isort: skip
 
 __all__ = [
     "GradientAggregator",
@@ -26,7 +26,8 @@ __all__ = [
     "aggregate",
     "aggregators",
     "gramian_of",
-    "pcgrad",
+    "optimization",
+    "projection",
     "representation",
     "task_gradients",
     "weighting",

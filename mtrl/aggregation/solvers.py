@@ -21,27 +21,41 @@ otherwise, the shortest is found.
 """
 
 
+ROUNDING = torch.finfo(torch.float32).eps
+"""Of the gradients that Gramians are computed from."""
+
+
 class Cosines(NamedTuple):
     """A Gramian as norms and cosines."""
 
     norms: Tensor  # (M,)
-    matrix: Tensor  # (M, M) positive definite, ones on the diagonal up to SMALLEST_EIGENVALUE
+    matrix: Tensor  # (M, M) ones on the diagonal
 
 
 def cosines(gramian: Tensor) -> Cosines:
     """Norms and cosines of gradients, none of which is 0, from their inner products (M, M)."""
     norms = gramian.diagonal().sqrt()
-    matrix = gramian / norms / norms[:, None]
+    return Cosines(norms, gramian / norms / norms[:, None])
+
+
+def definite_cosines(gramian: Tensor) -> Cosines:
+    """As `cosines`; the matrix is positive definite, with ones on the diagonal up to SMALLEST_EIGENVALUE."""
+    norms, matrix = cosines(gramian)
     eigenvalues, eigenvectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return Cosines(norms, (eigenvectors * eigenvalues.clamp(min=SMALLEST_EIGENVALUE)) @ eigenvectors.T)
+
+
+def pseudo_inverse(matrix: Tensor) -> Tensor:
+    """Of a symmetric matrix (M, M), without what may be rounding of float32 gradients."""
+    return torch.linalg.pinv(matrix, rtol=len(matrix) * ROUNDING, hermitian=True)
 
 
 def nonnegative_minimum(matrix: Tensor, linear: Tensor) -> Tensor:
     """x >= 0 (K, M) that minimises x'Ax / 2 + b'x, for every row b of `linear` (K, M).
 
     `matrix` A (M, M) is positive definite. Projected Newton (Bertsekas, 1982, SIAM J. Control Optim. 20): variables
-    that are 0 and would fall stay 0, the others take the Newton step, what falls below 0 is set to 0, and of ever shorter
-    steps the best is taken.
+    that are 0 and would fall stay 0, the others take a Newton step, the best of ever shorter ones, and what falls
+    below 0 is set to 0.
     """
     scale = linear.abs().amax(1, keepdim=True)
     linear = linear / torch.where(scale > 0, scale, 1.0)
@@ -76,11 +90,9 @@ def shortest_in_hull(gramian: Tensor) -> Tensor:
 
     With x = weights / (2 multiplier), the conditions of the minimum are those of `nonnegative_minimum` for b = -1.
     """
-    norms, matrix = cosines(gramian)
+    norms, matrix = definite_cosines(gramian)
     weights = nonnegative_minimum(matrix, -norms.amin() / norms[None])[0] / norms
     return weights / weights.sum()
-
-
 
 
 def farthest_improvement(gramian: Tensor, radius: float) -> Tensor:
@@ -90,7 +102,7 @@ def farthest_improvement(gramian: Tensor, radius: float) -> Tensor:
     min_i g_i'd >= t is a problem of `nonnegative_minimum`. Its distance is a convex function of t, and the root of a
     quadratic as long as the same v_i are 0: t is found by solving for the one and for the other in turn.
     """
-    norms, matrix = cosines(gramian)
+    norms, matrix = definite_cosines(gramian)
     norms = norms / norms.amax()
     mean_slopes = matrix @ norms / len(norms)  # of the mean gradient along the unit gradients
     wanted = radius * (norms @ mean_slopes / len(norms)).sqrt()
@@ -126,7 +138,7 @@ def fair_weights(gramian: Tensor, exponent: float) -> Tensor:
     They minimise the strictly convex a'Ga / 2 - sum_i f(a_i), f' = a^-exponent: Newton's method on log a, with steps
     halved until the function falls.
     """
-    norms, matrix = cosines(gramian)
+    norms, matrix = definite_cosines(gramian)
     norms = norms / norms.log().mean().exp()
     factors = norms ** (exponent - 1)  # in units of 1/norm: (C x)_i = factor_i x_i^-exponent
 
@@ -146,7 +158,7 @@ def fair_weights(gramian: Tensor, exponent: float) -> Tensor:
         before, slope = value(x), residual @ change
         while value(x * (1 + size * change)) > before + 0.1 * size * slope:
             size /= 2
-            if size < 1e-4:  # rounding: no solution but at infinity, which `cosines` keeps finite
+            if size < 1e-4:  # rounding: no solution but at infinity, which `definite_cosines` keeps finite
                 return x / norms
         x = x * (1 + size * change)
     return x / norms

@@ -14,7 +14,7 @@ from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent, Components
 from mtrl.aggregation import GradientAggregator, Mean, TaskLosses
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.encoders import Encoder
 from mtrl.per_task import mean_per_task
 from mtrl.testing.small_runs import make_agent, make_train_state

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agents.critics import polyak_update
 from agents.sac import SAC
 from mtrl.aggregation import JacobianAggregator, aggregators
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.errors import Diverged
 from mtrl.networks import PolicyArchitecture
 from mtrl.per_task import mean_per_task

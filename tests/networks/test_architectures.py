@@ -13,7 +13,7 @@ from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.networks import Ensemble, Output, PolicyArchitecture, architectures, run
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead

@@ -11,7 +11,7 @@ import torch
 
 from agents.sac import SAC
 from mtrl.aggregation import GradientAggregator, Mean
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.networks import PolicyArchitecture
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.separate import Separate

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent, Components
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.networks import PolicyArchitecture, run
 from mtrl.networks.experts.moore import MOORE, orthonormalized
 from mtrl.networks.layers import Float32LayerNorm, ParallelLinear, TaskHeads, output_linear

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from agents.sac import SAC
 from mtrl.aggregation import GradientAggregator, Mean
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.encoders import Encoder, Identity
 from mtrl.networks import Output, PolicyArchitecture
 from mtrl.normalization import NoNormalizer

@@ -15,7 +15,7 @@ from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.agent import Agent
 from mtrl.aggregation import aggregators
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.hard_sharing.separate import Separate

@@ -15,7 +15,7 @@ from agents.ppo import PPO
 from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.agent import Agent
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.vector_env import MultiTaskVectorEnv

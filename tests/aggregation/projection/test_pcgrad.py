@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchjd.aggregation as torchjd_aggregation
 from torch import Tensor
 
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.seeding import torch_stream
-
-torchjd_aggregation = pytest.importorskip("torchjd.aggregation")
 
 
 def pcgrad(num_tasks: int, seed: int = 1) -> PCGrad:
@@ -18,7 +17,7 @@ def pcgrad(num_tasks: int, seed: int = 1) -> PCGrad:
 
 def random_gramian(num_tasks: int, generator: torch.Generator) -> Tensor:
     jacobian = torch.randn(num_tasks, 6, generator=generator)
-    return jacobian @ jacobian.T
+    return (jacobian @ jacobian.T).double()
 
 
 def test_pcgrad_leaves_orthogonal_gradients_alone() -> None:
@@ -26,24 +25,17 @@ def test_pcgrad_leaves_orthogonal_gradients_alone() -> None:
 
 
 def test_pcgrad_leaves_gradients_that_agree_alone() -> None:
-    jacobian = torch.tensor([[1.0, 0.0], [1.0, 1.0], [2.0, 0.5]])
+    jacobian = torch.tensor([[1.0, 0.0], [1.0, 1.0], [2.0, 0.5]], dtype=torch.float64)
     assert pcgrad(3).weights(jacobian @ jacobian.T).tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_a_conflict_of_two_tasks_is_solved_as_by_hand() -> None:
     # g1 = (1, 0), g2 = (-1, 1): inner product -1. g1 loses -1/2 of g2, g2 loses -1 of g1:
     # g1 + g2 / 2 = (1/2, 1/2), g2 + g1 = (0, 1); their mean (1/4, 3/4) is g1 + 3/4 g2.
-    jacobian = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
+    jacobian = torch.tensor([[1.0, 0.0], [-1.0, 1.0]], dtype=torch.float64)
     weights = pcgrad(2).weights(jacobian @ jacobian.T)
     assert weights.tolist() == pytest.approx([1.0, 0.75])
     assert (weights @ jacobian).tolist() == pytest.approx([0.25, 0.75])
-
-
-def test_a_task_without_gradient_changes_nothing() -> None:
-    jacobian = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
-    weights = pcgrad(3).weights(jacobian @ jacobian.T)
-    assert torch.isfinite(weights).all()
-    assert (3 * weights @ jacobian).tolist() == pytest.approx([0.5, 1.5])
 
 
 def test_with_two_tasks_pcgrad_is_half_of_torchjd() -> None:

@@ -18,14 +18,13 @@ class PCGrad(JacobianAggregator):
 
     def weights(self, gramian: Tensor) -> Tensor:
         # All tasks are projected at once: step s removes from task i what conflicts with its s-th other task.
-        inner_products = gramian.double().cpu()
-        num_tasks = len(inner_products)
+        num_tasks = len(gramian)
         order = torch.rand(num_tasks, num_tasks, generator=self.generator).argsort(1)
-        combination = torch.eye(num_tasks, dtype=torch.float64)  # row i: task i's gradient in terms of all
+        combination = torch.eye(num_tasks, dtype=gramian.dtype)  # row i: task i's gradient in terms of all
         tasks = torch.arange(num_tasks)
-        squared_norm = inner_products.diagonal().clamp(min=torch.finfo(torch.float64).tiny)
+        squared_norms = gramian.diagonal()
         for others in order.T:
-            inner = (combination @ inner_products)[tasks, others]
+            inner = (combination @ gramian)[tasks, others]
             conflict = (inner < 0) & (others != tasks)
-            combination[tasks, others] -= torch.where(conflict, inner / squared_norm[others], 0.0)
-        return combination.mean(0).to(gramian)
+            combination[tasks, others] -= torch.where(conflict, inner / squared_norms[others], 0.0)
+        return combination.mean(0)
