@@ -112,10 +112,10 @@ def farthest_improvement(gramian: Tensor, radius: float) -> Tensor:
     low, high = (mean_slopes * norms).amin(), ((mean_slopes + wanted) * norms).amin()
     level = high
     x = torch.zeros_like(norms)
-    for _ in range(100):
+    for _ in range(30):
         x = nonnegative_minimum(matrix, (mean_slopes - level / norms)[None])[0]
         distance = (x @ matrix @ x).sqrt()
-        if (distance - wanted).abs() <= 1e-13 * wanted:
+        if (distance - wanted).abs() <= 1e-10 * wanted:
             break
         low, high = (level, high) if distance < wanted else (low, level)
         level = _level_of_distance(matrix, norms, mean_slopes, x > 0, wanted)

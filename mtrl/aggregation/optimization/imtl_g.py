@@ -21,6 +21,6 @@ class IMTLG(JacobianAggregator):
         norms, matrix = cosines(gramian)
         weights = pseudo_inverse(matrix).sum(1) / norms
         total = weights.sum()
-        if total.abs() <= 1e-6 * weights.abs().sum():
+        if total.abs() <= 1e-6 * (1 / norms).mean():
             return torch.full_like(weights, 1 / len(weights))
         return weights / total

@@ -19,8 +19,9 @@ class ParetoMTL(JacobianAggregator):
     """A trade-off between the tasks: MGDA towards losses in the ratio of a preference vector.
 
     The paper divides the losses among several preference vectors, and a run stays where its own is the nearest. Here
-    the others are made from the run's own: one for each task, moved towards the axis of its loss. There is no phase
-    before the descent that looks for a first feasible point: a violated constraint takes part in it from the start.
+    the others are made from the run's own: one for each task, moved towards the axis of its loss. The paper first looks
+    for a point near the own vector (equation 12), which nearly any start needs: on the Pareto set there is no way
+    back to it. Here every update does so from which the losses lie beyond another vector.
     Losses are those of the gauge. Where a parameter group has further loss terms, they are in the gradients alone.
     """
 
@@ -50,14 +51,18 @@ def pareto_weights(gramian: Tensor, losses: Tensor, preference: Tensor, spread: 
     """Weights (M,) of the gradients, from inner products (M, M), losses (M,) and a preference vector (M,).
 
     The shortest vector in the hull of the tasks' gradients and of those of the constraints (k_j - k_p)'L <= 0 that are
-    violated.
+    violated; of the constraints alone where the losses lie beyond a k_j.
     """
     axes = torch.eye(len(losses), dtype=losses.dtype)
+    own = torch.nn.functional.normalize(preference, dim=0)
     others = torch.nn.functional.normalize(preference + spread * (axes - preference), dim=1)
-    constraints = others - torch.nn.functional.normalize(preference, dim=0)  # rows k_j - k_p
-    active = (constraints @ losses >= 0) & (
-        # A constraint whose gradient is 0, such as that between equal gradients, cannot be served.
-        ((constraints @ gramian) * constraints).sum(1) > 1e-12 * gramian.diagonal().amax()
-    )
-    rows = torch.cat((axes, constraints[active]))
+    differences = others - own
+    violations = differences @ losses / losses.norm()
+    beyond = (violations > 1 - others @ own).any()
+    # Of length 1: how near the other vectors are must not decide how much a constraint counts.
+    constraints = torch.nn.functional.normalize(differences, dim=1)
+    # A constraint whose gradient is 0, such as that between equal gradients, cannot be served.
+    served = ((constraints @ gramian) * constraints).sum(1) > 1e-12 * gramian.diagonal().amax()
+    active = constraints[(violations > 0) & served]
+    rows = active if beyond and len(active) else torch.cat((axes, active))
     return shortest_in_hull(rows @ gramian @ rows.T) @ rows
