@@ -7,9 +7,9 @@ that are finished and resumes those that are not. It writes `FOLDER/table.md` af
 positive losses is taken for the parameter groups that have them, with `mean` for the others.
 
 Columns, each the median over seeds with the lowest and highest in brackets: training time per env step relative to
-`mean` of the same seed (stepping included), success rate of the last evaluation (mean of the tasks, and the worst task),
-and the share of pairs of tasks whose gradients conflict, over all measurements of the parameter group (with
-`--conflict-interval`). Time is only comparable if nothing else ran on the machine.
+`mean` of the same seed (stepping included), success rate of the final evaluation (mean of the tasks, and the worst),
+and the share of pairs of tasks whose gradients conflict, over all parameter groups and measurements (with
+`--conflict-interval`). Times are comparable only if nothing else ran on the machine.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def table(runs: Path, names: Sequence[str], seeds: Sequence[int]) -> str:
 
 def main() -> int:
     """Trains what is missing and prints the table; 0, 1 where a run failed, or 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs and the table")
     parser.add_argument("--suite", default="mt10")
     parser.add_argument("--agent", default="sac")

@@ -10,7 +10,7 @@ from benchmarks.pareto_front import sweep
 
 
 def test_a_sweep_finds_points_of_the_front_in_the_order_of_the_preferences() -> None:
-    points = [point for point in sweep(preferences=3, seeds=1, updates=150, step_size=0.15) if point.angle is not None]
+    points = [point for point in sweep(preferences=3, seeds=1, updates=60, step_size=0.3) if point.angle is not None]
     for point in points:
         # On the front, x is between the centers: the distances to them add up to 2.
         distances = [math.sqrt(-math.log(1 - loss)) for loss in (point.first_loss, point.second_loss)]

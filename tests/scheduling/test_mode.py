@@ -16,7 +16,7 @@ from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, JacobianAggregator, Mean, Parameters, TaskLosses
-from mtrl.aggregation.pcgrad import PCGrad
+from mtrl.aggregation.projection.pcgrad import PCGrad
 from mtrl.per_task import mean_per_task
 from mtrl.scheduling import task_weights
 from mtrl.scheduling.fixed import Fixed
