@@ -63,6 +63,7 @@ def descend(aggregator: GradientAggregator, seed: int, updates: int, step_size: 
     x = (torch.rand(SIZE, generator=torch_stream(seed, "start")) - 0.5).requires_grad_()
     for _ in range(updates):
         aggregator.backward(loss, batch, {"x": x})
+        assert x.grad is not None
         with torch.no_grad():
             x -= step_size * x.grad
     return loss({"x": x}, batch).losses.detach()
