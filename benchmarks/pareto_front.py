@@ -26,6 +26,7 @@ from mtrl.seeding import torch_stream
 from mtrl.types import Batch
 
 SIZE = 20
+SPREAD = 0.1  # of pareto-mtl: the losses are exact, so the vectors may lie close
 CENTERS = torch.tensor([[1.0], [-1.0]]).expand(2, SIZE) / math.sqrt(SIZE)
 
 
@@ -77,7 +78,8 @@ def sweep(preferences: int, seeds: int, updates: int, step_size: float) -> list[
         points.append(Point("mean", None, seed, *descend(mean, seed, updates, step_size).tolist()))
         for index in range(preferences):
             angle = math.pi / 2 * index / (preferences - 1)
-            config = ParetoMTL.Config(preference=(max(0.0, math.cos(angle)), math.sin(angle)))
+            preference = (max(0.0, math.cos(angle)), math.sin(angle))
+            config = ParetoMTL.Config(preference=preference, spread=SPREAD)
             aggregator = ParetoMTL(2, config, torch_stream(seed, "aggregator"))
             losses = descend(aggregator, seed, updates, step_size)
             points.append(Point("pareto-mtl", round(math.degrees(angle), 1), seed, *losses.tolist()))

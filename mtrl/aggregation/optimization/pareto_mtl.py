@@ -30,7 +30,7 @@ class ParetoMTL(JacobianAggregator):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         preference: tuple[NonNegativeFloat, ...] = ()  # ratio of the tasks' losses aimed at; empty: equal losses
-        spread: Annotated[float, Field(gt=0, le=1)] = 0.1  # how far the ratio may be missed; 1: up to other axes
+        spread: Annotated[float, Field(gt=0, le=1)] = 1.0  # how far the ratio may be missed; noisy losses need it wide
 
     def __init__(self, num_tasks: int, config: Config, generator: torch.Generator):
         super().__init__(num_tasks, config, generator)

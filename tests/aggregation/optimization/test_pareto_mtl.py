@@ -38,7 +38,7 @@ def test_descent_ends_where_the_losses_have_the_preferred_ratio(angle: float) ->
     direction = torch.tensor([angle], dtype=torch.float64)
     preference = (float(direction.cos()), float(direction.sin()))
     for start in minima:
-        aggregator = make(ParetoMTL, 2, preference=preference)
+        aggregator = make(ParetoMTL, 2, preference=preference, spread=0.1)
         x = start.clone() + torch.tensor([0.0, 0.3])
         for _ in range(500):
             jacobian = x - minima
@@ -53,4 +53,4 @@ def test_descent_ends_where_the_losses_have_the_preferred_ratio(angle: float) ->
 )
 def test_a_preference_that_fits_no_tasks_is_refused(preference: tuple[float, ...], message: str) -> None:
     with pytest.raises(BadInput, match=f"aggregator.preference: .*{message}"):
-        make(ParetoMTL, 2, preference=preference)
+        make(ParetoMTL, 2, preference=preference, spread=0.1)
