@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mtrl.training.load import TrainedAgent
     from mtrl.types import Weights
 
@@ -22,3 +24,10 @@ def load(
     from mtrl.training.load import load_agent
 
     return load_agent(run_dir, checkpoint, plugins, weights)
+
+
+def load_metrics(run_dir: str) -> dict[str, np.ndarray]:
+    """The metrics of a run as columns by name, ready for a DataFrame: see `mtrl.runs.columns`. Raises BadInput."""
+    from mtrl.runs import columns
+
+    return columns.load_metrics(run_dir)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.results import final_rows
+from mtrl.loggers.metric_rows import scalars
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.metadata import program_facts
 from mtrl.runs.run_directory import RunDirectory
@@ -41,13 +42,8 @@ def train(suite: str, seed: int, run_dir: Path, flags: list[str]) -> float | Non
 
 
 def curves(run: RunDirectory) -> list[dict[str, Any]]:
-    """Success rate and return of the last training episodes, and what explains them, per logged step."""
-    kept = (
-        *("env_steps", "update_rounds", "train_success_rate", "train_return", "share", "wall_seconds"),
-        *("alpha", "q_value", "entropy", "approximate_kl", "value"),
-        *("actor/use_entropy", "actor/kl"),  # whether routers choose, and how far Distral's tasks are from the common
-    )
-    return [{name: row[name] for name in kept if name in row} for row in run.metrics.rows()]
+    """The rows of metrics without matrices."""
+    return [{"env_steps": row["env_steps"], **scalars(row)} for row in run.metrics.rows()]
 
 
 def summarise(rows: list[EvaluationRow], seconds: float | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _over_seeds(seeds: Sequence[SeedResult], task: str) -> tuple[list[int], list
     rates: dict[int, list[float]] = {}
     for result in seeds:
         for row in result.curves:
-            rate = row.get("train_success_rate", {}).get(task)
+            rate = row.get(f"train/success_rate/{task}")
             if rate is not None:
                 rates.setdefault(row["env_steps"], []).append(rate)
     steps = sorted(rates)

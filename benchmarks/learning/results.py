@@ -23,7 +23,7 @@ class SeedResult:
     """What one seed left behind."""
 
     final: list[EvaluationRow]  # one row per task
-    curves: list[dict]  # rows of metrics with `env_steps`, `train_success_rate`, `wall_seconds`
+    curves: list[dict]  # rows of metrics with `env_steps`, `train/...` and `time/wall_seconds`
 
     def success_rate(self, task: str) -> float:
         return next(row.success_rate for row in self.final if row.task == task)
@@ -34,7 +34,8 @@ class SeedResult:
 
     @property
     def minutes(self) -> float:
-        return self.curves[-1]["wall_seconds"] / 60 if self.curves else float("nan")
+        seconds = [row["time/wall_seconds"] for row in self.curves if "time/wall_seconds" in row]
+        return seconds[-1] / 60 if seconds else float("nan")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Metric loggers: the terminal, JSON lines, TensorBoard."""
+"""Metric loggers: the terminal, JSON lines, TensorBoard; and the names of metrics."""

@@ -19,5 +19,7 @@ class RunDirectoryLogger(MetricLogger):
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         self._run.append_metrics(row)
 
-    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
+    def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
+        # eval.csv last: what it lacks counts as not evaluated (`RunDirectory.truncate_after`).
+        self._run.append_metrics(metrics)
         self._run.append_evaluation(rows)

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from rich import box
@@ -122,7 +122,7 @@ class LiveTable(MetricLogger):
             self._evaluation_seconds += time.monotonic() - self._evaluation_started
             self._evaluating = None
 
-    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
+    def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
         """Shows the mean score of each task."""
         self._end_evaluation()
         env_steps, success = rows[0].env_steps, self._score == "success"

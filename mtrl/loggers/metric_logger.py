@@ -16,24 +16,13 @@ class MetricLogger:
         """Called with every `Progress`; shares (M,) are the scheduler's."""
 
     def on_metrics(self, row: Mapping[str, Any]) -> None:
-        """Called once per log interval with `env_steps` and metrics: numbers, or mappings from task names."""
+        """Called once per log interval with `env_steps` and metrics by name, see `mtrl.loggers.metric_rows`."""
 
     def on_evaluation_progress(self, ended: int, total: int) -> None:
         """Called while an evaluation plays, many times a second, with its episodes that have ended and all of them."""
 
-    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, float | Mapping[str, float]]) -> None:
-        """Called with every evaluation: a row per task, and further scores, overall or by task."""
+    def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
+        """Called with every evaluation: a row per task in task order, and the same as a row of metrics."""
 
     def close(self) -> None:
         """Called at the end of the run."""
-
-
-def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of metrics by `name` or `name/task`, without `env_steps`; matrices per task are left out."""
-    flat: dict[str, float] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}/{task}": own for task, own in value.items() if isinstance(own, float | int)}
-        elif name != "env_steps" and isinstance(value, float | int):
-            flat[name] = value
-    return flat

@@ -1,4 +1,5 @@
-"""Logs of a run: `metrics.jsonl`, one row per log interval, and `eval.csv`, one row per task of every evaluation.
+"""Logs of a run: `metrics.jsonl`, a row per log interval and evaluation, and `eval.csv`, a row per task of every
+evaluation.
 
 Rows are appended whole, so a kill tears at most the last one, and a resume drops what is newer than its checkpoint:
 an interrupted run leaves the rows of an uninterrupted one.
@@ -11,7 +12,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -21,6 +22,9 @@ from mtrl.errors import BadInput
 
 EvaluationKind = Literal["periodic", "final"]
 """During training, or of the last checkpoint by the full protocol."""
+
+EVALUATION_KIND = "eval/kind"
+"""What only rows of metrics of an evaluation have."""
 
 
 class EvaluationRow(NamedTuple):
@@ -103,12 +107,17 @@ class MetricsLog:
         """All rows in order. Raises OSError."""
         return [row for row in map(_metrics_row, self.file.lines()) if row is not None]
 
-    def truncate_after(self, env_steps: int) -> None:
-        """Drops the rows newer than `env_steps`, and lines that are no rows. Raises StorageFailure."""
+    def truncate_after(self, env_steps: int, evaluations: Collection[tuple[int, str]]) -> None:
+        """Drops the rows newer than `env_steps`, those of other than the given evaluations, and lines that are no rows.
+
+        evaluations: env steps and kind of each. Raises StorageFailure.
+        """
 
         def wanted(line: str) -> bool:
             row = _metrics_row(line)
-            return row is not None and row["env_steps"] <= env_steps
+            if row is None or row["env_steps"] > env_steps:
+                return False
+            return EVALUATION_KIND not in row or (row["env_steps"], row[EVALUATION_KIND]) in evaluations
 
         self.file.keep(wanted)
 

@@ -2,7 +2,7 @@
 
 config.yaml      the resolved configuration; reproduces the run
 meta.json        versions, source revision, cores, protocol, status and exit code; process and host of the trainer
-metrics.jsonl    one row per log interval
+metrics.jsonl    one row per log interval and evaluation, see mtrl/loggers/metric_rows.py
 eval.csv         one row per task of every evaluation
 tb/              the same for TensorBoard
 checkpoints/     see mtrl/checkpoints/store.py
@@ -181,8 +181,10 @@ class RunDirectory:
     def truncate_after(self, env_steps: int, end: int) -> None:
         """Drops the rows newer than the checkpoint that a run resumes from. Raises StorageFailure."""
         self.check_in_place()
-        self.metrics.truncate_after(env_steps)
         self.evaluations.truncate_after(env_steps, end)
+        with storage_faults(self.path):
+            kept = {(row.env_steps, row.kind) for row in self.evaluations.rows()}
+        self.metrics.truncate_after(env_steps, kept)
 
     def close(self) -> None:
         self.metrics.file.close()

@@ -16,9 +16,10 @@ import torch
 
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.scores import overall_score
-from mtrl.env.target_quality import target_quality
 from mtrl.errors import Diverged
 from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.loggers.metric_rows import episode_metrics, evaluation_metrics, per_task, update_metrics
+from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.runs.logs import EvaluationKind, EvaluationRow
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
@@ -51,13 +52,13 @@ class MetricsCallback:
     ):
         """evaluation_seconds: what evaluations have taken so far, which counts in no rate.
 
-        conflict_interval: env steps between measurements of gradient conflict; 0: none. An update after each has a row.
+        conflict_interval: env steps between measurements of gradient conflict, which have rows of their own; 0: none.
         """
         self._state, self._loggers = state, loggers
         self._evaluation_seconds = evaluation_seconds
         self._interval, self._total_env_steps = interval, total_env_steps
         rows = run.metrics.rows()
-        self._last = max((row["env_steps"] for row in rows), default=0)
+        self._last = max((row["env_steps"] for row in rows if "train/num_updates" in row), default=0)
         self._conflict_interval = conflict_interval
         measured = [row["env_steps"] for row in rows if any(name.endswith("/conflict_rate") for name in row)]
         self._last_conflict = max(measured, default=0)
@@ -71,46 +72,42 @@ class MetricsCallback:
         for logger in self._loggers:
             logger.on_progress(progress, shares)
         ends = progress.env_steps >= self._total_env_steps
-        measures = bool(progress.metrics) and due(progress.env_steps, self._last_conflict, self._conflict_interval)
-        if not ends and not measures and not due(progress.env_steps, self._last, self._interval):
-            return
-        self._last = progress.env_steps
-        if measures:
+        if ends or due(progress.env_steps, self._last, self._interval):
+            self._last = progress.env_steps
+            self._log(self._row(progress))
+        if progress.metrics and due(progress.env_steps, self._last_conflict, self._conflict_interval):
             self._last_conflict = progress.env_steps
-        row = self._row(progress, self._group_metrics(measures) if progress.metrics else {})
+            self._log({"env_steps": progress.env_steps, **self._of_groups(ParameterGroup.conflict)})
+
+    def _log(self, row: Mapping[str, Any]) -> None:
         for logger in self._loggers:
             logger.on_metrics(row)
 
-    def _group_metrics(self, measures: bool) -> Metrics:
-        """Of every parameter group: the tasks' weights in its last step, and how their gradients conflict."""
+    def _of_groups(self, measure: Callable[[ParameterGroup], Metrics]) -> dict[str, Any]:
+        """Metrics of every parameter group, of its last step."""
         metrics: Metrics = {}
         for group in self._state.agent.groups().values():
-            metrics |= group.task_weights() | (group.conflict() if measures else {})
-        return metrics
+            metrics |= measure(group)
+        listed = {name: value.tolist() for name, value in metrics.items()}
+        return update_metrics(listed, self._state.envs.spec.task_names)
 
-    def _row(self, progress: Progress, of_groups: Metrics) -> dict[str, Any]:
+    def _row(self, progress: Progress) -> dict[str, Any]:
         state, spec = self._state, self._state.envs.spec
         seconds = time.monotonic() - self._started
         training = seconds - self._evaluation_seconds()
-        rates, returns = state.recent.success_rates, state.recent.mean_returns
-        per_task = {
-            "train_success_rate": _finite(rates),
-            "train_return": _finite(returns),
-            "share": state.scheduler.weights().tolist(),
-        }
-        metrics = _listed({**progress.metrics, **of_groups})
-        per_task |= {name: values for name, values in metrics.items() if isinstance(values, list)}
+        means = state.metric_means.means()
+        state.metric_means.clear()
         return {
             "env_steps": progress.env_steps,
-            "vector_steps": progress.vector_steps,
-            "num_updates": state.num_updates,
-            **{name: dict(zip(spec.task_names, values, strict=True)) for name, values in per_task.items()},
-            **{name: value for name, value in metrics.items() if not isinstance(value, list)},
-            # Of the last training episodes, on a suite with targets.
-            **target_quality(spec.scores(returns, rates), spec.target_scores),
+            "train/vector_steps": progress.vector_steps,
+            "train/num_updates": state.num_updates,
+            **episode_metrics(spec, state.recent.mean_returns, state.recent.success_rates),
+            **per_task("train/share", spec.task_names, state.scheduler.weights().tolist()),
+            **update_metrics(means, spec.task_names),
+            **(self._of_groups(ParameterGroup.task_weights) if progress.metrics else {}),
             # Of this process; the only values that differ between a run and its repetition.
-            "wall_seconds": round(seconds, 3),
-            "env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(training, 1e-9), 1),
+            "time/wall_seconds": round(seconds, 3),
+            "time/env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(training, 1e-9), 1),
         }
 
 
@@ -132,6 +129,7 @@ class EvaluationCallback:
         self._interruption, self._loggers = interruption, loggers
         self._interval, self._episodes_per_task = interval, episodes_per_task
         self.seconds = 0.0  # that evaluations have taken
+        self._result: EvaluationResult | None = None  # of the last periodic evaluation
         evaluations = _complete_evaluations(run.evaluations.rows(), state.envs.spec.task_names)
         self._last = max(evaluations, default=0)
         self._best = max(map(self._score, evaluations.values()), default=-math.inf)
@@ -158,13 +156,16 @@ class EvaluationCallback:
                 kind="best",
                 info={"score": score, "episodes_per_task": self._episodes_per_task},
             )
-        self._log(result, rows)
-        self._last = env_steps
+        self._log(rows)
+        self._last, self._result = env_steps, result
 
     def evaluate_finally(self, env_steps: int, episodes_per_task: int) -> EvaluationResult:
         """The protocol's evaluation at the end. Raises EvaluationStopped."""
-        result = self._play(episodes_per_task)
-        self._log(result, _rows(result, env_steps, "final"))
+        played = self._result if self._last == env_steps else None
+        # A periodic evaluation of this very step with as many episodes has the same numbers.
+        same = played is not None and played.episodes_per_task == episodes_per_task
+        result = played if played is not None and same else self._play(episodes_per_task)
+        self._log(_rows(result, env_steps, "final"))
         return result
 
     def _play(self, episodes_per_task: int) -> EvaluationResult:
@@ -187,12 +188,10 @@ class EvaluationCallback:
         returns, rates = (np.array([getattr(row, name) for row in rows]) for name in ("mean_return", "success_rate"))
         return overall_score(self._state.envs.spec, returns, rates)
 
-    def _log(self, result: EvaluationResult, rows: Sequence[EvaluationRow]) -> None:
-        scores: dict[str, float | Mapping[str, float]] = dict(result.target_quality)
-        for name, values in result.normalized.items():
-            scores[name] = dict(zip(result.task_names, values.tolist(), strict=True))
+    def _log(self, rows: Sequence[EvaluationRow]) -> None:
+        metrics = evaluation_metrics(self._state.envs.spec, rows)
         for logger in self._loggers:
-            logger.on_evaluation(rows, scores)
+            logger.on_evaluation(rows, metrics)
 
 
 def _rows(result: EvaluationResult, env_steps: int, kind: EvaluationKind) -> list[EvaluationRow]:
@@ -243,12 +242,3 @@ def _check_finite(part: State, path: str) -> None:
             _check_finite(value, f"{path}.{name}")
         elif isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Diverged(f"{path}.{name} is not finite; the last good checkpoint stays")
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    """The values, None for NaN: a task without an episode yet."""
-    return [None if np.isnan(value) else value for value in values.tolist()]
-
-
-def _listed(metrics: Metrics) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in metrics.items()}

@@ -84,6 +84,7 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.vector_steps += 1
         state.env_steps += envs.num_envs
         state.num_updates += bool(metrics)
+        state.metric_means.add(metrics)
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
         weights = task_weights(scheduler, envs.spec.num_tasks)
@@ -195,6 +196,8 @@ def _run(
             **suite_facts(suite.spec),
             # With the mean returns of eval.csv, these give every normalised score.
             "reference_returns": reference_returns(suite.spec.tasks),
+            "score": suite.spec.score,
+            "num_parameters": num_parameters(agent),
             "device": str(agent.device),
             "status": "running",
             "exit_code": None,
@@ -212,7 +215,7 @@ def _run(
         about = _about(config, agent, run)
         table = LiveTable(suite.spec.task_names, settings.total_env_steps, score=suite.spec.score, about=about)
         stack.enter_context(table)
-        curves = TensorBoardLogger(run.tensorboard, None if resumed is None else resumed.step)
+        curves = TensorBoardLogger(run.tensorboard, dump_yaml(config), None if resumed is None else resumed.step)
         loggers = [RunDirectoryLogger(run), curves, table, *own_loggers]
         for logger in loggers:
             stack.callback(logger.close)

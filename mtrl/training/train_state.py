@@ -15,6 +15,7 @@ from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.recent_episodes import RecentEpisodes
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.loggers.metric_means import MetricMeans
 from mtrl.scheduling import TaskScheduler
 from mtrl.types import State
 
@@ -22,7 +23,8 @@ from mtrl.types import State
 class TrainState:
     """The parts of a running training, and its counts.
 
-    `observation` is the one to act on next; `num_updates` counts the calls of `Agent.update` that learnt something.
+    `observation` is the one to act on next; `num_updates` counts the calls of `Agent.update` that learnt something;
+    `metric_means` has their metrics since the last row of the log.
     """
 
     def __init__(self, agent: Agent, envs: MultiTaskVectorEnv, buffer: RolloutBuffer, scheduler: TaskScheduler):
@@ -31,6 +33,7 @@ class TrainState:
         self.buffer = buffer
         self.scheduler = scheduler
         self.recent = RecentEpisodes(envs.spec.num_tasks)
+        self.metric_means = MetricMeans(agent.device)
         self.observation: np.ndarray | None = None  # (N, *observation); None before the first reset
         self.env_steps = 0  # of single environments
         self.vector_steps = 0
@@ -44,6 +47,7 @@ class TrainState:
             "buffer": self.buffer.state(),
             "scheduler": self.scheduler.state(),
             "recent": self.recent.state(),
+            "metric_means": self.metric_means.state(),
             "observation": self.observation,
             "env_steps": self.env_steps,
             "vector_steps": self.vector_steps,
@@ -58,6 +62,7 @@ class TrainState:
         self.buffer.load_state(state["buffer"], chunks)
         self.scheduler.load_state(state["scheduler"])
         self.recent.load_state(state["recent"])
+        self.metric_means.load_state(state["metric_means"])
         self.env_steps = int(state["env_steps"])
         self.vector_steps = int(state["vector_steps"])
         self.num_updates = int(state["num_updates"])

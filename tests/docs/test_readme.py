@@ -127,6 +127,7 @@ def test_every_class_is_named_on_a_page(group: str) -> None:
 def test_the_python_example_calls_what_exists() -> None:
     (block,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "mtrl.load" in text]
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    assert {ast.unparse(call.func) for call in calls} == {"mtrl.load", "trained.predict"}
+    assert {ast.unparse(call.func) for call in calls} == {"mtrl.load_metrics", "mtrl.load", "trained.predict"}
+    assert {"run_dir"} <= set(inspect.signature(mtrl.load_metrics).parameters)
     assert {"run_dir", "checkpoint"} <= set(inspect.signature(mtrl.load).parameters)
     inspect.signature(TrainedAgent.predict).bind(None, "observation", "reach-v3")

@@ -17,16 +17,16 @@ def test_tensorboard_curves_can_be_read_back(tmp_path: Path) -> None:
 
     curves = TensorBoardLogger(tmp_path / "tb")
     for env_steps in (10, 20):
-        curves.on_metrics({"env_steps": env_steps, "train_return": {"reach-v3": env_steps / 2}})
+        curves.on_metrics({"env_steps": env_steps, "train/return/reach-v3": env_steps / 2})
     curves.close()
-    points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("train_return/reach-v3")
+    points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("train/return/reach-v3")
     assert [(point.step, point.value) for point in points] == [(10, 5.0), (20, 10.0)]
 
 
 def test_cosines_are_a_picture(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    row = {"env_steps": 10, "critic/cosine": {"a": [1.0, -1.0], "b": [-1.0, float("nan")]}}
+    row = {"env_steps": 10, "critic/cosine/a": [1.0, -1.0], "critic/cosine/b": [-1.0, float("nan")]}
     (picture,) = cosines(row).values()
     assert picture[::CELL, ::CELL].tolist() == [[[0, 0, 255], [255, 0, 0]], [[255, 0, 0], [255, 255, 255]]]
     curves = TensorBoardLogger(tmp_path / "tb")
@@ -67,3 +67,20 @@ curves.close()
     )
     assert done.stderr.count("no TensorBoard curves") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_tensorboard_shows_the_configuration_and_all_tasks_in_one_chart(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    curves = TensorBoardLogger(tmp_path / "tb", "suite:\n  name: mt3\n")
+    curves.on_evaluation([], {"env_steps": 10, "eval/kind": "final", "eval/success_rate/reach-v3": 1.0})
+    curves.close()
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert events.Scalars("eval/success_rate/reach-v3")[0].value == 1.0
+    (config,) = events.Tensors("config/text_summary")
+    assert config.tensor_proto.string_val[0].decode() == "    suite:\n      name: mt3\n"
+    (stored,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(stored.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["success rate"] == ["eval/success_rate/.*"]

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.runs.logs import EvaluationRow
 from mtrl.training import run
+from mtrl.training.evaluator import EvaluationResult, Evaluator
 from mtrl.types import Progress
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
@@ -36,7 +38,7 @@ class Recorder(MetricLogger):
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         self.metrics.append(row)
 
-    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, Any]) -> None:
+    def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
         self.evaluations += rows
 
     def close(self) -> None:
@@ -60,14 +62,14 @@ def test_a_logger_of_ones_own_sees_everything_and_changes_nothing(tmp_path: Path
 
 
 def steps_of_rows(run_dir: Path) -> list[int]:
-    return [row["env_steps"] for row in log_rows(run_dir)[0]]
+    return [row["env_steps"] for row in log_rows(run_dir)[0] if "eval/kind" not in row]
 
 
 def test_a_run_shorter_than_the_log_interval_leaves_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a run"
     assert run.train(tiny_config(total_env_steps=200, log_interval=10**6, **QUIET), folder) == 0
     assert steps_of_rows(folder) == [200]
-    assert "critic_loss" in log_rows(folder)[0][0]
+    assert "losses/mean_critic_loss" in log_rows(folder)[0][0]
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert "trained for 200 env steps" in last_line
     assert last_line.endswith(f"mtrl eval '{folder}'")
@@ -101,7 +103,7 @@ class At(MetricLogger):
     def __init__(self, action: Callable[[], object]):
         self.action = action
 
-    def on_evaluation(self, rows: Sequence[EvaluationRow], scores: Mapping[str, Any]) -> None:
+    def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
         self.action()
 
 
@@ -191,16 +193,14 @@ def test_measuring_conflict_changes_nothing_and_has_rows(tmp_path: Path, agent: 
     for row in with_conflict:
         for group in groups:
             assert 0 <= row[f"{group}/conflict_rate"] <= 1
-            cosine = [list(values) for values in row[f"{group}/cosine"].values()]
+            cosine = [value for name, value in row.items() if name.startswith(f"{group}/cosine/")]
             assert [len(values) for values in cosine] == 4 * [4]
             assert [cosine[task][task] for task in range(4)] == pytest.approx(4 * [1.0])
-            assert len(row[f"{group}/task_weight"]) == 4
-    # Otherwise the rows are those of a run that does not measure, and further ones.
-    left = {
-        row["env_steps"]: {name: row[name] for name in row if "conf" not in name and "cos" not in name}
-        for row in measured
-    }
-    assert [left[row["env_steps"]] for row in plain] == plain
+    # The others are those of a run that does not measure.
+    others = [row for row in measured if row not in with_conflict]
+    assert others == plain
+    weights = [name for name in plain[-1] if name.startswith(f"{groups[0]}/task_weight/")]
+    assert len(weights) == (4 if agent == "sac" else 0)  # the last turn of PPO is no update
 
 
 def test_an_interrupted_run_measures_conflict_when_an_uninterrupted_one_does(tmp_path: Path) -> None:
@@ -209,3 +209,48 @@ def test_an_interrupted_run_measures_conflict_when_an_uninterrupted_one_does(tmp
     assert in_child(lambda: run.train(config, tmp_path / "killed"), at_progress=33) == -signal.SIGKILL
     assert run.resume(tmp_path / "killed", {}) == 0
     assert differences(log_rows(tmp_path / "whole"), log_rows(tmp_path / "killed")) == []
+
+
+def test_a_final_evaluation_at_the_step_of_a_periodic_one_is_not_played_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = []
+    evaluate = Evaluator.evaluate
+
+    def counting(*arguments: Any) -> EvaluationResult:
+        played.append(arguments[2])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(Evaluator, "evaluate", counting)
+    for episodes, expected in ((2, [2]), (3, [2, 3])):
+        config = tiny_config(total_env_steps=400, final_eval_episodes_per_task=episodes)
+        assert run.train(config, tmp_path / str(episodes)) == 0
+        assert played == expected
+        played.clear()
+        rows = log_rows(tmp_path / str(episodes))[1]
+        assert [(row.kind, row.episodes) for row in rows[::4]] == [("periodic", 2), ("final", episodes)]
+    periodic, final = log_rows(tmp_path / "2")[1][:4], log_rows(tmp_path / "2")[1][4:]
+    assert [row._replace(kind="final") for row in periodic] == final
+    # In a process of its own, which has to play it again, it is the same.
+    resumed = log_rows(tmp_path / "2")
+    assert run.resume(tmp_path / "2", {}) == 0
+    assert played == [2]
+    assert log_rows(tmp_path / "2") == resumed
+
+
+def test_losses_are_means_over_the_log_interval(tmp_path: Path) -> None:
+    updates: list[list[float]] = []
+
+    class Losses(MetricLogger):
+        def on_progress(self, progress: Progress, shares: Sequence[float]) -> None:
+            if progress.metrics:
+                updates.append(progress.metrics["critic_loss"].tolist())
+
+    config = tiny_config(total_env_steps=240, log_interval=120, **QUIET)
+    assert run.train(config, tmp_path / "run", loggers=[Losses()]) == 0
+    first, last = log_rows(tmp_path / "run")[0]
+    assert len(updates) == 20  # from turn 11 on, after 80 env steps
+    expected = [np.mean(updates[:5], axis=0), np.mean(updates[5:], axis=0)]
+    for row, means in zip((first, last), expected, strict=True):
+        found = [value for name, value in row.items() if name.startswith("losses/critic_loss/")]
+        assert found == pytest.approx(means.tolist(), rel=1e-6)

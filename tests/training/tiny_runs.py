@@ -26,7 +26,7 @@ from mtrl.types import Progress
 LAST_WORDS = Path(tempfile.gettempdir()) / f"last-words-{os.getpid()}"
 """Where a child leaves the message of the error that ended it."""
 
-WALL_CLOCK = {"wall_seconds", "env_steps_per_second"}
+WALL_CLOCK = {"time/wall_seconds", "time/env_steps_per_second"}
 
 
 def tiny_config(suite: str | dict[str, Any] = "point-mass", **changes: Any) -> RunConfig:

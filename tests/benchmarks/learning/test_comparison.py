@@ -43,8 +43,12 @@ def write(
         lines = [",".join(EvaluationRow._fields), *(",".join(map(str, row)) for row in rows)]
         (folder / f"seed-{seed}-eval.csv").write_text("\n".join(lines) + "\n")
         curves = [
-            {"env_steps": 500, "train_success_rate": dict.fromkeys(TASKS), "wall_seconds": 60.0},
-            {"env_steps": 1000, "train_success_rate": dict(zip(TASKS, of_tasks, strict=True)), "wall_seconds": 180.0},
+            {"env_steps": 500, "time/wall_seconds": 60.0},
+            {
+                "env_steps": 1000,
+                "time/wall_seconds": 180.0,
+                **{f"train/success_rate/{task}": rate for task, rate in zip(TASKS, of_tasks, strict=True)},
+            },
         ]
         (folder / f"seed-{seed}-curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curves))
     return folder
