@@ -33,6 +33,7 @@ class EvaluationSettings:
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of the suite's variations (goals); None: the run's
     video: bool = False  # also record one episode of each task
+    output: str | None = None  # JSON file for the result; None: eval.json in the run directory
 
     def __post_init__(self) -> None:
         if self.checkpoint not in ("best", "latest") and not self.checkpoint.isdecimal():
@@ -68,5 +69,6 @@ def evaluate(arguments: Sequence[str]) -> int:
             workers=settings.num_workers,
             seed=settings.seed,
             video=settings.video,
+            output=None if settings.output is None else Path(settings.output),
             plugins=plugins,
         )

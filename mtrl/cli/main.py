@@ -25,6 +25,7 @@ mtrl {__version__}: multi-task reinforcement learning
 
   mtrl train   train an agent on a suite of tasks, or continue a run
   mtrl eval    success rate per task of a trained agent, by the suite's protocol
+  mtrl report  compare runs: statistics over seeds, curves and matrices in one HTML file
   mtrl list    what can be chosen: suites, tasks, agents, architectures, ...
   mtrl doctor  what is installed here, and what is missing
 
@@ -32,11 +33,12 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train --config FILE.yaml --seed 2      flags override the file
   mtrl train --resume runs/a                  from the last checkpoint
   mtrl eval runs/a --episodes-per-task 50
+  mtrl report runs --output report.html
 
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
 
-VERBS = ("train", "eval", "list", "doctor")
+VERBS = ("train", "eval", "report", "list", "doctor")
 
 MAX_LINE = 400
 """Characters of the one line that says what went wrong."""
@@ -95,6 +97,10 @@ def _run_verb(arguments: Sequence[str]) -> int:
         from mtrl.cli.evaluate import evaluate
 
         return evaluate(rest)
+    if verb == "report":
+        from mtrl.cli.report import report
+
+        return report(rest)
     if verb == "list":
         from mtrl.cli.listing import list_classes
 

@@ -70,7 +70,7 @@ def _scores(group: str, spec: SuiteSpec, mean_returns: np.ndarray, success_rates
     for kind, scores in normalized_scores(spec.tasks, mean_returns).items():
         name = f"{kind.replace('-', '_')}_score"
         row |= per_task(f"{group}/{name}", names, scores.tolist())
-        if kind == HUMAN:  # the median is what papers on Atari report
+        if kind == HUMAN:  # the median is what most papers report
             row[f"{group}/median_{name}"] = float(np.median(scores))
     # How near the tasks are to their targets, on a suite that has some.
     quality = target_quality(spec.scores(mean_returns, success_rates), spec.target_scores)

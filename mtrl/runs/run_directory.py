@@ -3,7 +3,8 @@
 config.yaml      the resolved configuration; reproduces the run
 meta.json        versions, source revision, cores, protocol, status and exit code; process and host of the trainer
 metrics.jsonl    one row per log interval and evaluation, see mtrl/loggers/metric_rows.py
-eval.csv         one row per task of every evaluation
+eval.csv         one row per task of every evaluation of the run itself
+eval.json        the result of the last `mtrl eval`
 tb/              the same for TensorBoard
 checkpoints/     see mtrl/checkpoints/store.py
 lock             held by the one trainer of the run
@@ -38,9 +39,10 @@ from mtrl.runs.lock import RunLock
 from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
 
 CONFIG, META, METRICS, EVALUATIONS, LOCK = "config.yaml", "meta.json", "metrics.jsonl", "eval.csv", "lock"
+EVALUATION = "eval.json"
 TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "checkpoints", "videos", "diagnostics"
 FOLDERS = (TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
-CONTENT = (*FOLDERS, METRICS, EVALUATIONS, CONFIG)
+CONTENT = (*FOLDERS, METRICS, EVALUATIONS, EVALUATION, CONFIG)
 """Removed by `--overwrite`; anything else in the folder is the user's."""
 
 OLDER_VERSIONS = ("0.1", "0.2")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mtrl.checkpoints.files import replace_file
+from mtrl.checkpoints.json_text import dump_json
 from mtrl.config.schema import changed, with_suite
 from mtrl.faults import named_plugin_faults
 from mtrl.loggers.console import say, success_table
+from mtrl.loggers.metric_rows import evaluation_metrics
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.optim.torch_defaults import torch_defaults
+from mtrl.runs.logs import EvaluationRow
+from mtrl.runs.run_directory import EVALUATION
 from mtrl.training.build import build_suite, num_workers
-from mtrl.training.evaluator import EvaluationStopped, Evaluator
+from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.load import TaskNames, load_trained
+from mtrl.training.restore import suite_facts
 from mtrl.training.video import write_videos
-from mtrl.types import Weights
+from mtrl.types import SuiteSpec, Weights
 
 
 @named_plugin_faults()
@@ -32,9 +39,13 @@ def evaluate(
     workers: int | None = None,
     seed: int | None = None,
     video: bool = False,
+    output: Path | None = None,
     plugins: Sequence[str] | None = None,
 ) -> int:
-    """Plays the protocol with a checkpoint of a run and prints the success table; returns 0. Raises MtrlError."""
+    """Plays the protocol with a checkpoint of a run, prints the success table and writes the result; returns 0.
+
+    The result goes to `output`, by default eval.json of the run. Raises MtrlError.
+    """
     choose_matmul_backend()
     trained = load_trained(run_dir, checkpoint, plugins, weights)
     config = trained.config
@@ -44,7 +55,8 @@ def evaluate(
         config = changed(config, {"num_workers": workers})
     if suite is not None:
         config = with_suite(config, suite)
-    played = build_suite(config.suite, config.settings.seed if seed is None else seed)
+    played_seed = config.settings.seed if seed is None else seed
+    played = build_suite(config.suite, played_seed)
     agent = TaskNames(trained.agent, played.spec)
     settings = config.settings
     with (
@@ -57,7 +69,23 @@ def evaluate(
         except EvaluationStopped:
             return interruption.exit_code
     success_table(result, f"{run_dir}, {trained.checkpoint}")
+    about = {"run": str(run_dir), "checkpoint": trained.checkpoint, "env_steps": trained.env_steps, "seed": played_seed}
+    path = Path(run_dir) / EVALUATION if output is None else output
+    replace_file(path, dump_json({**about, **_result_json(result, played.spec, trained.env_steps)}, indent=2) + b"\n")
     if video:
         for path in write_videos(agent, played, settings.seed, Path(run_dir) / "videos"):
             say(str(path))
     return 0
+
+
+def _result_json(result: EvaluationResult, spec: SuiteSpec, env_steps: int) -> dict[str, Any]:
+    """The protocol, the metrics by name, and every episode of every task."""
+    columns = zip(spec.task_names, result.success_rates.tolist(), result.mean_returns.tolist(), strict=True)
+    rows = [EvaluationRow(env_steps, name, result.episodes_per_task, *own, "final") for name, *own in columns]
+    metrics = evaluation_metrics(spec, rows)
+    episodes = zip(spec.task_names, result.successes.tolist(), result.returns.tolist(), strict=True)
+    return {
+        **suite_facts(spec),
+        "metrics": metrics,
+        "episodes": {name: {"success": success, "return": return_} for name, success, return_ in episodes},
+    }

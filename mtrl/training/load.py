@@ -37,6 +37,7 @@ class TrainedAgent:
     spec: SuiteSpec
     config: RunConfig
     checkpoint: str  # "step 200000" or "best checkpoint (step 180000)"
+    env_steps: int  # of training, of the checkpoint
     generator: torch.Generator = field(repr=False)  # of `predict`, on the agent's device
 
     @torch_defaults()
@@ -146,7 +147,7 @@ def load_trained(
         agent.use_last_weights()
         label += ", weights of the last update"
     generator = torch_stream(config.settings.seed, "predict", device=agent.device)
-    return TrainedAgent(agent.eval(), suite.spec, config, label, generator)
+    return TrainedAgent(agent.eval(), suite.spec, config, label, stored.step, generator)
 
 
 class TaskNames(Agent):

@@ -103,11 +103,13 @@ def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str
         "suite": None,
         "workers": None,
     }
-    settings |= {"seed": None, "video": False, "plugins": []}
+    settings |= {"seed": None, "video": False, "output": None, "plugins": []}
     assert handed_over["evaluate"] == ((run_dir,), settings)
     flags = ["--checkpoint", "200000", "--episodes-per-task", "3", "--suite", "mt3", "--seed", "0", "--video"]
+    flags += ["--output", "r.json"]
     assert call("eval", *flags, str(run_dir)).code == 0
     changed = {"checkpoint": "200000", "episodes_per_task": 3, "suite": "mt3", "seed": 0, "video": True}
+    changed["output"] = Path("r.json")
     assert handed_over["evaluate"][1] == settings | changed
     assert_refused(call("eval", str(run_dir), "--suite", "mt4"), "'mt4'")
 

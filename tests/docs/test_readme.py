@@ -57,7 +57,8 @@ REGISTRIES: dict[str, Registry] = {
     "normalizer": normalizers,
 }
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help"}
-EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights"}
+EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
+REPORT_FLAGS = {"csv", "png"}
 
 
 def between(name: str) -> str:
@@ -69,10 +70,16 @@ def between(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """Every flag of `mtrl train` and `mtrl eval`, of all registered classes."""
+    """Every flag of `mtrl train`, `mtrl eval` and `mtrl report`, of all registered classes."""
     agents.register()
     envs.register()
-    names = {*REGISTRIES, *COMMAND_FLAGS, *EVALUATION_FLAGS, *(field.name for field in fields(RunSettings))}
+    names = {
+        *REGISTRIES,
+        *COMMAND_FLAGS,
+        *EVALUATION_FLAGS,
+        *REPORT_FLAGS,
+        *(field.name for field in fields(RunSettings)),
+    }
     for group, registry in REGISTRIES.items():
         for cls in registry.classes():
             own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]

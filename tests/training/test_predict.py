@@ -56,7 +56,7 @@ class Repeating(Agent):
 
 
 def trained(spec: SuiteSpec, agent: Agent | None = None) -> TrainedAgent:
-    return TrainedAgent(agent or Repeating(spec), spec, tiny_config(), "step 1", torch_stream(1, "predict"))
+    return TrainedAgent(agent or Repeating(spec), spec, tiny_config(), "step 1", 1, torch_stream(1, "predict"))
 
 
 ROWS = np.arange(15, dtype=np.float32).reshape(3, 5)
