@@ -81,11 +81,13 @@ def evaluate(
 def _result_json(result: EvaluationResult, spec: SuiteSpec, env_steps: int) -> dict[str, Any]:
     """The protocol, the metrics by name, and every episode of every task."""
     columns = zip(spec.task_names, result.success_rates.tolist(), result.mean_returns.tolist(), strict=True)
-    rows = [EvaluationRow(env_steps, name, result.episodes_per_task, *own, "final") for name, *own in columns]
-    metrics = evaluation_metrics(spec, rows)
+    rows = [
+        EvaluationRow(env_steps, name, result.episodes_per_task, rate, return_, "final")
+        for name, rate, return_ in columns
+    ]
     episodes = zip(spec.task_names, result.successes.tolist(), result.returns.tolist(), strict=True)
     return {
         **suite_facts(spec),
-        "metrics": metrics,
+        "metrics": evaluation_metrics(spec, rows),
         "episodes": {name: {"success": success, "return": return_} for name, success, return_ in episodes},
     }
