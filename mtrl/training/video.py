@@ -1,9 +1,10 @@
-"""Writes episodes as animated pictures (GIF), which need no video encoder."""
+"""Videos of episodes: MP4 (H.264) where imageio-ffmpeg is installed, animated pictures (GIF) elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,13 @@ from mtrl.checkpoints.files import storage_faults
 from mtrl.env.suite import Suite
 from mtrl.training.protocol_policy import ActionRule, protocol_policy
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MILLISECONDS_PER_FRAME = 60
+MP4_HEIGHT = 480
+"""Pixels of the picture, above its caption."""
+CAPTION_HEIGHT = 32
 
 
 def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path) -> list[Path]:
@@ -28,17 +35,49 @@ def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path) -> list[Pa
             return policy(observation[None], task_ids)[0]
 
         frames, success = suite.render_episode(task.index, 0, act)
-        path = folder / f"{task.name}-{'success' if success else 'failure'}.gif"
-        write_gif(frames, path)
-        written.append(path)
+        path = folder / f"{task.name}-{'success' if success else 'failure'}"
+        written.append(write_video(frames, f"{task.name}: {'success' if success else 'failure'}", path))
     return written
 
 
-def write_gif(frames: Sequence[np.ndarray], path: Path) -> None:
-    """Frames (height, width, 3) uint8. Raises StorageFailure."""
+def write_video(frames: Sequence[np.ndarray], caption: str, path: Path) -> Path:
+    """Frames (height, width, 3) uint8, at `path` with the suffix of the format; returns it. Raises StorageFailure."""
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in frames]
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        return _write_gif(pictures, path.with_name(f"{path.name}.gif"))
+    path = path.with_name(f"{path.name}.mp4")
+    pictures = [_captioned(picture, caption) for picture in pictures]
+    with storage_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = imageio_ffmpeg.write_frames(
+            str(path), pictures[0].size, fps=1000 / MILLISECONDS_PER_FRAME, codec="libx264", macro_block_size=2
+        )
+        writer.send(None)
+        for picture in pictures:
+            writer.send(picture.tobytes())
+        writer.close()
+    return path
+
+
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """As high as a video is, both sides even as H.264 has them, with a line of text below."""
+    from PIL import Image, ImageDraw
+
+    width = 2 * round(picture.width * MP4_HEIGHT / picture.height / 2)
+    canvas = Image.new("RGB", (width, MP4_HEIGHT + CAPTION_HEIGHT))
+    # Whole multiples keep the pixels of small screens sharp.
+    sharp = MP4_HEIGHT % picture.height == 0
+    canvas.paste(picture.resize((width, MP4_HEIGHT), Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS))
+    ImageDraw.Draw(canvas).text((8, MP4_HEIGHT + 6), caption, font_size=16)
+    return canvas
+
+
+def _write_gif(pictures: Sequence[Image.Image], path: Path) -> Path:
     with storage_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=MILLISECONDS_PER_FRAME, loop=0)
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.testing.small_runs import make_agent
 from mtrl.training.protocol_policy import protocol_policy
-from mtrl.training.video import write_videos
+from mtrl.training.video import write_video, write_videos
 
 
 class Filmed(PointMass):
@@ -34,7 +35,10 @@ class Filmed(PointMass):
 
 
 @pytest.mark.parametrize("samples_policy", [True, False])
-def test_a_video_shows_the_evaluated_policy(tmp_path: Path, samples_policy: bool) -> None:
+def test_a_video_shows_the_evaluated_policy(
+    tmp_path: Path, samples_policy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     suite = Filmed(samples_policy)
     agent = make_agent(SAC, SAC.Config(), suite.spec)
     paths = write_videos(agent, suite, 7, tmp_path)
@@ -51,3 +55,19 @@ def test_a_video_shows_the_evaluated_policy(tmp_path: Path, samples_policy: bool
         expected = [policy(observation, np.array([task]))[0] for _ in actions]
         np.testing.assert_array_equal(actions, expected)
         assert (np.ptp(actions, axis=0) > 0).any() == samples_policy
+
+
+def test_a_video_is_an_mp4_with_a_caption_where_there_is_an_encoder(tmp_path: Path) -> None:
+    encoder = pytest.importorskip("imageio_ffmpeg")
+    frames = [np.full((210, 160, 3), 50 * index, np.uint8) for index in range(5)]
+    path = write_video(frames, "reach-v3: success", tmp_path / "videos" / "reach-v3")
+    assert path == tmp_path / "videos" / "reach-v3.mp4"
+    reader = encoder.read_frames(str(path))
+    about = next(reader)
+    pictures = [np.frombuffer(picture, np.uint8).reshape(512, 366, 3) for picture in reader]
+    assert about["codec"] == "h264"
+    assert about["source_size"] == (366, 512)
+    assert len(pictures) == 5
+    for index, picture in enumerate(pictures):
+        assert abs(int(picture[200, 180, 0]) - 50 * index) < 8
+        assert picture[485:510].max() > 150  # the text
