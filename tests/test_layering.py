@@ -25,7 +25,7 @@ PACKAGES = {*ALLOWED, "tests"}
 UNITS = (
     "errors", "registry", "faults", "types", "seeding", "per_task",
     "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "optim", "agent",
-    "config", "checkpoints", "runs", "loggers", "training", "testing", "report", "cli", "__main__",
+    "config", "checkpoints", "runs", "loggers", "training", "testing", "report", "launch", "cli", "__main__",
 )  # fmt: skip
 """The files and packages of `mtrl` from bottom to top, as docs/architecture.md has them: each imports earlier ones."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mtrl.cli.flags import FlagParser
 from mtrl.config.validation import validated
-from mtrl.errors import BadInput
 from mtrl.loggers.console import say
+from mtrl.report import write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +32,6 @@ def report(arguments: Sequence[str]) -> int:
     flags = parser.parse(arguments)
     paths = flags.pop("runs")
     settings = validated(ReportSettings, flags, "")
-    write_report(paths, settings)
-    return 0
-
-
-def write_report(paths: Sequence[str], settings: ReportSettings) -> None:
-    """Raises BadInput where the packages of the extra `report` are missing."""
-    from pathlib import Path
-
-    try:
-        from mtrl.report import page
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("mtrl"):
-            raise
-        raise BadInput(f"a report needs {error.name}; pip install 'mtrl-suite[report]'") from error
-    for path in page.write_report(paths, Path(settings.output), csv_files=settings.csv, png_files=settings.png):
+    for path in write_report(paths, Path(settings.output), csv_files=settings.csv, png_files=settings.png):
         say(str(path))
+    return 0

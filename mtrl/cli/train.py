@@ -47,7 +47,12 @@ def train(arguments: Sequence[str]) -> int:
     trust_modules_of([("aggregator", choice["name"]) for choice in own.values() if "name" in choice], plugins)
     base = resolve_config(document, names, {"aggregator": own}, plugins=plugins)
     flags = _parser(base).parse(arguments)
-    command = {name: flags.pop(name, None) for name in ("run_dir", "match_params", "overwrite", "print_config")}
+    names_of_flags = ("run_dir", "match_params", "overwrite", "print_config", "seeds", "jobs")
+    command = {name: flags.pop(name, None) for name in names_of_flags}
+    if command["seeds"] is not None and "seed" in flags:
+        raise BadInput("--seed cannot be combined with --seeds")
+    if command["jobs"] is not None and command["seeds"] is None:
+        raise BadInput("--jobs needs --seeds")
     settings = {name: value for name, value in flags.items() if name not in ("config", "plugin")}
     config = resolve_config(document, settings, plugins=plugins)
     if command["match_params"] is not None:
@@ -60,9 +65,17 @@ def train(arguments: Sequence[str]) -> int:
         print(dump_yaml(config), end="")
         return 0
 
+    run_dir = None if command["run_dir"] is None else Path(command["run_dir"])
+    if command["seeds"] is not None:
+        from mtrl.launch.seeds import train_seeds
+
+        folder = default_run_dir(config, with_seed=False) if run_dir is None else run_dir
+        jobs = 1 if command["jobs"] is None else command["jobs"]
+        return train_seeds(config, folder, command["seeds"], jobs, overwrite=bool(command["overwrite"]))
+
     from mtrl.training import run
 
-    run_dir = default_run_dir(config) if command["run_dir"] is None else Path(command["run_dir"])
+    run_dir = run_dir or default_run_dir(config)
     with reported_in(run_dir), named_plugin_faults():
         if config.settings.check_plugins:
             check_chosen_plugins(config)
@@ -72,12 +85,23 @@ def train(arguments: Sequence[str]) -> int:
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
     """The rest of a run, from its last checkpoint."""
     parser = FlagParser("train --resume", "Continue a run.", unknown="{flag} cannot be combined with --resume")
-    parser.add_flag("--resume", "the run to continue", metavar="RUN_DIR")
+    parser.add_flag("--resume", "the run to continue, or with --seeds the folder of several", metavar="RUN_DIR")
+    _add_seeds(parser)
     parser.add_settings(RunSettings, RunSettings(), only=RESUME_SETTINGS)
     parser.add_plugin_flag()
     changes = parser.parse(arguments)
     run_dir = Path(changes.pop("resume"))
     changes.pop("plugin", None)
+    seeds, jobs = changes.pop("seeds", None), changes.pop("jobs", None)
+    if seeds is not None:
+        from mtrl.launch.seeds import SEEDS, resume_seeds
+
+        config = resolve_config(
+            load_mapping(read_text(run_dir / SEEDS), str(run_dir / SEEDS)), plugins=import_plugins(modules)
+        )
+        return resume_seeds(config, run_dir, seeds, 1 if jobs is None else jobs, changes)
+    if jobs is not None:
+        raise BadInput("--jobs needs --seeds")
     document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
     plugins = import_plugins(modules, warm_up=chosen_suite(document))
     changed(resolve_config(document, plugins=plugins), changes)
@@ -88,11 +112,11 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
         return run.resume(run_dir, changes, plugins)
 
 
-def default_run_dir(config: RunConfig) -> Path:
+def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
     """`runs/SUITE-AGENT-ARCHITECTURE-seedN`, with nothing in it that a file system or shell trips over."""
     names = (config.suite.name, config.agent.name, config.architecture.name)
     name = "-".join(["".join(c if c.isalnum() or c in "-." else "-" for c in name)[:60] for name in names])
-    return Path("runs") / f"{name}-seed{config.settings.seed}"
+    return Path("runs") / (f"{name}-seed{config.settings.seed}" if with_seed else name)
 
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
@@ -130,6 +154,7 @@ def _parser(base: RunConfig) -> FlagParser:
     parser.add_flag("--config", "YAML file of settings; flags override it", common, metavar="FILE")
     parser.add_flag("--run-dir", "[default: runs/SUITE-AGENT-ARCHITECTURE-seedN]", common, metavar="DIR")
     parser.add_flag("--resume", "continue that run instead", common, metavar="RUN_DIR")
+    _add_seeds(parser, common)
     classes = parser.add_argument_group("other classes")
     _add_class_flags(parser, base, classes, [group.name for group in CONFIG_GROUPS if group.name not in COMMON_GROUPS])
     run = parser.add_argument_group("run")
@@ -149,6 +174,13 @@ def _parser(base: RunConfig) -> FlagParser:
                 parser.add_flag(f"--{key}.{name}", text, title, dest=f"{key}.{name}.name", metavar="NAME")
         parser.add_settings(config_class(group, choice.name), choice.config, title, key)
     return parser
+
+
+def _add_seeds(parser: FlagParser, group: Any = None) -> None:
+    """Flags of several runs."""
+    text = "train with each of these seeds, in RUN_DIR/seed-N; a report at the end"
+    parser.add_flag("--seeds", text, group, nargs="+", type=int, metavar="SEED")
+    parser.add_flag("--jobs", "how many seeds at a time [default: 1]", group, type=int, metavar="N")
 
 
 def _add_class_flags(parser: FlagParser, base: RunConfig, group: Any, names: Sequence[str]) -> None:

@@ -188,8 +188,8 @@ class LiveTable(MetricLogger):
         rate = self._steps_per_second() if self._points else 0.0
         if rate > 0:
             left = max(0, self.total_env_steps - self._env_steps) / rate
-            text += f"  {rate:,.0f} env steps/s  {_clock(left)} left"
-        return f"{text}  {_clock(time.monotonic() - self._started)} elapsed"
+            text += f"  {rate:,.0f} env steps/s  {clock(left)} left"
+        return f"{text}  {clock(time.monotonic() - self._started)} elapsed"
 
     def _second_line(self) -> str:
         recent = [float(np.mean(values)) for values in self._recent if values]
@@ -239,7 +239,7 @@ class LiveTable(MetricLogger):
         return table
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, seconds = divmod(int(min(seconds, 3.6e7)), 60)
     hours, minutes = divmod(minutes, 60)

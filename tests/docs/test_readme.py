@@ -56,7 +56,7 @@ REGISTRIES: dict[str, Registry] = {
     "scheduler": schedulers,
     "normalizer": normalizers,
 }
-COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help"}
+COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
 REPORT_FLAGS = {"csv", "png"}
 

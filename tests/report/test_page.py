@@ -234,7 +234,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     for module in [name for name in sys.modules if name.startswith("mtrl.report.")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delattr("mtrl.report.page")
+    monkeypatch.delattr("mtrl.report.page", raising=False)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: a report needs jinja2; pip install 'mtrl-suite[report]'\n"

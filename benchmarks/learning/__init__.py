@@ -1,1 +1,0 @@
-"""Learning results: trainings of several seeds, and tables and pictures of them."""

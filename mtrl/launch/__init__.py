@@ -1,0 +1,1 @@
+"""Several runs from one command, each in a process of its own."""

@@ -1,0 +1,123 @@
+"""One configuration with several seeds: `mtrl train --seeds 1 2 3 --jobs 2`.
+
+The folder gets `seeds.yaml`, the configuration, and for every seed N a run directory `seed-N` and what the run prints,
+`seed-N.log`; at the end `report.html`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from mtrl import report
+from mtrl.checkpoints.files import printable, replace_file, storage_faults
+from mtrl.checkpoints.store import CheckpointStore
+from mtrl.config.schema import RunConfig, changed, dump_yaml
+from mtrl.errors import BadInput, MtrlError
+from mtrl.launch.processes import ChildRun, run_all
+from mtrl.launch.table import RunsTable
+from mtrl.loggers.console import say
+from mtrl.optim.cpu import available_cores
+from mtrl.runs.logs import EvaluationLog
+from mtrl.runs.run_directory import CHECKPOINTS, CONFIG, EVALUATIONS
+
+SEEDS = "seeds.yaml"
+REPORT = "report.html"
+
+
+def train_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int, *, overwrite: bool = False) -> int:
+    """New runs of `config` with each of the seeds; returns the exit code. Raises BadInput, StorageFailure.
+
+    overwrite: runs of these seeds that are there are replaced.
+    """
+    _check(config, seeds, jobs)
+    shown = printable(str(folder), 160)
+    if (folder / CONFIG).exists():
+        raise BadInput(f"{shown} is a run directory; several seeds need a folder of their own")
+    there = [seed for seed in seeds if (folder / f"seed-{seed}").exists()]
+    if there and not overwrite:
+        raise BadInput(f"{shown} has seed-{there[0]}; use --resume {shown} to continue it or --overwrite")
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / SEEDS, dump_yaml(config).encode())
+    return _run(config, folder, {seed: _new(folder, seed) for seed in seeds}, jobs)
+
+
+def resume_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int, changes: Mapping[str, Any]) -> int:
+    """Goes on with the runs in a folder from their last checkpoints; returns the exit code.
+
+    Runs that have none begin anew, and those that have been evaluated at their end are left alone. changes: settings
+    that a resume may change. Raises BadInput, StorageFailure.
+    """
+    _check(config, seeds, jobs)
+    config = changed(config, changes)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    commands = {}
+    for seed in seeds:
+        run_dir = folder / f"seed-{seed}"
+        if _is_evaluated(run_dir, config.settings.total_env_steps):
+            say(f"seed-{seed} is complete")
+        elif CheckpointStore(run_dir / CHECKPOINTS).steps():
+            commands[seed] = ["train", "--resume", str(run_dir), *flags]
+        else:
+            commands[seed] = [*_new(folder, seed), *flags]
+    return _run(config, folder, commands, jobs)
+
+
+def _new(folder: Path, seed: int) -> list[str]:
+    """The command of a run that begins. What has no checkpoint, or was named with --overwrite, is replaced."""
+    run_dir = str(folder / f"seed-{seed}")
+    return ["train", "--config", str(folder / SEEDS), f"--seed={seed}", "--run-dir", run_dir, "--overwrite"]
+
+
+def _check(config: RunConfig, seeds: Sequence[int], jobs: int) -> None:
+    if len(set(seeds)) < len(seeds):
+        raise BadInput(f"--seeds: {' '.join(map(str, seeds))} is not allowed; a seed stands there twice")
+    if jobs < 1:
+        raise BadInput(f"--jobs: {jobs} is not allowed; must be at least 1")
+    for seed in seeds:
+        changed(config, {"seed": seed})
+
+
+def _is_evaluated(run_dir: Path, total_env_steps: int) -> bool:
+    """Whether a run has its final evaluation."""
+    try:
+        rows = EvaluationLog(run_dir / EVALUATIONS).rows()
+    except OSError:
+        return False
+    return any(row.kind == "final" and row.env_steps >= total_env_steps for row in rows)
+
+
+def _run(config: RunConfig, folder: Path, commands: Mapping[int, Sequence[str]], jobs: int) -> int:
+    """Runs the commands by seed, shows how they stand, and writes the report."""
+    flags = [flag for module in config.plugins for flag in ("--plugin", module)]
+    environment: dict[str, str] = {}
+    side_by_side = min(jobs, len(commands))
+    if side_by_side > 1:  # they share the cores
+        cores = str(max(1, available_cores() // side_by_side))
+        if config.settings.num_workers is None:
+            flags.append(f"--num-workers={cores}")
+        if config.settings.torch_threads is None:
+            environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
+    runs = [
+        ChildRun(f"seed-{seed}", folder / f"seed-{seed}", [*command, *flags], folder / f"seed-{seed}.log")
+        for seed, command in commands.items()
+    ]
+    with RunsTable(runs, config.settings.total_env_steps) as table:
+        code = run_all(runs, jobs, environment, table.update)
+    for run in runs:
+        if run.state == "failed":
+            say(f"{run.name} failed (exit code {run.exit_code}): {run.last_words()}; all it printed: {run.log}")
+    unfinished = [run.name.removeprefix("seed-") for run in runs if run.state != "done"]
+    if unfinished:
+        say(f"go on: mtrl train --resume {quote(str(folder))} --seeds {' '.join(unfinished)}")
+    if any(run.state == "done" for run in runs) or not runs:
+        try:
+            (written,) = report.write_report([str(folder)], folder / REPORT)
+            say(f"report: {written}")
+        except MtrlError as error:  # without evaluations, or without the extra: the runs are what counts
+            say(f"no report: {error}")
+    return code

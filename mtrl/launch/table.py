@@ -1,0 +1,161 @@
+"""The live table of several runs, read from what they write to their run directories."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mtrl.launch.processes import ChildRun
+from mtrl.loggers.console import guarded, make_console, say
+from mtrl.loggers.live_table import clock
+from mtrl.runs.logs import EVALUATION_KIND
+from mtrl.runs.run_directory import META, METRICS
+
+_REFRESH_SECONDS = 2.0
+_LINE_SECONDS = 60.0
+"""Between two plain lines where there is no terminal."""
+_TAIL_BYTES = 2**19
+"""Of metrics.jsonl that are read: the last rows."""
+
+STYLES = {"done": "green", "failed": "red", "stopped": "yellow", "running": "cyan", "waiting": ""}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is, None where it has not said so yet."""
+
+    env_steps: int = 0
+    env_steps_per_second: float | None = None
+    training: float | None = None  # mean score of the last training episodes
+    evaluation: float | None = None  # mean score of the last evaluation
+    score: str = "success"  # or return
+
+    def shown(self, value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}" if self.score == "success" else f"{value:,.1f}"
+
+
+def read_standing(run_dir: Path) -> Standing:
+    """Of a run that may be writing, or not be there yet."""
+    training, evaluation = _last_rows(run_dir / METRICS)
+    if training is None and evaluation is None:
+        return Standing()
+    try:
+        score = json.loads((run_dir / META).read_text()).get("score")
+    except (OSError, ValueError, AttributeError):
+        score = "success"
+    name = "mean_success_rate" if score == "success" else "mean_return"
+    return Standing(
+        env_steps=max(row["env_steps"] for row in (training, evaluation) if row is not None),
+        env_steps_per_second=(training or {}).get("time/env_steps_per_second"),
+        training=(training or {}).get(f"train/{name}"),
+        evaluation=(evaluation or {}).get(f"eval/{name}"),
+        score=score,
+    )
+
+
+def _last_rows(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The last row of a log interval and of an evaluation, from the end of the file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return None, None
+    training = evaluation = None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # the first line may be cut
+            continue
+        if not isinstance(row, dict) or type(row.get("env_steps")) is not int:
+            continue
+        if EVALUATION_KIND in row:
+            evaluation = evaluation or row
+        else:
+            training = training or row
+        if training and evaluation:
+            break
+    return training, evaluation
+
+
+class RunsTable:
+    """A context manager; `update` draws when it is time to."""
+
+    def __init__(self, runs: Sequence[ChildRun], total_env_steps: int, console: Console | None = None):
+        self._runs, self._total = runs, total_env_steps
+        self._console = console or make_console()
+        self._live: Live | None = None
+        self._drawn = -_LINE_SECONDS
+        self._states: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._draw(self._live.start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            self._draw(lambda: live.update(self.render()))
+            self._draw(live.stop)
+        else:
+            guarded(lambda: self._console.print(self.render()))
+
+    def update(self) -> None:
+        now, live = time.monotonic(), self._live
+        if live is not None:
+            if now - self._drawn >= _REFRESH_SECONDS:
+                self._drawn = now
+                self._draw(lambda: live.update(self.render(), refresh=True))
+            return
+        for run in self._runs:
+            if self._states.get(run.name) != run.state:
+                self._states[run.name] = run.state
+                if run.state != "waiting":
+                    say(f"{run.name}: {run.state}")
+        if now - self._drawn >= _LINE_SECONDS:
+            self._drawn = now
+            standings = [(run, read_standing(run.run_dir)) for run in self._runs if run.state == "running"]
+            if any(standing.env_steps for _, standing in standings):
+                say("  ".join(f"{run.name} {standing.env_steps / self._total:.1%}" for run, standing in standings))
+
+    def render(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("run", style="cyan", no_wrap=True)
+        for name in ("state", "env steps", "", "env steps/s", "left", "training", "evaluation"):
+            table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+        for run in self._runs:
+            standing = read_standing(run.run_dir)
+            rate, left = standing.env_steps_per_second, "-"
+            if rate and run.state == "running":
+                left = clock(max(0, self._total - standing.env_steps) / rate)
+            table.add_row(
+                Text(run.name),
+                Text(run.state if run.state != "failed" else f"failed ({run.exit_code})", style=STYLES[run.state]),
+                f"{standing.env_steps:,}",
+                f"{standing.env_steps / self._total:.1%}",
+                "-" if rate is None else f"{rate:,.0f}",
+                left,
+                standing.shown(standing.training),
+                standing.shown(standing.evaluation),
+            )
+        return table
+
+    def _draw(self, action: Any) -> None:
+        if not guarded(action):
+            self._live = None
