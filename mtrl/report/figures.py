@@ -163,8 +163,11 @@ def _matrix(values: np.ndarray, tasks: Sequence[str], conflicts: bool) -> Figure
     rows, numbers = values.shape
     figure = Figure(figsize=(min(9, 2.2 + 0.42 * max(numbers, 4)), 0.8 + 0.26 * rows), layout="constrained")
     axis = figure.subplots()
-    bounds = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if conflicts else {"cmap": "Blues", "vmin": min(0, values.min())}
-    image = axis.imshow(values, aspect="auto", **bounds)
+    if conflicts:
+        low, high = -1.0, 1.0
+    else:  # shares have one scale in all figures
+        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    image = axis.imshow(values, aspect="auto", cmap="RdBu" if conflicts else "Blues", vmin=low, vmax=high)
     shades = np.asarray(image.norm(values))  # in [0, 1]
     axis.set_yticks(range(rows), tasks, fontsize=7)
     if conflicts:
