@@ -125,13 +125,12 @@ def shares(protocol: Protocol, methods: Sequence[Method]) -> Picture | None:
 
 
 def matrices(protocol: Protocol, methods: Sequence[Method], conflicts: bool) -> list[Picture]:
-    """The last matrices of every method's first seed: routes, gates, mixtures, or (conflicts) tasks by tasks."""
+    """The last matrices of every method's first seed: routes, gates, mixtures, or (conflicts) the cosines of task gradients."""
     pictures = []
     for number, method in enumerate(methods):
         run = method.runs[0]
         for name, values in sorted(_last_matrices(run.columns, protocol.tasks).items()):
-            is_conflict = values.shape == (len(protocol.tasks), len(protocol.tasks)) and not name.startswith("actor/")
-            if is_conflict is conflicts:
+            if name.endswith("/cosine") is conflicts:
                 caption = f"{method.name}, seed {run.seed}: {name} at {int(run.columns['env_steps'][-1]):,} env steps."
                 file = f"matrix-{number + 1}-{re.sub(r'[^A-Za-z0-9]+', '-', name)}"
                 pictures.append(Picture(file, caption, _matrix(values, protocol.tasks, conflicts)))

@@ -15,6 +15,7 @@ from mtrl.report.runs import Protocol, Run
 NOT_OF_A_METHOD = {
     *("seed", "num_workers", "device", "cuda_graphs", "torch_threads", "max_hours", "worker_timeout"),
     *("eval_interval", "eval_episodes_per_task", "final_eval_episodes_per_task", "log_interval"),
+    "conflict_interval",
     *("checkpoint_interval", "keep_checkpoints", "check_plugins", "plugins"),
 }
 """Settings that change nothing, or last bits only, of what is learned."""
