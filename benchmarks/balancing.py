@@ -24,8 +24,6 @@ from pathlib import Path
 
 import agents
 import envs
-from benchmarks.learning.__main__ import train
-from benchmarks.learning.results import final_rows
 from benchmarks.repeats import Repeats
 from mtrl.agent import agent_types
 from mtrl.aggregation import aggregators
@@ -54,19 +52,31 @@ def aggregator_flags(name: str, agent: str) -> list[str]:
     return ["--aggregator", name, *(flag for group in without for flag in (f"--aggregator.{group}", "mean"))]
 
 
+def train(suite: str, seed: int, run_dir: Path, flags: Sequence[str]) -> None:
+    """A new run, or the rest of one. Raises CalledProcessError if it fails."""
+    command = [sys.executable, "-m", "mtrl", "train"]
+    if run_dir.exists():
+        subprocess.run([*command, "--resume", str(run_dir)], check=True)
+    else:
+        subprocess.run([*command, "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir), *flags], check=True)
+
+
 def outcome(run_dir: Path) -> Outcome | None:
     """The result of a finished run, None of any other."""
     if not run_dir.exists():
         return None
     run = RunDirectory.open(run_dir)
     rows = run.metrics.rows()
-    final = final_rows(run.evaluations.rows())
-    if run.meta()["status"] != "done" or not final or not rows:
+    evaluated = [row for row in run.evaluations.rows() if row.kind == "final"]
+    # A run that was extended has several.
+    final = [row for row in evaluated if row.env_steps == evaluated[-1].env_steps]
+    rates = [row["time/env_steps_per_second"] for row in rows if "time/env_steps_per_second" in row]
+    if run.meta()["status"] != "done" or not final or not rates:
         return None
     conflicts = [value for row in rows for name, value in row.items() if name.endswith("/conflict_rate")]
     return Outcome(
         env_steps=final[0].env_steps,
-        env_steps_per_second=rows[-1]["env_steps_per_second"],
+        env_steps_per_second=rates[-1],
         success_rates=[row.success_rate for row in final],
         conflict_rate=statistics.fmean(conflicts) if conflicts else None,
     )

@@ -125,7 +125,7 @@ def shares(protocol: Protocol, methods: Sequence[Method]) -> Picture | None:
 
 
 def matrices(protocol: Protocol, methods: Sequence[Method], conflicts: bool) -> list[Picture]:
-    """The last matrices of every method's first seed: routes, gates, mixtures, or (conflicts) the cosines of task gradients."""
+    """The last matrices of every method's first seed: routes, gates, mixtures; or, conflicts, cosines of gradients."""
     pictures = []
     for number, method in enumerate(methods):
         run = method.runs[0]

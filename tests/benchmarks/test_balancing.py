@@ -28,7 +28,7 @@ def write(path: Path, speed: float, rates: tuple[float, float], conflicts: list[
         run.write_meta({"status": "running"})
         for rate in conflicts:
             run.append_metrics({"env_steps": 500, "critic/conflict_rate": rate})
-        run.append_metrics({"env_steps": 1000, "env_steps_per_second": speed})
+        run.append_metrics({"env_steps": 1000, "time/env_steps_per_second": speed})
         run.append_evaluation(
             EvaluationRow(1000, task, 5, rate, 1.0, "final") for task, rate in zip(("a", "b"), rates, strict=True)
         )
