@@ -126,7 +126,7 @@ def test_help_of_train_begins_with_ten_common_flags_and_ends_with_those_of_the_c
     [
         ("train --agnt sac", ["'--agnt'", "did you mean '--agent'"]),
         ("train --agent.lr 3", ["'--agent.lr'", "of agent 'sac'", "'--agent.learning-rate'"]),
-        ("train --seeds 3", ["did you mean '--seed'"]),
+        ("train --sede 3", ["did you mean '--seed'"]),
         ("train --steps 3", ["did you mean '--total-env-steps'"]),
         ("train --agent.batch-size 0", ["agent.batch_size: 0 is not allowed; must be an integer at least 1"]),
         ("train --agent.batch-size many", ["agent.batch_size: 'many' is not allowed; must be an integer"]),
