@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from mtrl.errors import BadInput
 
@@ -28,6 +28,17 @@ PACKAGES_FOLDER = str(Path(__file__).absolute().parents[1])
 
 MAX_LISTED = 240
 """Characters of a list of names in an error."""
+
+
+class NamesCode:
+    """Marks the type of a setting that names code."""
+
+
+CodeName = Annotated[str, NamesCode()]
+"""Type of a setting `MODULE` or `MODULE:NAME`, alone or in a tuple.
+
+Typed as a flag it is imported, as `--plugin MODULE` is. In a file it counts only beside `--plugin MODULE`.
+"""
 
 _trusted_modules: dict[str, Any] = {}
 """Modules that the command line (or a test) named; only these are looked into for `module:Class`."""
@@ -141,8 +152,29 @@ def trust_module(module_name: str) -> None:
     except (Exception, SystemExit) as error:  # a script without a guard may exit when it is imported
         raise BadInput(f"plug-in module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     _trusted_modules[module_name] = module
-    if callable(hook := getattr(module, "register", None)):
+    hook = getattr(module, "register", None)
+    package = str(getattr(hook, "__module__", None)).partition(".")[0]
+    if callable(hook) and package == module_name.partition(".")[0]:  # not another library's, which was imported there
         call_hook(hook, module_name)
+
+
+def trusted_object(name: str) -> Any:
+    """What `MODULE:NAME` stands for. Raises BadInput if the command line did not name the module."""
+    module_name, _, attribute = name.partition(":")
+    if module_name not in _trusted_modules:
+        raise BadInput(f"{name!r} is code that this command line does not name; add --plugin {module_name}")
+    module = _trusted_modules[module_name]
+    if not hasattr(module, attribute):
+        raise BadInput(f"{name!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}")
+    return getattr(module, attribute)
+
+
+def modules_named(annotation: Any, value: Any) -> list[str]:
+    """The modules that the value of a setting names, in order: none unless its type is marked as a `CodeName`."""
+    if get_origin(annotation) is tuple:
+        return [module for own in value for module in modules_named(get_args(annotation)[0], own)]
+    marked = get_origin(annotation) is Annotated and any(isinstance(note, NamesCode) for note in get_args(annotation))
+    return [value.partition(":")[0]] if marked and isinstance(value, str) else []
 
 
 def _refuse_file(name: str, form: str) -> None:

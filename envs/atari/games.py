@@ -5,6 +5,7 @@ The sets `atari-mt1` to `atari-mt7` are those of Sharma et al., 2017 (arXiv:1702
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -89,6 +90,17 @@ def parse(name: str) -> NamedGames:
         if games.count(game) > 1:
             raise BadInput(f"suite {name!r} names game {game!r} twice")
     return NamedGames("atari:" + ",".join(games), games)
+
+
+def suggested_name(name: str) -> str | None:
+    """The suite that is meant by `ALE/Pong-v5`, `PongNoFrameskip-v4`, `Pong` or `pong,breakout`."""
+    games = []
+    for entry in name.split(","):
+        game = re.sub(r"(NoFrameskip|Deterministic)?(-v\d)?$", "", entry.removeprefix("ALE/"))
+        games.append(_BY_LETTERS.get(game.lower().replace("_", "").replace("-", "")))
+    if name.lower() in SETS:
+        return name.lower()
+    return f"atari:{','.join(filter(None, games))}" if all(games) else None
 
 
 def full_game_name(name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from envs.atari.emulation import FRAME_SIZE, FRAME_SKIP, Emulation
-from envs.atari.games import SETS, NamedGames, parse
+from envs.atari.games import SETS, NamedGames, parse, suggested_name
 from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import preset
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
@@ -106,6 +106,10 @@ class Atari(Suite):
     @classmethod
     def accepts(cls, name: str) -> bool:
         return name in SETS or name.startswith("atari:")
+
+    @classmethod
+    def suggestion(cls, name: str) -> str | None:
+        return suggested_name(name)
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:

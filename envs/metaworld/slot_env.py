@@ -16,36 +16,20 @@ from metaworld.types import Task
 
 from envs.metaworld.fast import environment_class
 from envs.workers.slots import NOBODY, SlotStep
+from envs.workers.stock import Stock
 
 
-class EnvironmentStock:
-    """The environments of one process: each is a simulator of its own and plays in one slot at a time.
-
-    At most as many as there are tasks are kept idle, so a process holds no more than its slots and tasks together,
-    whatever tasks its slots change to.
-    """
+class EnvironmentStock(Stock[SawyerXYZEnv]):
+    """The environments of one process, each a simulator of its own."""
 
     def __init__(self, task_names: tuple[str, ...], reward_function: Literal["v1", "v2"]):
+        super().__init__(len(task_names))
         self._task_names = task_names
         self._reward_function = reward_function
-        self._idle: list[tuple[int, SawyerXYZEnv]] = []  # the longest idle first
-
-    def take(self, task: int) -> SawyerXYZEnv:
-        """An environment of the task that no slot plays in; made (in 0.1 to 0.3 s) if there is none."""
-        for position, (idle_task, env) in enumerate(self._idle):
-            if idle_task == task:
-                del self._idle[position]
-                return env
-        return self._make(task)
 
     def _make(self, task: int) -> SawyerXYZEnv:
+        """Takes 0.1 to 0.3 s."""
         return environment_class(self._task_names[task])(reward_function_version=self._reward_function)
-
-    def give_back(self, task: int, env: SawyerXYZEnv) -> None:
-        """Another slot may take it now."""
-        self._idle.append((task, env))
-        if len(self._idle) > len(self._task_names):
-            del self._idle[0]
 
 
 class MetaWorldSlot:

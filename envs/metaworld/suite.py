@@ -19,16 +19,18 @@ from envs.metaworld import goals as goal_store
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
 from envs.metaworld.presets import preset
-from envs.metaworld.tasks import STEP_COSTS, parse
+from envs.metaworld.tasks import STEP_COSTS, parse, suggested_name
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, Suite, suites
+from mtrl.env.suite import Mode, Suite, SuiteOutline, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.types import SuiteSpec, TaskSpec
 
 HORIZON = 500
+OBSERVATION_SPACE = gym.spaces.Box(-np.inf, np.inf, (39,), np.float32)
+ACTION_SPACE = gym.spaces.Box(-1, 1, (4,), np.float32)
 RENDERERS = {"EGL": "egl", "OSMesa": "osmesa", "GL": "glfw, with a display"}
 """MuJoCo's backends by the library that each needs."""
 
@@ -82,8 +84,8 @@ class MetaWorld(Suite):
                 TaskSpec(name=task, index=index, max_episode_steps=HORIZON, num_variations=goal_store.NUM_GOALS)
                 for index, task in enumerate(named.tasks)
             ),
-            observation_space=gym.spaces.Box(-np.inf, np.inf, (39,), np.float32),
-            action_space=gym.spaces.Box(-1, 1, (4,), np.float32),
+            observation_space=OBSERVATION_SPACE,
+            action_space=ACTION_SPACE,
             score="success",
             protocol="metaworld-plus",
             settings={
@@ -102,6 +104,14 @@ class MetaWorld(Suite):
     @classmethod
     def accepts(cls, name: str) -> bool:
         return name in cls.suite_names or name.startswith(("mt1-", "metaworld:"))
+
+    @classmethod
+    def suggestion(cls, name: str) -> str | None:
+        return suggested_name(name)
+
+    @classmethod
+    def outline(cls, name: str) -> SuiteOutline:
+        return SuiteOutline(parse(name).tasks, OBSERVATION_SPACE, ACTION_SPACE)  # without the goals
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mtrl.errors import BadInput
@@ -134,6 +135,17 @@ def parse(name: str) -> NamedTasks:
                 raise BadInput(f"suite {name!r} names task {task!r} twice")
         return NamedTasks("metaworld:" + ",".join(tasks), tasks, tuple(f"MT1-{task}" for task in tasks))
     raise BadInput(f"suite {name!r} is not one of Meta-World's")
+
+
+def suggested_name(name: str) -> str | None:
+    """The suite that is meant by `MT10`, `Meta-World/MT10`, `reach-v2`, `reach,push` or `MT1-reach`."""
+    plain = name.rpartition("/")[2].lower()
+    if plain.upper() in BENCHMARKS or plain == "mt3":
+        return plain
+    tasks = [re.sub(r"-v\d$", "", task) for task in plain.removeprefix("mt1-").split(",")]
+    if not all(f"{task}-v3" in MT50 for task in tasks):
+        return None
+    return f"mt1-{tasks[0]}" if len(tasks) == 1 else f"metaworld:{','.join(tasks)}"
 
 
 def full_task_name(name: str) -> str:

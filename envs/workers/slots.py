@@ -37,7 +37,11 @@ class SlotStep(NamedTuple):
 
 
 class SlotEnv(Protocol):
-    """What a suite implements to be played by a worker pool: one episode at a time, of any task."""
+    """What a suite implements to be played by a worker pool: one episode at a time, of any task.
+
+    A slot that plays environments of others may hold the one that it plays now as `environment`: faults are named after
+    it.
+    """
 
     def begin(self, task: int, variation: int) -> np.ndarray:
         """Starts an episode; it must depend on nothing but (task, variation) and the actions to come.
@@ -161,7 +165,7 @@ class SlotRunner:
 
     def describe(self, error: BaseException) -> str:
         """What is to blame for an error of `run`, and the error, in one line."""
-        return describe_fault(error, self._current)
+        return describe_fault(error, getattr(self._current, "environment", None) or self._current)
 
     def forget(self) -> None:
         """Drops the environments."""

@@ -15,7 +15,7 @@ from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from mtrl.config.validation import SYNONYMS, describe, field_types, shown
-from mtrl.config.yaml_io import scalar
+from mtrl.config.yaml_io import load_mapping, scalar
 from mtrl.errors import BadInput
 from mtrl.registry import nearest
 
@@ -65,7 +65,7 @@ class FlagParser(argparse.ArgumentParser):
             if is_dataclass(annotation):
                 self.add_settings(typing.cast(type, annotation), getattr(defaults, name), group, key)
                 continue
-            start, _, last = f"--{key}".replace("_", "-").rpartition(".")
+            start, _, last = f"--{key}".replace("_", "-").rstrip("-").rpartition(".")  # `import_` is `--import`
             flag = f"{start}.{last}" if start else last
             kinds = _kinds(annotation)
             if kinds == {bool}:
@@ -183,6 +183,8 @@ def _value(given: Any, annotation: Any, key: str) -> Any:
         return given if str in kinds else scalar(given)
     texts = kinds <= {list, tuple} and str in _kinds(typing.get_args(annotation)[0])
     values = list(given) if texts else [scalar(word) for word in given]
+    if kinds == {dict} and given and given[0].startswith("{"):
+        return load_mapping(" ".join(given), key)
     if dict not in kinds or (kinds & {list, tuple} and not any(isinstance(value, str) for value in values)):
         return values
     if len(values) % 2:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -14,10 +15,13 @@ from mtrl.cli.flags import FlagParser
 from mtrl.cli.plugins import import_plugins
 from mtrl.config.schema import CONFIG_GROUPS, ConfigGroup, config_class
 from mtrl.config.validation import plain, shown
-from mtrl.env.suite import suites
+from mtrl.env.suite import Suite, suites
 from mtrl.errors import BadInput
 from mtrl.loggers.console import make_console
 from mtrl.registry import nearest
+
+MAX_TASKS = 4
+"""Of a suite that a list of suites names."""
 
 _SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
 _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
@@ -71,6 +75,8 @@ def _tasks(suite: str) -> Table:
 def _classes(title: str, asked: str | None) -> Table:
     """The classes of one kind; architectures asked for alone come with their sizes, which take seconds."""
     group = KINDS[title]
+    if asked == "suites":
+        return _outlined_suites()
     sizes = _sizes() if asked == "architectures" else None
     table = titled_table(title)
     table.add_column("name", style="cyan", no_wrap=True)
@@ -116,6 +122,36 @@ def _suites() -> Iterator[tuple[str, str, str]]:
         for name, text in cls.suite_names.items():
             yield name, text, settings
             settings = ""
+
+
+def _outlined_suites() -> Table:
+    """Every suite with its tasks and spaces."""
+    table = titled_table("suites")
+    table.add_column("name", style="cyan", no_wrap=True)
+    for column in ("what it is", "tasks", "observations", "actions"):
+        table.add_column(column)
+    for cls in suites.classes():
+        for name, text in cls.suite_names.items():
+            table.add_row(*map(Text, (name, text, *_outline(cls, name))))
+    table.caption = "mtrl list tasks SUITE names all tasks, mtrl train --suite SUITE --help the settings."
+    table.caption_justify = "left"
+    return table
+
+
+def _outline(cls: type[Suite], name: str) -> tuple[str, str, str]:
+    """Tasks and spaces of a suite, as far as there is room; nothing of a pattern such as `mt1-TASK`."""
+    try:
+        names, observations, actions = cls.outline(name)
+    except BadInput:
+        return "", "", ""
+    except Exception as error:  # anybody's code
+        return f"({type(error).__name__}: {error})", "", ""
+    more = f" and {len(names) - MAX_TASKS} more" if len(names) > MAX_TASKS else ""
+    return f"{len(names)}: {', '.join(names[:MAX_TASKS])}{more}", _sizes_of(observations), _sizes_of(actions)
+
+
+def _sizes_of(space: gym.spaces.Box | gym.spaces.Discrete) -> str:
+    return f"one of {space.n}" if isinstance(space, gym.spaces.Discrete) else f"{space.shape} {space.dtype}"
 
 
 def _settings(cls: type) -> str:

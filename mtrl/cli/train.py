@@ -17,6 +17,7 @@ from mtrl.config.schema import (
     chosen_suite,
     config_class,
     dump_yaml,
+    named_modules,
     parameter_groups,
     resolve_config,
 )
@@ -24,6 +25,7 @@ from mtrl.config.validation import field_types
 from mtrl.config.yaml_io import load_mapping, read_text
 from mtrl.errors import BadInput
 from mtrl.faults import named_plugin_faults
+from mtrl.registry import trust_module
 from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
@@ -54,6 +56,10 @@ def train(arguments: Sequence[str]) -> int:
     if command["jobs"] is not None and command["seeds"] is None:
         raise BadInput("--jobs needs --seeds")
     settings = {name: value for name, value in flags.items() if name not in ("config", "plugin")}
+    for group, choice in base.choices():
+        for module in named_modules(config_class(group, choice.name), settings.get(group.name, {})):
+            trust_module(module)
+            plugins.append(module)
     config = resolve_config(document, settings, plugins=plugins)
     if command["match_params"] is not None:
         if "width" in settings.get("architecture", {}):

@@ -38,7 +38,7 @@ from mtrl.config.validation import field_types, plain, refuse_unknown, shown, va
 from mtrl.config.yaml_io import dump_mapping, load_mapping
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, nearest, trusted_modules
+from mtrl.registry import Registry, modules_named, nearest, trusted_modules
 from mtrl.types import Precision
 
 
@@ -172,8 +172,17 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
         for name, chosen in own.items()
     }
     needed |= {chosen.name.partition(":")[0] for chosen in (*merged.values(), *own.values())} & trusted
+    configs = [choice.config for choice in (*choices.values(), *group_aggregators.values())]
+    code = [module for config in configs for module in named_modules(type(config), vars(config))]
+    needed |= set(_plugins({"plugins": code}, trusted))
     checked = validated(RunSettings, settings, "")
     return RunConfig(**choices, settings=checked, plugins=tuple(sorted(needed)), group_aggregators=group_aggregators)
+
+
+def named_modules(cls: type, values: Mapping[str, Any]) -> list[str]:
+    """The modules that settings of the class `cls` name as code (`mtrl.registry.CodeName`), in order."""
+    types = field_types(cls)
+    return [module for name, value in values.items() if name in types for module in modules_named(types[name], value)]
 
 
 def chosen_suite(*documents: Mapping[str, Any]) -> str:

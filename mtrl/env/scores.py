@@ -32,12 +32,12 @@ def overall_score(spec: SuiteSpec, mean_returns: np.ndarray, success_rates: np.n
     """The one number by which evaluations of a run are compared, from what was measured of every task (M,).
 
     The mean share of the targets that is reached, which is the success rate where success is the score; without
-    targets for all tasks, the median human-normalised score; without that either, the success rate.
+    targets for all tasks, the median human-normalised score; without that either, the mean score.
     """
     if spec.target_scores is not None:
         return float(solved_fractions(spec.scores(mean_returns, success_rates), spec.target_scores).mean())
     normalized = normalized_scores(spec.tasks, mean_returns)
-    return float(np.median(normalized[HUMAN]) if HUMAN in normalized else success_rates.mean())
+    return float(np.median(normalized[HUMAN]) if HUMAN in normalized else spec.scores(mean_returns, success_rates).mean())
 
 
 def reference_returns(tasks: Sequence[TaskSpec]) -> Mapping[str, Mapping[str, float]]:

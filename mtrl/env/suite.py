@@ -8,8 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 
 from mtrl.env.episodes import EpisodeSource
@@ -19,6 +20,14 @@ from mtrl.registry import Registry, listed, nearest
 from mtrl.types import SuiteSpec
 
 Mode = Literal["train", "evaluate"]
+
+
+class SuiteOutline(NamedTuple):
+    """Tasks and spaces of a suite."""
+
+    task_names: tuple[str, ...]
+    observation_space: gym.spaces.Box
+    action_space: gym.spaces.Box | gym.spaces.Discrete
 
 
 class Suite(ABC):
@@ -43,6 +52,20 @@ class Suite(ABC):
     def accepts(cls, name: str) -> bool:
         """Whether `name` belongs to this family."""
         return name in cls.suite_names
+
+    @classmethod
+    def suggestion(cls, name: str) -> str | None:
+        """The name in this family of what another library, or another spelling, calls `name`; None if there is none."""
+        return name.lower() if name.lower() in cls.suite_names else None
+
+    @classmethod
+    def outline(cls, name: str) -> SuiteOutline:
+        """What `mtrl list suites` shows of one of `suite_names`, at default settings. Raises BadInput for a pattern.
+
+        To be overridden where the constructor takes long.
+        """
+        spec = cls(name, cls.Config(), 1).spec
+        return SuiteOutline(spec.task_names, spec.observation_space, spec.action_space)
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
@@ -94,4 +117,6 @@ def find_suite(name: str) -> type[Suite]:
     if colon and class_name.isidentifier() and all(part.isidentifier() for part in module_name.split(".")):
         return suites.get(name)
     known = [known for family in families for known in family.suite_names]
-    raise BadInput(f"unknown suite {name!r}{nearest(name, known)}; {listed(known, 'mtrl list suites')}")
+    meant = [own for family in families if (own := family.suggestion(name)) is not None]
+    hint = f" (did you mean {meant[0]!r}?)" if meant else nearest(name, known)
+    raise BadInput(f"unknown suite {name!r}{hint}; {listed(known, 'mtrl list suites')}")

@@ -341,7 +341,7 @@ def test_evaluations_are_compared_by_targets_then_by_humans_then_by_success() ->
     without = atari("atari:pong,skiing").spec  # skiing's target is negative
     assert without.target_scores is None
     assert overall_score(without, np.array([14.6, -17098.1]), rates) == pytest.approx(0.5)
-    assert overall_score(atari("atari:carnival").spec, np.zeros(1), rates[:1]) == 0.25
+    assert overall_score(atari("atari:carnival").spec, np.array([700.0]), rates[:1]) == 700.0
 
 
 def test_an_emulator_that_fails_ends_the_run_with_its_name(short: AtariEnvs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Any registered Gymnasium environments as one multi-task suite."""
