@@ -158,15 +158,19 @@ def trust_module(module_name: str) -> None:
         call_hook(hook, module_name)
 
 
-def trusted_object(name: str) -> Any:
-    """What `MODULE:NAME` stands for. Raises BadInput if the command line did not name the module."""
+def trusted_function(name: str) -> Any:
+    """The function `MODULE:FUNCTION`, or class. Raises BadInput if the command line did not name the module."""
     module_name, _, attribute = name.partition(":")
     if module_name not in _trusted_modules:
         raise BadInput(f"{name!r} is code that this command line does not name; add --plugin {module_name}")
     module = _trusted_modules[module_name]
+    if not attribute:
+        raise BadInput(f"{name!r} names no function; write {name}:FUNCTION")
     if not hasattr(module, attribute):
         raise BadInput(f"{name!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}")
-    return getattr(module, attribute)
+    if not callable(function := getattr(module, attribute)):
+        raise BadInput(f"{name!r} is no function")
+    return function
 
 
 def modules_named(annotation: Any, value: Any) -> list[str]:

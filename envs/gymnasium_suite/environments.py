@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from envs.gymnasium_suite.names import check_registered
 from envs.gymnasium_suite.spaces import Action, Observation
-from mtrl.registry import trust_module, trusted_object
+from mtrl.registry import trust_module, trusted_function
 
 if TYPE_CHECKING:
     from envs.gymnasium_suite.slot_env import GymnasiumSlot, GymnasiumStock
@@ -35,7 +35,7 @@ class Recipe:
         arguments = dict(self.arguments) if render_mode is None else {**self.arguments, "render_mode": render_mode}
         env = gym.make(self.environment, disable_env_checker=True, **arguments)
         for wrapper in self.wrappers:
-            env = trusted_object(wrapper)(env)
+            env = trusted_function(wrapper)(env)
         return env
 
 

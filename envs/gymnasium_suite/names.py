@@ -1,4 +1,4 @@
-"""The tasks that a suite name stands for: `gym:CartPole-v1,Acrobot-v1`, or `gym:light=Pendulum-v1,heavy=Pendulum-v1`."""
+"""The tasks that a suite name stands for: `gym:CartPole-v1,Acrobot-v1`, or `gym:a=Pendulum-v1,b=Pendulum-v1`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def preset(num_tasks: int, agent: str) -> Mapping[str, Any]:
 
 def _any_agent(num_tasks: int) -> dict[str, Any]:
     return {
-        "total_env_steps": 200_000 * num_tasks,
+        "total_env_steps": 100_000 * num_tasks,
         "num_envs": 8 * num_tasks,
         "torch_threads": 1,
         "architecture": {"name": "multi-head", "width": 128, "depth": 2},

@@ -39,20 +39,20 @@ def look_at(task: str, recipe: Recipe) -> Look:
     except Exception as error:  # a package is missing, an argument is wrong, ...
         raise BadInput(f"task {task!r} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        observation, action = observation_of(env.observation_space), action_of(env.action_space)
+        interface = Interface(observation_of(env.observation_space), action_of(env.action_space))
+    except UnplayableSpace as error:
+        raise BadInput(f"task {task!r} has {error}") from error
+    try:
         env.reset(seed=1)
         *_, info = env.step(_random_actions(env.action_space, 1)[0])
         found = Look(
-            interface=Interface(observation, action),
+            interface=interface,
             max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
             target_return=None if env.spec is None else env.spec.reward_threshold,
             module=type(env.unwrapped).__module__,
             reports_success=reported_success(info) is not None,
         )
         env.close()
-    except UnplayableSpace as error:
-        what = "actions" if "observation" in locals() else "observations"
-        raise BadInput(f"task {task!r} has {what} {error}") from error
     except Exception as error:
         raise BadInput(f"task {task!r} cannot be played: {describe_fault(error, env.unwrapped)}") from error
     return found

@@ -20,7 +20,7 @@ MIN_IMAGE_SIDE = 32
 
 
 class UnplayableSpace(Exception):
-    """A space that no suite can have; the message goes on after its name and says which wrapper would help."""
+    """A space that no suite can have. The message goes on after the name of a task and says which wrapper helps."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,20 @@ Observation = VectorObservation | ImageObservation
 
 def observation_of(space: gym.Space[Any]) -> Observation:
     """How observations of `space` are written. Raises UnplayableSpace."""
-    image = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-    if image and sorted(space.shape)[-2] >= MIN_IMAGE_SIDE:  # type: ignore[arg-type,index]
-        assert isinstance(space, gym.spaces.Box)
-        if len(space.shape) == 2:
-            return ImageObservation(space, (1, *space.shape), channels_last=False)
-        channels_last = space.shape[2] < space.shape[0]
-        height_width = space.shape[:2] if channels_last else space.shape[1:]
-        channels = space.shape[2] if channels_last else space.shape[0]
-        return ImageObservation(space, (channels, *height_width), channels_last)
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8:
+        sides = space.shape if len(space.shape) == 3 else (1, *space.shape)
+        if len(sides) == 3 and sorted(sides)[1] >= MIN_IMAGE_SIDE:
+            first, second, third = sides
+            channels_last = third < first
+            return ImageObservation(space, (third, first, second) if channels_last else sides, channels_last)
     size = _flat_size(space)
     if size is None:
         inner = space.spaces if isinstance(space, gym.spaces.Dict) else {}
         odd = [f"{key!r} {type(own).__name__}" for key, own in inner.items() if _flat_size(own) is None]
         detail = f" (with {', '.join(odd)})" if odd else ""
         raise UnplayableSpace(
-            f"{type(space).__name__}{detail}, which are not all numbers; a wrapper that picks some would help, such as "
-            "gymnasium.wrappers.FilterObservation: --suite.wrappers MODULE:FUNCTION"
+            f"observations {type(space).__name__}{detail}, which are not all numbers; a wrapper that picks some would "
+            "help, such as gymnasium.wrappers.FilterObservation: --suite.wrappers MODULE:FUNCTION"
         )
     return VectorObservation(space, size)
 
@@ -132,9 +129,9 @@ def action_of(space: gym.Space[Any]) -> Action:
         return DiscreteAction(int(space.n), int(space.start))
     remedy = "a wrapper would help, such as gymnasium.wrappers.TransformAction: --suite.wrappers MODULE:FUNCTION"
     if not isinstance(space, gym.spaces.Box):
-        raise UnplayableSpace(f"{space}, neither Discrete nor a Box; {remedy}")
+        raise UnplayableSpace(f"actions {space}, neither Discrete nor a Box; {remedy}")
     if space.dtype.kind != "f":
-        raise UnplayableSpace(f"{space} of whole numbers; {remedy}")
+        raise UnplayableSpace(f"actions {space} of whole numbers; {remedy}")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UnplayableSpace(f"{space} without finite bounds, to which [-1, 1] could be scaled; {remedy}")
+        raise UnplayableSpace(f"actions {space} without finite bounds, to which [-1, 1] could be scaled; {remedy}")
     return BoxAction(space, int(np.prod(space.shape)))

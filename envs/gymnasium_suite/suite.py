@@ -6,8 +6,8 @@ to [-1, 1] and padded. Making a suite makes each environment once, since only th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +28,7 @@ from mtrl.env.episodes import EpisodeSource
 from mtrl.env.suite import Mode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
-from mtrl.registry import CodeName, nearest, trusted_modules, trusted_object
+from mtrl.registry import CodeName, nearest, trusted_function, trusted_modules
 from mtrl.types import Score, SuiteSpec, TaskSpec
 
 
@@ -43,13 +43,15 @@ class GymnasiumSuite(Suite):
         "gym:ENV,ENV": "any registered Gymnasium environments, e.g. gym:CartPole-v1,Acrobot-v1",
     }
 
-    packages = ("gymnasium",)
+    packages: tuple[str, ...] = ("gymnasium",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         import_: tuple[CodeName, ...] = ()  # modules that register environments (in YAML: import_)
         wrappers: tuple[CodeName, ...] = ()  # MODULE:FUNCTION, called with each environment, from the inside out
-        env_kwargs: dict[str, Any] = field(default_factory=dict)  # arguments of gymnasium.make: of all tasks, or by task
+        env_kwargs: dict[str, Any] = field(
+            default_factory=dict
+        )  # arguments of gymnasium.make: of all tasks, or by task
         max_episode_steps: PositiveInt | None = None  # time limit of every task in env steps; None: the registered one
         score: Literal["auto", "success", "return"] = "auto"  # auto: success if all environments report it
         samples_policy: bool = False  # evaluate with actions drawn from the policy, not with its mode
@@ -66,8 +68,7 @@ class GymnasiumSuite(Suite):
             if module not in trusted_modules():
                 raise BadInput(f"{module!r} is code that this command line does not name; add --plugin {module}")
         for wrapper in config.wrappers:
-            if not callable(trusted_object(wrapper)):
-                raise BadInput(f"suite.wrappers: {wrapper!r} is no function")
+            trusted_function(wrapper)
         arguments = _arguments(config, tuple(named))
         self.recipes = tuple(
             Recipe(environment=environment, arguments=arguments[task], wrappers=config.wrappers)
@@ -83,7 +84,7 @@ class GymnasiumSuite(Suite):
         targets = {task: look.target_return for task, look in looks.items()} | _by_task(config, "target_returns", looks)
         random, human = _by_task(config, "random_returns", looks), _by_task(config, "human_returns", looks)
         versions = _versions(look.module for look in looks.values())
-        self.packages = tuple(versions)  # type: ignore[misc]
+        self.packages = tuple(versions)
         self.spec = SuiteSpec(
             name=PREFIX + ",".join(task if task == own else f"{task}={own}" for task, own in named.items()),
             tasks=tuple(
@@ -253,15 +254,18 @@ def _actions(suite: str, looks: Mapping[str, Look]) -> tuple[gym.spaces.Discrete
     return gym.spaces.Discrete(int(sizes.max())), np.arange(sizes.max()) < sizes[:, None]
 
 
-_SIMULATORS = {".mujoco": ("mujoco",), "gymnasium_robotics": ("mujoco",), "shimmy": ("dm-control", "mujoco")}
+_SIMULATORS = {".mujoco": "mujoco", "gymnasium_robotics": "mujoco", "shimmy": "dm-control"}
 """Distributions that results depend on too, by a part of the name of the environment's module."""
 
 
 def _versions(modules: Iterable[str]) -> dict[str, str]:
-    """Versions of Gymnasium and of the distributions that the environments' modules come from, by name."""
-    modules = list(modules)
-    tops = dict.fromkeys(module.partition(".")[0] for module in modules)
-    found = importlib.metadata.packages_distributions() if tops.keys() - {"gymnasium"} else {}
-    names = ["gymnasium", *(own for top in tops for own in found.get(top, ()))]
-    names += [own for part, ours in _SIMULATORS.items() if any(part in module for module in modules) for own in ours]
-    return {name: importlib.metadata.version(name) for name in dict.fromkeys(names)}
+    """Versions of Gymnasium and of the distributions that the environments' modules belong to, by name."""
+    names = {"gymnasium": None}
+    for module in modules:
+        top = module.partition(".")[0].replace("_", "-")
+        names |= dict.fromkeys([top, *(own for part, own in _SIMULATORS.items() if part in module)])
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a module of the user's
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -37,7 +37,9 @@ def overall_score(spec: SuiteSpec, mean_returns: np.ndarray, success_rates: np.n
     if spec.target_scores is not None:
         return float(solved_fractions(spec.scores(mean_returns, success_rates), spec.target_scores).mean())
     normalized = normalized_scores(spec.tasks, mean_returns)
-    return float(np.median(normalized[HUMAN]) if HUMAN in normalized else spec.scores(mean_returns, success_rates).mean())
+    return float(
+        np.median(normalized[HUMAN]) if HUMAN in normalized else spec.scores(mean_returns, success_rates).mean()
+    )
 
 
 def reference_returns(tasks: Sequence[TaskSpec]) -> Mapping[str, Mapping[str, float]]:

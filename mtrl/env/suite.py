@@ -33,8 +33,11 @@ class SuiteOutline(NamedTuple):
 class Suite(ABC):
     """One suite of a family, built from its name: `find_suite("mt10")("mt10", config, seed)`."""
 
-    packages: ClassVar[tuple[str, ...]] = ()
-    """Distribution names of the packages that results depend on; their versions are recorded."""
+    packages: tuple[str, ...] = ()
+    """Distribution names of the packages that results depend on; their versions are recorded.
+
+    Of the class: those of every suite of the family. A suite may set more on itself.
+    """
     suite_names: ClassVar[Mapping[str, str]] = {}
     """Names to list, each with a one-line description; a pattern such as `mt1-TASK` may stand among them."""
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "benchmarks/results/README.md", *(f"docs/{path.name}" for path in PROJECT.glob("docs/*.md"))]
+DOCUMENTS = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/README.md"),
+    *(f"docs/{path.name}" for path in PROJECT.glob("docs/*.md")),
+]
 
 
 def anchors(path: Path) -> set[str]:

@@ -88,7 +88,7 @@ def known_flags() -> set[str]:
     of_aggregators = {name.partition(".")[2] for name in names if name.startswith("aggregator.")}
     for parameter_group in {name for cls in agent_types.classes() for name in cls.group_gauges}:
         names |= {f"aggregator.{parameter_group}", *(f"aggregator.{parameter_group}.{name}" for name in of_aggregators)}
-    return {f"--{name.replace('_', '-')}" for name in names}
+    return {f"--{name.replace('_', '-').rstrip('-')}" for name in names}
 
 
 def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> None:
