@@ -37,6 +37,9 @@ def _sac(num_tasks: int) -> dict[str, Any]:
             "buffer_size": 100_000 * num_tasks,
             "learning_rate": 1e-3,
             "alpha_learning_rate": 1e-3,
+            "gradient_steps": 2,
+            "target_rate": 0.01,
+            "target_entropy_scale": 0.5,
         },
     }
 

@@ -65,6 +65,21 @@ def test_list_tasks_shows_every_task_of_a_suite_and_its_spaces() -> None:
     assert (atari.count("unlimited") + len(re.findall(r" 1 *$", atari, re.MULTILINE)), "zaxxon" in atari) == (57, True)
 
 
+def test_list_suites_shows_tasks_and_spaces_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outline(name: str) -> Any:
+        raise RuntimeError("no outline")
+
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = call("list", "suites").out
+    rows = {line.split()[0]: " ".join(line.split()) for line in shown.splitlines() if line.strip()}
+    assert "3: reach-v3, drawer-close-v3, window-close-v3 (39,) float32 (4,) float32" in rows["mt3"]
+    assert "57: alien, amidar, assault, asterix and 53 more (4, 84, 84) uint8 one of 18" in rows["atari57"]
+    assert "gym:CartPole-v1,Acrobot-v1" in rows["gym:ENV,ENV"]
+    assert rows["mt1-TASK"].endswith("e.g. mt1-reach")  # a pattern has no tasks
+    monkeypatch.setattr(PointMass, "outline", outline)
+    assert "(RuntimeError: no outline)" in call("list", "suites").out
+
+
 def test_list_shows_classes_of_a_plugin(tmp_path: Path, own_architectures: dict[str, Any]) -> None:
     (tmp_path / "tiny_listed_module.py").write_text(LISTED)
     finished = call("list", "architectures", "--plugin", "tiny_listed_module")
@@ -106,7 +121,7 @@ def test_doctor_names_versions_licences_suites_and_broken_plugins(monkeypatch: p
     text = " ".join(finished.out.split())
     for fragment in (
         *("python", "torch threads", "bfloat16", "MIT", "agents:register", "--plugin no_such_module broken"),
-        *("with crayons", "broken: RuntimeError: no more crayons"),
+        *("with crayons", "broken: RuntimeError: no more crayons", "gym registered"),
     ):
         assert fragment in text
     assert re.search(r"pluggy +[0-9.]+ +MIT +for suite point-mass", finished.out)
