@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 
 from envs.gymnasium_suite.names import check_registered
 from envs.gymnasium_suite.spaces import Action, Observation
-from mtrl.registry import trust_module, trusted_function
-
-if TYPE_CHECKING:
-    from envs.gymnasium_suite.slot_env import GymnasiumSlot, GymnasiumStock
+from mtrl.registry import trusted_function
 
 Environment = gym.Env[Any, Any]
-
-WORKER_MODULES = ("envs.workers.worker", "envs.gymnasium_suite.slot_env")
-"""What the server that forks workers imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +39,3 @@ class Interface:
 
     observation: Observation
     action: Action
-
-
-@dataclass(kw_only=True)
-class GymnasiumFactory:
-    """Makes slots that share one stock of environments (per process that calls it)."""
-
-    recipes: tuple[Recipe, ...]  # of each task
-    interfaces: tuple[Interface, ...]  # of each task
-    modules: tuple[str, ...]  # what has to be imported first; the command line named them
-    observation_shape: tuple[int, ...]  # of the suite
-    observation_dtype: str
-    target_returns: tuple[float | None, ...] | None  # that make an episode a success; None: environments say so
-    _stock: GymnasiumStock | None = field(default=None, init=False)
-
-    def __call__(self) -> GymnasiumSlot:
-        from envs.gymnasium_suite.slot_env import GymnasiumSlot, GymnasiumStock
-
-        if self._stock is None:
-            for module in self.modules:
-                trust_module(module)
-            self._stock = GymnasiumStock(self.recipes)
-        return GymnasiumSlot(self, self._stock)

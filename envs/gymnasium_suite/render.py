@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from envs.gymnasium_suite.environments import GymnasiumFactory
-from envs.gymnasium_suite.slot_env import GymnasiumSlot, GymnasiumStock
+from envs.gymnasium_suite.factory import GymnasiumFactory
+from envs.gymnasium_suite.slot_env import GymnasiumStock
 from mtrl.errors import BadInput, MtrlError
 from mtrl.types import TaskSpec
 
@@ -27,7 +27,7 @@ def render_episode(
         env = recipe.make(render_mode="rgb_array")
         stock = GymnasiumStock(factory.recipes)
         stock.give_back(task.index, env)
-        slot = GymnasiumSlot(factory, stock)
+        slot = factory.make_slot(stock)
         stride = -(-task.max_episode_steps // MAX_PICTURES)
         observation = slot.begin(task.index, variation)
         frames = [_frame(env.render())]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.gymnasium_suite.environments import Environment, GymnasiumFactory, Recipe
+from envs.gymnasium_suite.environments import Environment, Interface, Recipe
 from envs.workers.slots import NOBODY, SlotStep
 from envs.workers.stock import Stock
 from mtrl.faults import WrongResult
@@ -43,9 +43,21 @@ class GymnasiumSlot:
     environment: object = None
     """The environment that plays, without its wrappers."""
 
-    def __init__(self, factory: GymnasiumFactory, stock: GymnasiumStock):
-        self._factory = factory
+    def __init__(
+        self,
+        stock: GymnasiumStock,
+        interfaces: tuple[Interface, ...],
+        row: np.ndarray,
+        target_returns: tuple[float | None, ...] | None,
+    ):
+        """row: zeros in shape and dtype of the suite's observation, to be written to.
+
+        target_returns: of each task, that make an episode a success; None: the environments report successes.
+        """
         self._stock = stock
+        self._interfaces = interfaces
+        self._row = row
+        self._target_returns = target_returns
         self._task = NOBODY
         self._env: Environment | None = None
 
@@ -54,23 +66,22 @@ class GymnasiumSlot:
         if self._env is None or task != self._task:
             if self._env is not None:
                 self._stock.give_back(self._task, self._env)
-            self._env = None  # in case the next one cannot be made
+            self._env = self.environment = None  # in case the next one cannot be made
             self._task, self._env = task, self._stock.take(task)
             self.environment = self._env.unwrapped
-            # Zeros where the task's own observation ends.
-            self._row = np.zeros(self._factory.observation_shape, self._factory.observation_dtype)
-            self._interface = self._factory.interfaces[task]
+            self._row[...] = 0  # where the task's own observation ends
         self._return = 0.0
         observation, _ = self._env.reset(seed=episode_seed(variation))
-        self._interface.observation.encode(observation, self._row)
+        self._interfaces[task].observation.encode(observation, self._row)
         return self._row
 
     def step(self, action: Any) -> SlotStep:
         """One step with the suite's action."""
         assert self._env is not None, "step before begin"
-        own_action = self._interface.action.decode(action)
+        interface = self._interfaces[self._task]
+        own_action = interface.action.decode(action)
         observation, reward, terminated, truncated, info = self._env.step(own_action)
-        self._interface.observation.encode(observation, self._row)
+        interface.observation.encode(observation, self._row)
         try:
             number = float(reward)
         except (TypeError, ValueError) as error:
@@ -81,7 +92,7 @@ class GymnasiumSlot:
 
     def _success(self, info: Any, ended: bool) -> bool:
         """As the environment reports it; or, of an episode that has ended, whether its return is the target."""
-        if self._factory.target_returns is None:
+        if self._target_returns is None:
             return bool(reported_success(info))
-        target = self._factory.target_returns[self._task]
+        target = self._target_returns[self._task]
         return ended and target is not None and self._return >= target

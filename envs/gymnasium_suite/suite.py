@@ -17,7 +17,8 @@ import gymnasium as gym
 import numpy as np
 from pydantic import PositiveInt
 
-from envs.gymnasium_suite.environments import WORKER_MODULES, GymnasiumFactory, Recipe
+from envs.gymnasium_suite.environments import Recipe
+from envs.gymnasium_suite.factory import WORKER_MODULES, GymnasiumFactory
 from envs.gymnasium_suite.names import KNOWN_PACKAGES, PREFIX, parse, suggested_name
 from envs.gymnasium_suite.presets import preset
 from envs.gymnasium_suite.probe import Look, look_at, repeats_exactly
@@ -125,7 +126,7 @@ class GymnasiumSuite(Suite):
 
     @classmethod
     def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return preset(len(parse(name)), agent)
+        return preset(1 + name.count(","), agent)
 
     @classmethod
     def diagnose(cls) -> Iterable[tuple[str, str]]:

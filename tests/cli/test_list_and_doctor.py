@@ -74,7 +74,7 @@ def test_list_suites_shows_tasks_and_spaces_of_each(monkeypatch: pytest.MonkeyPa
     rows = {line.split()[0]: " ".join(line.split()) for line in shown.splitlines() if line.strip()}
     assert "3: reach-v3, drawer-close-v3, window-close-v3 (39,) float32 (4,) float32" in rows["mt3"]
     assert "57: alien, amidar, assault, asterix and 53 more (4, 84, 84) uint8 one of 18" in rows["atari57"]
-    assert "gym:CartPole-v1,Acrobot-v1" in rows["gym:ENV,ENV"]
+    assert "any registered Gymnasium environments" in rows["gym:ENV,ENV"]
     assert rows["mt1-TASK"].endswith("e.g. mt1-reach")  # a pattern has no tasks
     monkeypatch.setattr(PointMass, "outline", outline)
     assert "(RuntimeError: no outline)" in call("list", "suites").out

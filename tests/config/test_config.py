@@ -83,6 +83,10 @@ class Suite:
         return name in cls.suite_names
 
     @classmethod
+    def suggestion(cls, name: str) -> str | None:
+        return None
+
+    @classmethod
     def preset(cls, name: str, agent: str) -> dict[str, Any]:
         if (name, agent) != ("large", "learner"):
             return {}
