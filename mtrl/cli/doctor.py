@@ -108,7 +108,7 @@ def _dependencies() -> Iterator[tuple[str, str, str, str]]:
     notes = {}
     for requirement in requirements:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
         notes[match[0] if match else requirement] = f"optional: {extra[1]}" if extra else ""
     for suite, cls in suites.items():
         for package in cls.packages:

@@ -19,7 +19,7 @@ def play(
 ) -> None:
     suite = GymnasiumSuite(name, config or GymnasiumSuite.Config(), 1)
     envs = suite.make_envs(
-        2, RandomEpisodes(suite.spec, 2, 1), mode="evaluate", num_workers=num_workers, worker_timeout=timeout
+        2, RandomEpisodes(suite.spec, 2, 1), mode="train", num_workers=num_workers, worker_timeout=timeout
     )
     with envs:
         envs.reset()
