@@ -60,7 +60,8 @@ def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: P
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    assert names == {*files, *(f"{package}/py.typed" for package in PACKAGES)}
+    data = {*(f"{package}/py.typed" for package in PACKAGES), "mtrl/report/report.html"}
+    assert names == {*files, *data}
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:
