@@ -23,9 +23,9 @@ from benchmarks.repeats import Repeats
 from envs.metaworld.official import OfficialAgent
 from envs.metaworld.suite import MetaWorld
 from mtrl.config.schema import resolve_config
+from mtrl.evaluation.evaluator import Evaluator
 from mtrl.optim.cpu import available_cores
 from mtrl.training.build import build_agent, build_suite
-from mtrl.training.evaluator import Evaluator
 
 GOALS = 50
 

@@ -8,6 +8,7 @@ stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 import traceback
@@ -38,7 +39,8 @@ mtrl {__version__}: multi-task reinforcement learning
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
 
-VERBS = ("train", "eval", "report", "list", "doctor")
+VERBS = {"train": "train", "eval": "evaluate", "report": "report", "list": "listing", "doctor": "doctor"}
+"""The module of each verb, in `mtrl.cli.commands`."""
 
 MAX_LINE = 400
 """Characters of the one line that says what went wrong."""
@@ -89,26 +91,8 @@ def _run_verb(arguments: Sequence[str]) -> int:
     if verb == "--version":
         print(f"mtrl-suite {__version__}")
         return 0
-    if verb == "train":
-        from mtrl.cli.train import train
-
-        return train(rest)
-    if verb == "eval":
-        from mtrl.cli.evaluate import evaluate
-
-        return evaluate(rest)
-    if verb == "report":
-        from mtrl.cli.report import report
-
-        return report(rest)
-    if verb == "list":
-        from mtrl.cli.listing import list_classes
-
-        return list_classes(rest)
-    if verb == "doctor":
-        from mtrl.cli.doctor import doctor
-
-        return doctor(rest)
+    if verb in VERBS:
+        return importlib.import_module(f"mtrl.cli.commands.{VERBS[verb]}").main(rest)
     raise BadInput(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known: {', '.join(VERBS)}")
 
 

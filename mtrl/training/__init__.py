@@ -1,1 +1,1 @@
-"""Training and evaluation of agents."""
+"""Training of agents."""

@@ -17,12 +17,12 @@ import torch
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.scores import overall_score
 from mtrl.errors import Diverged
+from mtrl.evaluation.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.metric_rows import episode_metrics, evaluation_metrics, per_task, update_metrics
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.runs.logs import EvaluationKind, EvaluationRow
 from mtrl.runs.run_directory import RunDirectory
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import suite_facts
 from mtrl.training.train_state import TrainState

@@ -11,6 +11,8 @@ import torch
 from mtrl.checkpoints.files import replace_file
 from mtrl.checkpoints.json_text import dump_json
 from mtrl.config.schema import changed, with_suite
+from mtrl.evaluation.evaluator import EvaluationResult, EvaluationStopped, Evaluator
+from mtrl.evaluation.video import write_videos
 from mtrl.faults import named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.metric_rows import evaluation_metrics
@@ -19,11 +21,9 @@ from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.run_directory import EVALUATION
 from mtrl.training.build import build_suite, num_workers
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.restore import suite_facts
-from mtrl.training.video import write_videos
 from mtrl.types import SuiteSpec, Weights
 
 

@@ -19,13 +19,13 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, parse_yaml
 from mtrl.errors import BadInput
+from mtrl.evaluation.protocol_policy import mode_rule, sampling_rule
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.registry import discover_plugins, nearest, trust_module
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.seeding import torch_stream
 from mtrl.training.build import build_agent, build_suite, choose_device
-from mtrl.training.protocol_policy import mode_rule, sampling_rule
 from mtrl.types import ActionStep, Metrics, SuiteSpec, TaskWeights, Weights
 
 

@@ -23,6 +23,7 @@ from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
 from mtrl.env.scores import reference_returns
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.evaluation.evaluator import EvaluationStopped, Evaluator
 from mtrl.faults import WrongResult, named_plugin_faults
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
@@ -47,7 +48,6 @@ from mtrl.training.build import (
     require_room,
 )
 from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
-from mtrl.training.evaluator import EvaluationStopped, Evaluator
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState

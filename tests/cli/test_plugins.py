@@ -122,8 +122,10 @@ def test_a_class_that_breaks_its_contract_is_refused_unless_the_check_is_left_ou
     command = [*TRAIN, *flags]
     refused = mtrl(tmp_path, *command)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: architecture 'my_module:Dropout': my_module.Dropout")
-    assert "the same inputs give another output" in refused.stderr
+    assert refused.stderr.startswith("error: architecture 'my_module:Dropout': ")
+    assert "my_module.Dropout" in refused.stderr
+    # Which of the two rules is found broken first is a matter of chance: two masks may be equal.
+    assert "the same inputs give another output" in refused.stderr or "uses the global" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert mtrl(tmp_path, *command, "--no-check-plugins").returncode == 0

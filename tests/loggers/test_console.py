@@ -15,11 +15,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from mtrl.evaluation.evaluator import EvaluationResult
 from mtrl.loggers import live_table
 from mtrl.loggers.console import render_success, say, success_table
 from mtrl.loggers.live_table import RECENT_EPISODES, LiveTable
 from mtrl.runs.logs import EvaluationRow
-from mtrl.training.evaluator import EvaluationResult
 from mtrl.types import FinishedEpisode, Progress
 from tests.loggers.conftest import Clock
 

@@ -9,11 +9,11 @@ import pytest
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
+from mtrl.evaluation.evaluator import evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.normalization import NoNormalizer, ReturnNormalizer
 from mtrl.normalization.popart import PopArt
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.evaluator import evaluate
 from mtrl.training.run import training_loop
 
 NUM_ENVS = 8

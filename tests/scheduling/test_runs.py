@@ -16,11 +16,11 @@ from mtrl.agent import Components
 from mtrl.aggregation import JacobianAggregator, Mean, Parameters, TaskLosses
 from mtrl.env.target_quality import target_quality
 from mtrl.errors import BadInput
+from mtrl.evaluation.evaluator import evaluate
 from mtrl.scheduling.active.a5c import A5C
 from mtrl.scheduling.fixed import Fixed
 from mtrl.testing.small_runs import make_agent, make_train_state
 from mtrl.training import run
-from mtrl.training.evaluator import evaluate
 from mtrl.training.run import training_loop
 from mtrl.types import Batch, TaskWeights
 from tests.env.counting import audit, counting_suite

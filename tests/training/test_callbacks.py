@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.evaluation.evaluator import EvaluationResult, Evaluator
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.runs.logs import EvaluationRow
 from mtrl.training import run
-from mtrl.training.evaluator import EvaluationResult, Evaluator
 from mtrl.types import Progress
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 

@@ -16,6 +16,7 @@ from envs.point_mass import PointMass
 from mtrl.agent import Agent
 from mtrl.aggregation import aggregators
 from mtrl.aggregation.projection.pcgrad import PCGrad
+from mtrl.evaluation.evaluator import EvaluationResult, evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
 from mtrl.networks.hard_sharing.separate import Separate
@@ -25,7 +26,6 @@ from mtrl.policies.distral import Distral
 from mtrl.scheduling import TaskScheduler
 from mtrl.scheduling.fixed import Fixed
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.evaluator import EvaluationResult, evaluate
 from mtrl.training.run import training_loop
 
 NUM_ENVS = 16

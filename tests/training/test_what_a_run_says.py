@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mtrl.evaluation.evaluator import EvaluationResult, Evaluator
 from mtrl.training import run
-from mtrl.training.evaluator import EvaluationResult, Evaluator
 from tests.training.tiny_runs import tiny_config
 
 

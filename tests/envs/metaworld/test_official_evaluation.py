@@ -19,8 +19,8 @@ from envs.metaworld.official import OfficialAgent
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.suite import find_suite
+from mtrl.evaluation.evaluator import evaluate
 from mtrl.optim.parameter_group import ParameterGroup
-from mtrl.training.evaluator import evaluate
 from mtrl.types import ActionStep, Metrics, SuiteSpec, TaskWeights
 
 TASKS = ("reach-v3", "drawer-close-v3", "button-press-v3")

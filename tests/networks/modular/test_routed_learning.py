@@ -15,11 +15,11 @@ import torch
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent
+from mtrl.evaluation.evaluator import evaluate
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.modular.routing import Routing
 from mtrl.networks.size import num_parameters
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training.evaluator import evaluate
 from mtrl.training.run import training_loop
 from tests.training.test_learning import NUM_ENVS, PPO_SETTINGS, SETTINGS, point_mass
 

@@ -34,7 +34,7 @@ RESUME_SETTINGS = ("total_env_steps", "max_hours", "num_workers", "worker_timeou
 """Settings that a resume may change."""
 
 
-def train(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises MtrlError."""
     given = _first_pass(arguments)
     if "resume" in given:

@@ -21,7 +21,7 @@ class ReportSettings:
     png: bool = False  # also write the figures to a folder beside it
 
 
-def report(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises BadInput, StorageFailure."""
     parser = FlagParser(
         "report", "Compare runs in one HTML file that opens offline. Runs that differ in seed are one method."

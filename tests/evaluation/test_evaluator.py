@@ -19,11 +19,11 @@ from mtrl.agent import Agent
 from mtrl.env.episodes import EpisodeSource
 from mtrl.env.suite import Mode, Suite
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
+from mtrl.evaluation import evaluator as evaluator_module
+from mtrl.evaluation.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.generators import global_generators_untouched
 from mtrl.testing.small_runs import make_agent, make_train_state
-from mtrl.training import evaluator as evaluator_module
-from mtrl.training.evaluator import EvaluationResult, EvaluationStopped, Evaluator, evaluate
 from mtrl.training.run import training_loop
 from mtrl.types import ActionStep, SuiteSpec, TaskSpec
 from tests.env.counting import counting_suite

@@ -11,7 +11,7 @@ import numpy as np
 from mtrl.agent import Agent
 from mtrl.checkpoints.files import storage_faults
 from mtrl.env.suite import Suite
-from mtrl.training.protocol_policy import ActionRule, protocol_policy
+from mtrl.evaluation.protocol_policy import ActionRule, protocol_policy
 
 if TYPE_CHECKING:
     from PIL import Image

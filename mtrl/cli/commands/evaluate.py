@@ -41,7 +41,7 @@ class EvaluationSettings:
             raise BadInput(f"checkpoint: {shown(self.checkpoint)} is not allowed; must be best, latest or a step{hint}")
 
 
-def evaluate(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises MtrlError."""
     parser = FlagParser("eval", "Evaluate a trained agent by the protocol of its suite: success rate per task.")
     parser.add_argument("run", metavar="RUN", help="run directory")

@@ -23,9 +23,9 @@ from mtrl.env.scores import normalized_scores
 from mtrl.env.suite import Suite
 from mtrl.env.target_quality import target_quality
 from mtrl.env.vector_env import MultiTaskVectorEnv
+from mtrl.evaluation.protocol_policy import protocol_policy
 from mtrl.optim.cpu import acting_threads
 from mtrl.seeding import stream
-from mtrl.training.protocol_policy import protocol_policy
 from mtrl.types import Score, TaskSpec
 
 MIN_SLOTS = 10

@@ -29,7 +29,7 @@ _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
 KINDS = {("policies" if group.name == "policy" else f"{group.name}s"): group for group in CONFIG_GROUPS}
 
 
-def list_classes(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises BadInput."""
     parser = FlagParser("list", "List what can be chosen. mtrl train --agent NAME --help explains each setting.")
     known = ", ".join([*KINDS, "tasks"])

@@ -13,9 +13,9 @@ from PIL import Image
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
+from mtrl.evaluation.protocol_policy import protocol_policy
+from mtrl.evaluation.video import write_video, write_videos
 from mtrl.testing.small_runs import make_agent
-from mtrl.training.protocol_policy import protocol_policy
-from mtrl.training.video import write_video, write_videos
 
 
 class Filmed(PointMass):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.text import Text
 
+from mtrl.cli.commands.listing import titled_table
 from mtrl.cli.flags import FlagParser
-from mtrl.cli.listing import titled_table
 from mtrl.env.suite import suites
 from mtrl.errors import MtrlError
 from mtrl.loggers.console import make_console
@@ -25,7 +25,7 @@ _GIBIBYTE = 2**30
 _DISTRIBUTION = "mtrl-suite"
 
 
-def doctor(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints the machine, the plug-ins, the suites and every dependency with version and licence; returns 0.
 
     Raises BadInput for a wrong flag; whatever is broken here is part of the answer.

@@ -1,0 +1,1 @@
+"""Playing episodes by the protocol of a suite, and videos of them."""
