@@ -134,7 +134,7 @@ class PPO(Agent):
 
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         # The shares have acted already: by them the environments chose the tasks of this rollout.
-        self._anneal_learning_rate()
+        self.group.anneal(self.env_steps, self.config.annealing_steps)
         batch = self.with_advantages(buffer.rollout())
         metrics: list[Metrics] = []
         counts: list[tuple[int, ...]] = []
@@ -233,11 +233,6 @@ class PPO(Agent):
         """
         advantage = batch.extras["advantage"]
         return advantage if self.config.normalize_advantages else advantage / self.normalizer.scale(batch.task_ids)
-
-    def _anneal_learning_rate(self) -> None:
-        if self.config.annealing_steps is not None:
-            left = max(0.0, 1 - self.env_steps / self.config.annealing_steps)
-            self.group.learning_rate = self.config.learning_rate * left
 
     # Saving.
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.critics import Critics, make_critics, n_step_return, polyak_update
+from agents.critics import Bins, Critics, make_critics, n_step_return, polyak_update
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
@@ -47,11 +47,14 @@ class SAC(Agent):
         target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target critics
         averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
+        annealing_steps: Annotated[int, Field(ge=1)] | None = None  # env steps until that rate is 0; None: constant
         alpha_learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, temperatures
         initial_alpha: Annotated[float, Field(gt=0)] = 1.0  # temperature at the start, every task
         target_entropy_scale: Annotated[float, Field(gt=0)] | None = None  # default 1 (of -dim A) or 0.89 (of log A)
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # global norm per parameter group
         num_critics: Annotated[int, Field(ge=1)] = 2  # the smallest value counts
+        critic_bins: Annotated[int, Field(ge=2)] | None = None  # of categorical critics, such as 101; None: scalar ones
+        critic_limit: Annotated[float, Field(gt=0)] = 10.0  # bins lie within +- this, in the normalizer's units
         temperature_task_weights: bool = False  # weight losses by M softmax(-log alpha)
 
     def __init__(self, components: Components, config: Config):
@@ -64,7 +67,8 @@ class SAC(Agent):
         encoder = components.encoder()
         self.policy = components.policy(encoder.out_features, self.head)
         self.normalizer = components.normalizer(config.discount)
-        self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics)
+        bins = Bins(config.critic_bins, config.critic_limit) if config.critic_bins else None
+        self.critics = make_critics(components, encoder, self.head, self.normalizer, config.num_critics, bins)
         self.average = AveragedPolicy(encoder, self.policy, config.averaging_rate)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         # A policy may fix the temperature: Distral's entropy coefficient, which is 0 with KL only.
@@ -112,6 +116,8 @@ class SAC(Agent):
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         if self.env_steps <= self.config.learning_starts:
             return {}
+        for group in self.groups().values():
+            group.anneal(self.env_steps, self.config.annealing_steps)
         for _ in range(self.config.gradient_steps):
             batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step)
             metrics = self.learn(batch.weighted(task_weights.loss_weights))
@@ -157,16 +163,16 @@ class SAC(Agent):
         return reward + discount * ~batch.terminated * next_value
 
     def critic_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
-        """Squared Bellman error, mean over the critics and within each task (M,), in the normalizer's units."""
+        """Bellman errors (`Critics.errors`), mean over critics and within each task (M,), in the normalizer's units."""
         critics = self.critic_group.bind(self.critics, parameters)
         features = self.critic_group.bind(self.critics.encoder, parameters, "encoder.")(batch.observation)
         output = critics(self.head.critic_input(features, batch.action), batch.task_ids, batch.noise.get("critic"))
-        q = self.head.chosen_values(output.values, batch.action)  # (K, B)
-        # (Q_k(s, a) - y)^2
-        error = q - self.normalizer.normalize(batch.extras["target"], batch.task_ids)
-        losses = mean_per_task(error.square().mean(0), batch.task_ids, self.num_tasks)
-        q_value = self.normalizer.denormalize(q.detach().mean(0), batch.task_ids)
-        return TaskLosses(self._weighted(losses), {"q_value": q_value}, features, (output,), gauge=losses)
+        target = self.normalizer.normalize(batch.extras["target"], batch.task_ids)
+        errors = self.critics.errors(output, self.head, batch.action, target)  # (K, B)
+        losses = mean_per_task(errors.mean(0), batch.task_ids, self.num_tasks)
+        q = self.head.chosen_values(output.values.detach().mean(0, keepdim=True), batch.action).squeeze(0)
+        metrics = {"q_value": self.normalizer.denormalize(q, batch.task_ids)}
+        return TaskLosses(self._weighted(losses), metrics, features, (output.network,), gauge=losses)
 
     def actor_losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         """E[alpha log pi(a|s) - min_k Q_k(s, a)], mean within each task (M,), in the normalizer's units."""

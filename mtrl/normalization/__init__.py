@@ -1,6 +1,15 @@
 """Return normalisation per task."""
 
-from mtrl.normalization import popart, return_scale, reward_clip
+from mtrl.normalization import popart, return_range, return_scale, reward_clip
 from mtrl.normalization.normalizer import NoNormalizer, ReturnNormalizer, ValueOutput, normalizers
 
-__all__ = ["NoNormalizer", "ReturnNormalizer", "ValueOutput", "normalizers", "popart", "return_scale", "reward_clip"]
+__all__ = [
+    "NoNormalizer",
+    "ReturnNormalizer",
+    "ValueOutput",
+    "normalizers",
+    "popart",
+    "return_range",
+    "return_scale",
+    "reward_clip",
+]

@@ -58,6 +58,7 @@ class ParameterGroup:
         self.name = name
         self.aggregator = aggregator
         self.task_names = tuple(task_names)
+        self.initial_learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
         self.auxiliary_losses = tuple(auxiliary_losses)
         self.parameters: Parameters = dict(module.named_parameters())
@@ -183,6 +184,11 @@ class ParameterGroup:
             settings["lr"].fill_(learning_rate)
         else:
             settings["lr"] = learning_rate
+
+    def anneal(self, step: int, last_step: int | None) -> None:
+        """Lowers the learning rate linearly, from what it was at step 0 to 0 at `last_step` (None: never)."""
+        if last_step is not None:
+            self.learning_rate = self.initial_learning_rate * max(0.0, 1 - step / last_step)
 
     def check(self) -> None:
         """Raises Diverged if a loss or gradient on a GPU was not finite since the last state was loaded."""

@@ -7,25 +7,11 @@ import pytest
 import torch
 
 from mtrl.normalization.return_scale import ReturnScale
-from mtrl.types import EnvStep
+from tests.normalization.steps import step
 
 
 def scale(num_tasks: int = 2, discount: float = 0.5) -> ReturnScale:
     return ReturnScale(num_tasks, ReturnScale.Config(), discount)
-
-
-def step(reward: list[float], task_ids: list[int], ended: list[bool], truncated: bool = False) -> EnvStep:
-    nothing = np.zeros((len(reward), 1), np.float32)
-    ends = np.array(ended)
-    return EnvStep(
-        task_ids=np.array(task_ids),
-        observation=nothing,
-        reward=np.array(reward, np.float32),
-        terminated=ends & (not truncated),
-        truncated=ends & truncated,
-        final_observation=nothing,
-        episodes=(),
-    )
 
 
 @pytest.mark.parametrize("truncated", [False, True])
@@ -40,7 +26,7 @@ def test_the_scale_is_the_standard_deviation_of_discounted_sums_of_rewards(trunc
     if not truncated:
         assert normalizer.sums.tolist() == [3.0, 0.0]
     expected = [float(np.std(own)) for own in sums]
-    assert normalizer.std.tolist() == pytest.approx(expected)
+    assert normalizer.divisors().tolist() == pytest.approx(expected)
     tasks = torch.tensor([1, 0])
     values = torch.tensor([2.0, 3.0])
     assert normalizer.denormalize(values, tasks).tolist() == pytest.approx([2 * expected[1], 3 * expected[0]])
@@ -49,16 +35,16 @@ def test_the_scale_is_the_standard_deviation_of_discounted_sums_of_rewards(trunc
 
 def test_before_there_is_anything_to_measure_the_scale_is_one() -> None:
     normalizer = scale()
-    assert normalizer.std.tolist() == [1.0, 1.0]
+    assert normalizer.divisors().tolist() == [1.0, 1.0]
     normalizer.on_env_step(step([5.0], [0], [False]))
-    assert normalizer.std.tolist() == [1.0, 1.0]
+    assert normalizer.divisors().tolist() == [1.0, 1.0]
 
 
 def test_rewards_that_never_differ_give_no_infinite_units() -> None:
     normalizer = scale(1)
     for _ in range(5):
         normalizer.on_env_step(step([0.0], [0], [True]))
-    assert normalizer.std.tolist() == pytest.approx([1e-4])
+    assert normalizer.divisors().tolist() == pytest.approx([1e-4])
 
 
 def test_the_running_sums_are_part_of_the_state() -> None:
@@ -67,5 +53,5 @@ def test_the_running_sums_are_part_of_the_state() -> None:
     restored.load_state_dict(normalizer.state_dict())
     for each in (normalizer, restored):
         each.on_env_step(step([3.0, 1.0, 1.0], [0, 1, 1], [False, False, False]))
-    assert restored.std.tolist() == normalizer.std.tolist()
+    assert restored.divisors().tolist() == normalizer.divisors().tolist()
     assert restored.sums.tolist() == [3.5, 5.0, 1.0]
