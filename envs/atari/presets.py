@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def preset(num_games: int, agent: str) -> Mapping[str, Any]:
+def published(num_games: int, agent: str) -> Mapping[str, Any]:
     """Settings for `num_games` games; an agent without a row of its own gets what any agent on pixels wants."""
     own = {"sac": _sac, "ppo": _ppo}.get(agent)
     return {**_any_agent(num_games), **(own(num_games) if own else {})}

@@ -18,7 +18,7 @@ from pydantic import Field
 from envs.atari.emulation import FRAME_SIZE, FRAME_SKIP, Emulation
 from envs.atari.games import SETS, NamedGames, parse, suggested_name
 from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
-from envs.atari.presets import preset
+from envs.atari.presets import published
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from mtrl.env.episodes import EpisodeSource
 from mtrl.env.suite import Mode, Suite, suites
@@ -112,8 +112,8 @@ class Atari(Suite):
         return suggested_name(name)
 
     @classmethod
-    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return preset(len(SETS[name]) if name in SETS else 1 + name.count(","), agent)
+    def presets(cls, name: str, agent: str) -> Mapping[str, Mapping[str, Any]]:
+        return {"published": published(len(SETS[name]) if name in SETS else 1 + name.count(","), agent)}
 
     @classmethod
     def diagnose(cls) -> Iterable[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def preset(num_tasks: int, agent: str) -> Mapping[str, Any]:
+def fast(num_tasks: int, agent: str) -> Mapping[str, Any]:
     """Settings for `num_tasks` small control tasks, discrete or continuous."""
     own = {"sac": _sac, "ppo": _ppo}.get(agent)
     return {**_any_agent(num_tasks), **(own(num_tasks) if own else {})}

@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from envs.gymnasium_suite.environments import Recipe
 from envs.gymnasium_suite.factory import WORKER_MODULES, GymnasiumFactory
 from envs.gymnasium_suite.names import KNOWN_PACKAGES, PREFIX, parse, suggested_name
-from envs.gymnasium_suite.presets import preset
+from envs.gymnasium_suite.presets import fast
 from envs.gymnasium_suite.probe import Look, look_at, repeats_exactly
 from envs.gymnasium_suite.spaces import BoxAction, DiscreteAction, ImageObservation, VectorObservation
 from envs.workers.child_process import warm_up
@@ -125,8 +125,8 @@ class GymnasiumSuite(Suite):
         return suggested_name(name)
 
     @classmethod
-    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return preset(1 + name.count(","), agent)
+    def presets(cls, name: str, agent: str) -> Mapping[str, Mapping[str, Any]]:
+        return {"fast": fast(1 + name.count(","), agent)}
 
     @classmethod
     def diagnose(cls) -> Iterable[tuple[str, str]]:

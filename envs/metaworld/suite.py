@@ -18,7 +18,7 @@ import numpy as np
 from envs.metaworld import goals as goal_store
 from envs.metaworld.envpool import EnvPoolEnvs, check_installed, description
 from envs.metaworld.factory import WORKER_MODULES, MetaWorldFactory
-from envs.metaworld.presets import preset
+from envs.metaworld.presets import presets
 from envs.metaworld.tasks import STEP_COSTS, parse, suggested_name
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
@@ -114,8 +114,8 @@ class MetaWorld(Suite):
         return SuiteOutline(parse(name).tasks, OBSERVATION_SPACE, ACTION_SPACE)  # without the goals
 
     @classmethod
-    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        return preset(name, len(parse(name).tasks), agent)
+    def presets(cls, name: str, agent: str) -> Mapping[str, Mapping[str, Any]]:
+        return presets(name, len(parse(name).tasks), agent)
 
     @classmethod
     def warm_up(cls) -> None:

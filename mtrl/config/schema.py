@@ -86,6 +86,7 @@ class Choice:
 class RunSettings:
     """Settings of the run itself: top-level flags and top-level keys."""
 
+    preset: str | None = None  # named settings of the suite for the agent, under all others; None: the first one
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 1  # of every random stream of the run
     total_env_steps: PositiveInt = 1_000_000  # steps of single environments in the whole run
     num_envs: PositiveInt | None = None  # environment slots; None: one per task
@@ -145,7 +146,7 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     trusted = set(trusted_modules()) | set(plugins or ())
     needed = set(plugins or ()).union(*(_plugins(document, trusted) for document in documents))
     suite_name, agent_name = (_merged(group, documents).name for group in CONFIG_GROUPS[:2])
-    preset = _checked(find_suite(suite_name).preset(suite_name, agent_name))
+    preset = _preset(suite_name, agent_name, documents)
     # A preset belongs to this suite and this agent, so its settings for them are settings of their classes.
     for group, name in ("suite", suite_name), ("agent", agent_name):
         preset[group] = {**preset.get(group, {}), "name": name}
@@ -159,7 +160,13 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     }
     common = merged["aggregator"]
     _refuse_unknown_group(common, agent_name)
-    settings = {key: value for layer in layers for key, value in layer.items() if key in field_types(RunSettings)}
+    # The last layer is the name that is in effect, for a document that says `preset: null`.
+    settings = {
+        key: value
+        for layer in (*layers, {"preset": preset["preset"]})
+        for key, value in layer.items()
+        if key in field_types(RunSettings)
+    }
     choices = {
         group.name: Choice(name, validated(config_class(group, name), values, f"{group.name}."))
         for group in CONFIG_GROUPS
@@ -177,6 +184,19 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     needed |= set(_plugins({"plugins": code}, trusted))
     checked = validated(RunSettings, settings, "")
     return RunConfig(**choices, settings=checked, plugins=tuple(sorted(needed)), group_aggregators=group_aggregators)
+
+
+def _preset(suite_name: str, agent_name: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of the preset that the documents name, or of the first; its name among them. Raises BadInput."""
+    presets = find_suite(suite_name).presets(suite_name, agent_name)
+    name = next((document["preset"] for document in reversed(documents) if document.get("preset") is not None), None)
+    if name is None:
+        name = next(iter(presets), None)
+    if name is not None and (not isinstance(name, str) or name not in presets):
+        known = f"must be one of {', '.join(presets)}" if presets else "the suite has none for this agent"
+        hint = nearest(name, presets) if isinstance(name, str) else ""
+        raise BadInput(f"preset: {shown(name)} is not allowed for {suite_name!r} with {agent_name!r}; {known}{hint}")
+    return {**_checked(presets.get(name, {})), "preset": name}
 
 
 def named_modules(cls: type, values: Mapping[str, Any]) -> list[str]:

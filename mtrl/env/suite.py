@@ -71,8 +71,11 @@ class Suite(ABC):
         return SuiteOutline(spec.task_names, spec.observation_space, spec.action_space)
 
     @classmethod
-    def preset(cls, name: str, agent: str) -> Mapping[str, Any]:
-        """Default settings of a suite for an agent, as the nested mapping a YAML file would hold."""
+    def presets(cls, name: str, agent: str) -> Mapping[str, Mapping[str, Any]]:
+        """Named settings of a suite for an agent, each as the nested mapping a YAML file would hold.
+
+        The first is used unless `preset` chooses another.
+        """
         return {}
 
     @classmethod  # noqa: B027 - most suites have nothing to start

@@ -265,8 +265,11 @@ def _run(
 def _about(config: RunConfig, agent: Agent, run: RunDirectory) -> str:
     """What is trained where, for a person."""
     spec, size = agent.spec, num_parameters(agent)
+    settings = config.settings
+    preset = f"preset {settings.preset}, " if settings.preset else ""
     return (
         f"{spec.name} ({spec.num_tasks} task{'s' if spec.num_tasks > 1 else ''}), {config.agent.name}, "
+        f"{preset}{settings.total_env_steps:,} env steps, "
         f"{config.architecture.name} with {size:,} parameters, {agent.device}, {run.path}"
     )
 

@@ -507,9 +507,10 @@ def test_metrics_of_an_update_weigh_minibatches_by_their_samples_of_the_task() -
     torch.testing.assert_close(means["use"], torch.tensor([[0.75, 0.25], [1.0, 1.0], [nan, nan]]), equal_nan=True)
 
 
+@pytest.mark.parametrize("preset", ["fast", "published"])
 @pytest.mark.parametrize("suite", ["mt3", "mt10", "mt25", "mt50", "mt1-reach", "metaworld:reach,push"])
-def test_every_meta_world_suite_has_settings_for_ppo(suite: str) -> None:
-    settings = dict(MetaWorld.preset(suite, "ppo")["agent"])
+def test_every_meta_world_suite_has_settings_for_ppo(suite: str, preset: str) -> None:
+    settings = dict(MetaWorld.presets(suite, "ppo")[preset]["agent"])
     assert settings.pop("name") == "ppo"
     config = PPO.Config(**settings)
     # A whole episode at least: a rollout that ends before has seen no return.

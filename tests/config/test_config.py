@@ -87,10 +87,12 @@ class Suite:
         return None
 
     @classmethod
-    def preset(cls, name: str, agent: str) -> dict[str, Any]:
+    def presets(cls, name: str, agent: str) -> dict[str, dict[str, Any]]:
         if (name, agent) != ("large", "learner"):
             return {}
-        return {"total_env_steps": 5000, "agent": {"batch_size": 77, "tuned": False}, "architecture": {"name": "wide"}}
+        agent_settings = {"batch_size": 77, "tuned": False}
+        long = {"total_env_steps": 5000, "agent": agent_settings, "architecture": {"name": "wide"}}
+        return {"long": long, "short": {"total_env_steps": 50}}
 
 
 BASE = {"suite": "small", "agent": "learner"}
@@ -339,3 +341,31 @@ def test_any_file_is_a_configuration_or_one_line(count: int) -> None:
             assert parse_yaml(dump_yaml(config), plugins=()) == config, text
             accepted += 1
     assert count / 50 < accepted < count
+
+
+def test_a_preset_is_chosen_by_name_and_the_first_one_otherwise() -> None:
+    steps = {
+        name: resolve_config({"suite": "large", "agent": "learner", "preset": name}).settings.total_env_steps
+        for name in (None, "long", "short")
+    }
+    assert steps == {None: 5000, "long": 5000, "short": 50}
+    config = resolve_config({**BASE, "suite": "large", "preset": "long"}, {"preset": "short", "seed": 7})
+    assert (config.settings.preset, config.settings.seed, config.agent.config.batch_size) == ("short", 7, 1280)
+    assert resolve_config({"suite": "large", "agent": "learner"}).settings.preset == "long"
+    assert resolve_config({**BASE}).settings.preset is None
+
+
+def test_a_preset_survives_the_file_that_records_it() -> None:
+    config = resolve_config({**BASE, "suite": "large", "preset": "short"}, {"agent": {"batch_size": 3}})
+    assert parse_yaml(dump_yaml(config)) == config
+
+
+@pytest.mark.parametrize("name", ["shrt", 3])
+def test_an_unknown_preset_is_refused_with_the_known_ones(name: Any) -> None:
+    refused = refusal({"suite": "large", "agent": "learner", "preset": name})
+    assert "preset" in refused
+    assert "must be one of long, short" in refused
+
+
+def test_a_preset_of_a_suite_without_any_is_refused() -> None:
+    assert "the suite has none for this agent" in refusal({**BASE, "preset": "fast"})

@@ -11,6 +11,7 @@ from mtrl.cli.flags import FlagParser, hyphenated
 from mtrl.cli.plugins import check_chosen_plugins, import_plugins, trust_modules_of
 from mtrl.config.schema import (
     CONFIG_GROUPS,
+    GROUP_BY_NAME,
     RunConfig,
     RunSettings,
     changed,
@@ -29,7 +30,7 @@ from mtrl.registry import trust_module
 from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
-COMMON_SETTINGS = ("total_env_steps", "seed", "num_workers", "device")
+COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "num_workers", "device")
 RESUME_SETTINGS = ("total_env_steps", "max_hours", "num_workers", "worker_timeout", "device")
 """Settings that a resume may change."""
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return _resume(arguments, given.get("plugin", []))
     file = given.get("config")
     document = load_mapping(read_text(Path(file)), file) if file is not None else {}
-    names = {group.name: given[group.name] for group in CONFIG_GROUPS if group.name in given}
+    names = {name: given[name] for name in (*GROUP_BY_NAME, "preset") if name in given}
     only_asks = not {"--help", "-h", "--print-config"}.isdisjoint(hyphenated(arguments))
     warm_up = None if only_asks else chosen_suite(document, names)
     plugins = import_plugins(given.get("plugin", []), names, warm_up)
@@ -127,7 +128,7 @@ def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags that decide which other flags there are."""
-    return _given(arguments, [*(group.name for group in CONFIG_GROUPS), "config", "resume"])
+    return _given(arguments, [*GROUP_BY_NAME, "preset", "config", "resume"])
 
 
 def _group_aggregators(arguments: Sequence[str], agent: str) -> dict[str, dict[str, str]]:
