@@ -131,6 +131,7 @@ class PPO(Agent):
 
     def on_env_step(self, step: EnvStep) -> None:
         self.normalizer.on_env_step(step)
+        self.networks.encoder.on_env_step(step)
 
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         # The shares have acted already: by them the environments chose the tasks of this rollout.
@@ -147,6 +148,8 @@ class PPO(Agent):
                 kl, samples = mean_metrics(metrics[first:], counts[first:])["approximate_kl"], np.sum(counts[first:], 0)
                 if (kl.nan_to_num().cpu().numpy() * samples).sum() / samples.sum() > self.config.target_kl:
                     break
+        # Not before: what was stored when the agent acted belongs to the observations as they looked then.
+        self.networks.encoder.refresh()
         return mean_metrics(metrics, counts)
 
     @torch.no_grad()

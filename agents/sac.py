@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.critics import Bins, Critics, make_critics, n_step_return, polyak_update
+from agents.resets import NetworkResets
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
@@ -48,6 +49,8 @@ class SAC(Agent):
         averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, actor and critics
         annealing_steps: Annotated[int, Field(ge=1)] | None = None  # env steps until that rate is 0; None: constant
+        reset_interval: Annotated[int, Field(ge=1)] | None = None  # env steps after which networks start anew
+        reset_updates: Annotated[int, Field(ge=0)] = 1_000  # gradient steps to catch up then
         alpha_learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam, temperatures
         initial_alpha: Annotated[float, Field(gt=0)] = 1.0  # temperature at the start, every task
         target_entropy_scale: Annotated[float, Field(gt=0)] | None = None  # default 1 (of -dim A) or 0.89 (of log A)
@@ -85,6 +88,8 @@ class SAC(Agent):
         self.alpha_optimizer = torch.optim.Adam(
             [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda
         )
+        networks = ("policy", "critics", "target_critics", "average")
+        self.resets = NetworkResets(components, config.reset_interval, networks)
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
 
@@ -112,13 +117,20 @@ class SAC(Agent):
 
     def on_env_step(self, step: EnvStep) -> None:
         self.normalizer.on_env_step(step)
+        self.critics.encoder.on_env_step(step)
 
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
+        self.critics.encoder.refresh()
         if self.env_steps <= self.config.learning_starts:
             return {}
         for group in self.groups().values():
             group.anneal(self.env_steps, self.config.annealing_steps)
-        for _ in range(self.config.gradient_steps):
+        reset = self.resets.due(self)
+        if reset:
+            self.resets.apply(self)
+        if not self.critic_group.optimizer.state:  # the first update, or the first after a reset
+            self.normalizer.on_reset()
+        for _ in range(self.config.gradient_steps + reset * self.config.reset_updates):
             batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step)
             metrics = self.learn(batch.weighted(task_weights.loss_weights))
         return metrics

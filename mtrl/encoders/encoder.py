@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtrl.faults import WrongResult
 from mtrl.registry import Registry
+from mtrl.types import EnvStep
 
 
 class Encoder(nn.Module, ABC):
@@ -35,6 +36,12 @@ class Encoder(nn.Module, ABC):
 
     forward: Callable[[Tensor], Tensor]
     """observation (B, *shape) -> features (B, out_features)."""
+
+    def on_env_step(self, step: EnvStep) -> None:
+        """Takes in one vector step, in time order, where observations are measured."""
+
+    def refresh(self) -> None:
+        """Puts what was measured into use; agents call it between updates, where features may change."""
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Return normalisation per task."""
 
-from mtrl.normalization import popart, return_range, return_scale, reward_clip
+from mtrl.normalization import popart, return_range, return_scale, reward_clip, task_mean
 from mtrl.normalization.normalizer import NoNormalizer, ReturnNormalizer, ValueOutput, normalizers
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "return_range",
     "return_scale",
     "reward_clip",
+    "task_mean",
 ]

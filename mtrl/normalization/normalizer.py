@@ -69,6 +69,9 @@ class ReturnNormalizer(nn.Module, ABC):
     def on_env_step(self, step: EnvStep) -> None:
         """Updates statistics of rewards with one vector step, in time order."""
 
+    def on_reset(self) -> None:
+        """Called before the first update and whenever networks start anew, for units that may change only then."""
+
     def update_statistics(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
         """Updates statistics with a batch of returns (B,) in reward units, before a gradient step on them.
 

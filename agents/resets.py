@@ -1,0 +1,42 @@
+"""Networks that start anew in the course of a run (Nikishin et al., 2022, arXiv:2205.07802).
+
+What was learned first holds back what can be learned later; the replay buffer remembers what the networks forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mtrl.agent import Agent, Components
+from mtrl.seeding import seeded_construction
+
+
+class NetworkResets:
+    """Gives an agent's networks new random weights whenever `interval` env steps have passed (None: never)."""
+
+    def __init__(self, components: Components, interval: int | None, networks: Sequence[str]):
+        """networks: the names of the agent's modules concerned."""
+        self.components = components
+        self.interval = interval
+        self.networks = tuple(networks)
+
+    def due(self, agent: Agent) -> bool:
+        """Whether an interval ended since the update before this one."""
+        if self.interval is None:
+            return False
+        previous = agent.env_steps - agent.rollout_steps * agent.num_envs
+        return agent.env_steps // self.interval > previous // self.interval
+
+    @torch.no_grad()
+    def apply(self, agent: Agent) -> None:
+        """New weights, which depend on the seed and the env step; the optimisers of all groups forget their moments."""
+        with seeded_construction(self.components.seed, f"reset at {agent.env_steps}"):
+            new = type(agent)(self.components, agent.config)  # type: ignore[attr-defined]
+        for name in self.networks:
+            pairs = zip(agent.get_submodule(name).parameters(), new.get_submodule(name).parameters(), strict=True)
+            for parameter, value in pairs:
+                parameter.copy_(value)
+        for group in agent.groups().values():
+            group.optimizer.state.clear()
