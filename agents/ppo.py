@@ -87,7 +87,11 @@ class PPO(Agent):
             self.extras["noise"] = (policy.noise_size,)
         self.to(self.device)
         self.group = components.parameter_group(
-            "actor-critic", self.networks, learning_rate=config.learning_rate, max_grad_norm=config.max_grad_norm
+            "actor-critic",
+            self.networks,
+            learning_rate=config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            encoder=encoder,
         )
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")

@@ -81,9 +81,9 @@ class SAC(Agent):
         self.target_entropy: Tensor  # (M,)
         self.register_buffer("target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False)
         self.to(self.device)
-        rates = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
+        rates: dict[str, Any] = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
-        self.critic_group = components.parameter_group("critic", self.critics, **rates)
+        self.critic_group = components.parameter_group("critic", self.critics, encoder=encoder, **rates)
         self.actor_group = components.parameter_group("actor", self.policy, **rates)
         self.alpha_optimizer = torch.optim.Adam(
             [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda

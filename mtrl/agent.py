@@ -6,8 +6,8 @@ Shapes: N slots, M tasks, B batch, A action.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.aggregation import GradientAggregator
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
-from mtrl.optim.parameter_group import AuxiliaryLoss, ParameterGroup
+from mtrl.optim.parameter_group import Auxiliary, ParameterGroup
 from mtrl.optim.precision import autocast
 from mtrl.policies import ActionHead, AveragedPolicy, Policy
 from mtrl.registry import Registry
@@ -43,16 +44,29 @@ class Components:
     device: torch.device
     precision: Precision = "float32"
     cuda_graphs: bool = False
-    auxiliary_losses: Mapping[str, Sequence[AuxiliaryLoss]] | None = None  # by the name of the parameter group
+    auxiliaries: Mapping[str, Callable[[AuxiliaryContext], AuxiliaryTask]] = field(default_factory=dict)  # by name
 
     def stream(self, purpose: str) -> torch.Generator:
         """A named generator on the run's device."""
         return torch_stream(self.seed, purpose, device=self.device)
 
     def parameter_group(
-        self, name: str, module: nn.Module, *, learning_rate: float, max_grad_norm: float
+        self,
+        name: str,
+        module: nn.Module,
+        *,
+        learning_rate: float,
+        max_grad_norm: float,
+        encoder: Encoder | None = None,
     ) -> ParameterGroup:
-        """The parameters of `module`, which must be on the run's device already, with an aggregator of their own."""
+        """The parameters of `module`, which must be on the run's device already, with an aggregator of their own.
+
+        encoder: the part of `module` that auxiliary tasks train with this group. They become parts of `module` too, and
+        losses of the group must return the features.
+        """
+        tasks = {} if encoder is None else self._auxiliary_tasks(encoder)
+        if tasks:
+            module.add_module("auxiliary", nn.ModuleDict(tasks).to(self.device))
         return ParameterGroup(
             name,
             module,
@@ -61,9 +75,16 @@ class Components:
             learning_rate=learning_rate,
             max_grad_norm=max_grad_norm,
             precision=self.precision,
-            auxiliary_losses=(self.auxiliary_losses or {}).get(name, ()),
+            encoder=encoder,
+            auxiliaries={
+                own: Auxiliary(task, f"auxiliary.{own}.", self.stream(f"auxiliary {own}"))
+                for own, task in tasks.items()
+            },
             cuda_graphs=self.cuda_graphs,
         )
+
+    def _auxiliary_tasks(self, encoder: Encoder) -> dict[str, AuxiliaryTask]:
+        return {name: make(AuxiliaryContext(self.spec, encoder, name)) for name, make in self.auxiliaries.items()}
 
 
 class Agent(nn.Module, ABC):

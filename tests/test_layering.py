@@ -23,7 +23,8 @@ PACKAGES = {*ALLOWED, "tests"}
 
 UNITS = (
     "errors", "registry", "faults", "types", "seeding", "per_task",
-    "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "optim", "agent",
+    "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "auxiliary",
+    "optim", "agent",
     "config", "checkpoints", "runs", "loggers", "evaluation", "training", "testing", "report",
     "launch", "cli", "__main__",
 )  # fmt: skip

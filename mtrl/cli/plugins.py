@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mtrl.config.schema import CONFIG_GROUPS, RunConfig
+from mtrl.config.schema import REGISTRY_GROUPS, RunConfig
 from mtrl.env.suite import suites
 from mtrl.faults import PluginFault
 from mtrl.registry import plugins_one_by_one, trust_module
@@ -76,4 +76,4 @@ def _is_registered(group: str, name: str) -> bool:
     """Whether a name with a colon is a registered one, such as the suite `metaworld:reach-v3`."""
     if group == "suite":
         return name.partition(":")[0] in suites or any(cls.accepts(name) for cls in suites.classes())
-    return any(name in known.registry for known in CONFIG_GROUPS if known.name == group)
+    return any(name in known.registry for known in REGISTRY_GROUPS if known.name == group)

@@ -1,4 +1,4 @@
-"""What a run is made of: eight registered classes by name, their settings, and the settings of the run itself.
+"""What a run is made of: registered classes by name, their settings, and the settings of the run itself.
 
 Settings of a class are its nested `Config`, a frozen dataclass with a default and a trailing comment for every field;
 the comment is the help text of the flag, so it states the unit. A range is part of the type, and YAML, flags and
@@ -18,6 +18,9 @@ is checked in `__post_init__` by raising ValueError. NaN and infinities are refu
 
 A parameter group of the agent may have an aggregator of its own: `aggregator: {name: mean, critic: {name: pcgrad}}`.
 Settings of a group without a name change those of the common one.
+
+Auxiliary tasks are a list: `auxiliary: [{name: reward-prediction, coefficient: 0.5}, pixel-control]`. A mapping without
+names, `auxiliary: {reward-prediction: {coefficient: 0.5}}`, changes settings of tasks that are chosen.
 
 Precedence: defaults of the classes < presets of suite and architecture for the agent < YAML < flags. Settings belong to
 a class: a layer that chooses another class for a group drops the settings that lower layers had for it.
@@ -73,6 +76,10 @@ CONFIG_GROUPS = (
 
 GROUP_BY_NAME = {group.name: group for group in CONFIG_GROUPS}
 
+AUXILIARY = ConfigGroup("auxiliary", "mtrl.auxiliary", "auxiliary_tasks", "")
+"""Of which any number is chosen."""
+REGISTRY_GROUPS = (*CONFIG_GROUPS, AUXILIARY)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -122,6 +129,7 @@ class RunConfig:
     settings: RunSettings
     plugins: tuple[str, ...] = ()  # modules that a command line has to name (--plugin) before this can be used
     group_aggregators: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by parameter group
+    auxiliary: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by name without module, in order
 
     def choices(self) -> Iterator[tuple[ConfigGroup, Choice]]:
         """The groups in order, each with what was chosen."""
@@ -129,11 +137,13 @@ class RunConfig:
             yield group, getattr(self, group.name)
 
     def keyed_choices(self) -> Iterator[tuple[str, ConfigGroup, Choice]]:
-        """The choices with their keys: after the groups, `aggregator.critic` and the like."""
+        """The choices with their keys: after the groups `aggregator.critic` and `auxiliary.reward-prediction`."""
         for group, choice in self.choices():
             yield group.name, group, choice
         for name, choice in self.group_aggregators.items():
             yield f"aggregator.{name}", GROUP_BY_NAME["aggregator"], choice
+        for name, choice in self.auxiliary.items():
+            yield f"{AUXILIARY.name}.{name}", AUXILIARY, choice
 
 
 def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None = None) -> RunConfig:
@@ -178,12 +188,21 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
         name: Choice(chosen.name, validated(config_class(kind, chosen.name), chosen.values, f"aggregator.{name}."))
         for name, chosen in own.items()
     }
-    needed |= {chosen.name.partition(":")[0] for chosen in (*merged.values(), *own.values())} & trusted
-    configs = [choice.config for choice in (*choices.values(), *group_aggregators.values())]
+    auxiliary = _auxiliary(layers)
+    names = [chosen.name for chosen in (*merged.values(), *own.values())]
+    names += [chosen.name for chosen in auxiliary.values()]
+    needed |= {name.partition(":")[0] for name in names} & trusted
+    configs = [choice.config for choice in (*choices.values(), *group_aggregators.values(), *auxiliary.values())]
     code = [module for config in configs for module in named_modules(type(config), vars(config))]
     needed |= set(_plugins({"plugins": code}, trusted))
     checked = validated(RunSettings, settings, "")
-    return RunConfig(**choices, settings=checked, plugins=tuple(sorted(needed)), group_aggregators=group_aggregators)
+    return RunConfig(
+        **choices,
+        settings=checked,
+        plugins=tuple(sorted(needed)),
+        group_aggregators=group_aggregators,
+        auxiliary=auxiliary,
+    )
 
 
 def _preset(suite_name: str, agent_name: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -224,6 +243,7 @@ def dump_yaml(config: RunConfig) -> str:
     }
     for name, choice in config.group_aggregators.items():
         document["aggregator"][name] = {"name": choice.name, **plain(choice.config)}
+    document[AUXILIARY.name] = [{"name": choice.name, **plain(choice.config)} for choice in config.auxiliary.values()]
     document |= plain(config.settings)
     document["plugins"] = list(config.plugins)
     return f"# mtrl train --config THIS_FILE{command}\n{dump_mapping(document)}"
@@ -298,6 +318,62 @@ def _refuse_unknown_group(aggregator: _Merged, agent_name: str) -> None:
         )
 
 
+def short_name(name: str) -> str:
+    """The name of a class without its module, by which a list of them is told apart: no dot is in it."""
+    return name.rpartition(":")[2]
+
+
+def _auxiliary(layers: Sequence[Mapping[str, Any]]) -> dict[str, Choice]:
+    """The auxiliary tasks in effect after all layers: a layer with names replaces the list. Raises BadInput."""
+    names: dict[str, str] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        own = dict(layer.get(AUXILIARY.name, {}))
+        if "name" in own:
+            names = own.pop("name")
+            values = {key: kept for key, kept in values.items() if key in names}
+        for key, settings in own.items():
+            if key not in names:
+                chosen = f"those chosen: {', '.join(names)}" if names else "none is chosen"
+                raise BadInput(f"{AUXILIARY.name}.{key}: not among the auxiliary tasks{nearest(key, names)}; {chosen}")
+            values[key] = values.get(key, {}) | settings
+    return {
+        key: Choice(name, validated(config_class(AUXILIARY, name), values.get(key, {}), f"{AUXILIARY.name}.{key}."))
+        for key, name in names.items()
+    }
+
+
+def _as_list(value: Any) -> dict[str, Any]:
+    """Auxiliary tasks in a document as `{"name": {SHORT: NAME}, SHORT: settings}`. Raises BadInput."""
+    key = AUXILIARY.name
+    result = dict(value) if isinstance(value, Mapping) else {"name": value}
+    chosen = result.pop("name", None)
+    settings = {name: _as_settings(own, f"{key}.{name}") for name, own in result.items()}
+    if chosen is None and "name" not in (value if isinstance(value, Mapping) else {"name": value}):
+        return settings
+    names: dict[str, str] = {}
+    for item in [chosen] if isinstance(chosen, str) else chosen if isinstance(chosen, list | tuple) else [None]:
+        if not isinstance(item, str | Mapping):
+            raise BadInput(f"{key}: {shown(value)} is not allowed; must be a list of names, or of mappings with a name")
+        own = _as_mapping(item, key)
+        if "name" not in own:
+            raise BadInput(f"{key}: {shown(item)} has no name")
+        name = own.pop("name")
+        short = short_name(name)
+        if short in names:
+            raise BadInput(f"{key}: {short!r} is there twice; each auxiliary task counts once")
+        names[short] = name
+        if own:
+            settings[short] = own | settings.get(short, {})
+    return {"name": names, **settings}
+
+
+def _as_settings(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{key}: {shown(value)} is not allowed; must be a mapping of settings")
+    return dict(value)
+
+
 def _as_mapping(value: Any, key: str) -> dict[str, Any]:
     """A choice in a document as a mapping with a name of the right type, if it has one. Raises BadInput."""
     value = {"name": value} if isinstance(value, str) else value
@@ -321,12 +397,14 @@ def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
     for group in CONFIG_GROUPS:
         if group.name in document:
             result[group.name] = _as_mapping(document[group.name], group.name)
+    if AUXILIARY.name in document:
+        result[AUXILIARY.name] = _as_list(document[AUXILIARY.name])
     return result
 
 
 @functools.cache
 def _top_level_keys() -> tuple[str, ...]:
-    return (*(group.name for group in CONFIG_GROUPS), *field_types(RunSettings), "plugins")
+    return (*(group.name for group in REGISTRY_GROUPS), *field_types(RunSettings), "plugins")
 
 
 def _plugins(document: Mapping[str, Any], trusted: set[str]) -> list[str]:

@@ -6,9 +6,9 @@ Shapes: M tasks, B batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, gramian_of
+from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask
+from mtrl.auxiliary.auxiliary_task import refuse_wrong_losses
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.optim.precision import autocast
+from mtrl.seeding import load_torch_stream_state
 from mtrl.types import Batch, Metrics, Precision, State
-
-AuxiliaryLoss = Callable[[TaskLosses, Batch], Tensor]
-"""A loss (M,) beside the agent's: it reads the features and outputs of the agent's loss, and the whole batch."""
 
 
 @dataclass
@@ -33,6 +33,15 @@ class LastStep:
 
     weights: tuple[Tensor, Tensor] | None = None  # those of the tasks (M,), and their shares (M,)
     losses: tuple[LossFunction, Batch] | None = None
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """An auxiliary task of a group."""
+
+    task: AuxiliaryTask
+    prefix: str  # of its parameters among the group's
+    generator: torch.Generator
 
 
 class ParameterGroup:
@@ -52,22 +61,30 @@ class ParameterGroup:
         max_grad_norm: float,
         adam_epsilon: float = 1e-5,
         precision: Precision = "float32",
-        auxiliary_losses: Sequence[AuxiliaryLoss] = (),
+        encoder: nn.Module | None = None,
+        auxiliaries: Mapping[str, Auxiliary] | None = None,
         cuda_graphs: bool = False,
     ):
+        """encoder, auxiliaries: parts of `module`; auxiliary tasks, which need an encoder, by name."""
         self.name = name
         self.aggregator = aggregator
         self.task_names = tuple(task_names)
         self.initial_learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
-        self.auxiliary_losses = tuple(auxiliary_losses)
-        self.parameters: Parameters = dict(module.named_parameters())
+        self.encoder = encoder
+        self.auxiliaries = dict(auxiliaries or {})
+        self.horizon = max((auxiliary.task.horizon for auxiliary in self.auxiliaries.values()), default=0)
+        self._gated = {name: own for name, own in self.auxiliaries.items() if own.task.config.gate}
+        self._encoder_prefix = next((f"{name}." for name, part in module.named_modules() if part is encoder), "")
+        self.parameters: Parameters = {name: own for name, own in module.named_parameters() if own.requires_grad}
         self.self_updating = [part for part in module.modules() if isinstance(part, SelfUpdating)]
         apart = {parameter for part in self.self_updating for parameter in part.parameters()}
         self._optimized = {name: value for name, value in self.parameters.items() if value not in apart}
         self._apart = {name: value for name, value in self.parameters.items() if value in apart}
         aggregator.vectorized = all(getattr(part, "works_under_vmap", True) for part in module.modules())
-        self.needs_per_task_gradients = aggregator.needs_per_task_gradients or not aggregator.vectorized
+        self.needs_per_task_gradients = (
+            aggregator.needs_per_task_gradients or not aggregator.vectorized or bool(self._gated)
+        )
         device = next(iter(self.parameters.values())).device
         on_gpu = device.type == "cuda"
         self.autocast = autocast(precision, device)
@@ -88,17 +105,20 @@ class ParameterGroup:
     def step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
         """One gradient step on per-task losses (M,), auxiliary losses included; returns them and the metrics.
 
+        Among the metrics is the loss of each auxiliary task without its weight, the same for all samples of a task.
+
         Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where reading that would stall
         it, this step and all that follow are skipped instead, and `check` raises.
         """
+        batch = self._with_columns(batch)
         result = self._update(loss_fn, batch)
         self._last.weights = None if result.weights is None else (result.weights, batch.shares)
         self._last.losses = (loss_fn, batch) if self.keeps_last_batch else None
         return result
 
     def _eager_step(self, loss_fn: LossFunction, batch: Batch) -> TaskLosses:
-        loss_fn = self._complete(loss_fn)
         with _backend_of(batch) if self.needs_per_task_gradients else nullcontext():
+            loss_fn = self._complete(loss_fn, self._open_gates(loss_fn, batch))
             result = aggregate(self.aggregator, loss_fn, batch, self.parameters)
         # Before clipping, which would spread a value that is not finite over all gradients.
         norm = _gradient_norm(self._optimized)
@@ -108,6 +128,8 @@ class ParameterGroup:
         for part in self.self_updating:
             part.step(batch.shares)
         self.aggregator.after_step(loss_fn, batch, self.parameters)
+        for auxiliary in self.auxiliaries.values():
+            auxiliary.task.after_step(self.encoder)  # type: ignore[arg-type]
         return result
 
     def task_weights(self) -> Metrics:
@@ -136,21 +158,80 @@ class ParameterGroup:
         rate = (pairs < 0).sum() / pairs.isfinite().sum().clamp(min=1)
         return {f"{self.name}/cosine": cosine, f"{self.name}/conflict_rate": rate}
 
-    def _complete(self, loss_fn: LossFunction) -> LossFunction:
-        """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group."""
+    def _complete(self, loss_fn: LossFunction, gates: Mapping[str, Tensor] | None = None) -> LossFunction:
+        """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group.
+
+        gates: factors (M,) of auxiliary tasks by name; 1 where not given.
+        """
 
         def losses(parameters: Parameters, batch: Batch) -> TaskLosses:
             with self.autocast():
                 result = loss_fn(parameters, batch)
                 total = result.losses
                 for output in result.outputs:
-                    for auxiliary in output.losses.values():
-                        total = total + auxiliary
-                for auxiliary_loss in self.auxiliary_losses:
-                    total = total + auxiliary_loss(result, batch)
-            return result._replace(losses=total)
+                    for added in output.losses.values():
+                        total = total + added
+                metrics = dict(result.metrics)
+                for name, auxiliary in self.auxiliaries.items():
+                    own = self._auxiliary_losses(name, auxiliary, result, parameters, batch)
+                    metrics[f"auxiliary/{name}"] = own.detach()[batch.task_ids]
+                    total = total + auxiliary.task.weight() * (own * gates[name] if gates and name in gates else own)
+            return result._replace(losses=total, metrics=metrics)
 
         return losses
+
+    def _auxiliary_losses(
+        self, name: str, auxiliary: Auxiliary, result: TaskLosses, parameters: Parameters, batch: Batch
+    ) -> Tensor:
+        """Losses (M,) of one auxiliary task, without its weight."""
+        start = f"auxiliary.{name}."
+        inputs = AuxiliaryInputs(
+            batch=batch,
+            result=result,
+            encode=self.bind(self.encoder, parameters, self._encoder_prefix),  # type: ignore[arg-type]
+            columns={key.removeprefix(start): own for key, own in batch.noise.items() if key.startswith(start)},
+        )
+        return refuse_wrong_losses(auxiliary.task, self.bind(auxiliary.task, parameters, auxiliary.prefix)(inputs))
+
+    def _with_columns(self, batch: Batch) -> Batch:
+        """The batch with what the auxiliary tasks read beside it."""
+        noise = {
+            f"auxiliary.{name}.{key}": column
+            for name, auxiliary in self.auxiliaries.items()
+            for key, column in auxiliary.task.columns(batch, auxiliary.generator).items()
+        }
+        return replace(batch, noise={**batch.noise, **noise}) if noise else batch
+
+    def _open_gates(self, loss_fn: LossFunction, batch: Batch) -> dict[str, Tensor]:
+        """Which losses of gated auxiliary tasks count, (M,) of 0 and 1 by name (Du et al., 2018, arXiv:1812.02224).
+
+        1 where the cosine of the task's auxiliary gradient with that of the agent's loss is not negative. The cosine is
+        that by the parameters that the agent's loss has too.
+        """
+        if not self._gated:
+            return {}
+        own_prefixes = tuple(auxiliary.prefix for auxiliary in self.auxiliaries.values())
+
+        def gradients(losses: LossFunction) -> dict[str, Tensor]:
+            found, _ = self.aggregator.task_gradients(losses, batch, self.parameters)
+            return {name: value for name, value in found.items() if not name.startswith(own_prefixes)}
+
+        def main(parameters: Parameters, batch: Batch) -> TaskLosses:
+            with self.autocast():
+                return TaskLosses(loss_fn(parameters, batch).losses)
+
+        agents = gradients(main)
+        gates = {}
+        for name, auxiliary in self._gated.items():
+
+            def own(parameters: Parameters, batch: Batch, name: str = name, auxiliary: Auxiliary = auxiliary) -> Any:
+                with self.autocast():
+                    result = loss_fn(parameters, batch)
+                    return TaskLosses(self._auxiliary_losses(name, auxiliary, result, parameters, batch))
+
+            products = [(value * agents[key]).flatten(1).sum(1) for key, value in gradients(own).items()]
+            gates[name] = (torch.stack(products).sum(0) >= 0).float()
+        return gates
 
     def _check_finite(self, losses: Tensor, norm: Tensor) -> None:
         if self.not_finite is None:
@@ -210,7 +291,13 @@ class ParameterGroup:
     def state(self) -> State:
         """Adam's moments by parameter name, and the aggregator's state."""
         moments = {name: dict(self.optimizer.state.get(value, {})) for name, value in self._optimized.items()}
-        return {"optimizer": moments, "learning_rate": self.learning_rate, "aggregator": self.aggregator.state()}
+        streams = {name: auxiliary.generator.get_state() for name, auxiliary in self.auxiliaries.items()}
+        return {
+            "optimizer": moments,
+            "learning_rate": self.learning_rate,
+            "aggregator": self.aggregator.state(),
+            "auxiliary_streams": streams,
+        }
 
     def load_state(self, state: State) -> None:
         """Loads a state written by `state`. Raises KeyError for a missing parameter, ValueError for another shape."""
@@ -225,6 +312,8 @@ class ParameterGroup:
             }
         self.learning_rate = float(state["learning_rate"])
         self.aggregator.load_state(state["aggregator"])
+        for name, auxiliary in self.auxiliaries.items():
+            load_torch_stream_state(auxiliary.generator, state["auxiliary_streams"][name])
         if self.not_finite is not None:
             self.not_finite.zero_()
         if isinstance(self._update, CudaGraphs):

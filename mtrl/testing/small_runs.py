@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mtrl.agent import Agent
 from mtrl.aggregation import GradientAggregator, Mean
+from mtrl.auxiliary import AuxiliaryTask
 from mtrl.encoders import Encoder, Identity
 from mtrl.env.suite import Suite
 from mtrl.networks import PolicyArchitecture
@@ -42,10 +43,11 @@ def make_agent(
     normalizer: type[ReturnNormalizer] = NoNormalizer,
     policy: type[Policy] = Single,
     policy_config: Any = None,
+    auxiliary: Sequence[type[AuxiliaryTask] | Chosen] = (),
 ) -> Any:
     """An agent of small components; by default an MLP of one hidden layer, the mean of the tasks and no normalizer.
 
-    aggregators: by parameter group, where not the common one.
+    aggregators: by parameter group, where not the common one. auxiliary: called by the names of their classes.
     """
     if architecture_config is None:
         architecture_config = MLP.Config(width=16, depth=1) if architecture is MLP else architecture.Config()
@@ -59,6 +61,9 @@ def make_agent(
     }
     for group, own in (aggregators or {}).items():
         chosen[f"aggregator.{group}"] = Chosen(own, own.Config())
+    for task in auxiliary:
+        own_task = task if isinstance(task, Chosen) else Chosen(task, task.Config())
+        chosen[f"auxiliary.{own_task.cls.__name__}"] = own_task
     return build.make_agent(spec, chosen, num_envs=num_envs, seed=seed, device=torch.device("cpu"))
 
 

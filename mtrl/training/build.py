@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 
-from mtrl.agent import Agent, Components
+from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import GradientAggregator, aggregators
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
-from mtrl.config.schema import GROUP_BY_NAME, Choice, RunConfig
+from mtrl.config.schema import AUXILIARY, GROUP_BY_NAME, Choice, RunConfig
 from mtrl.encoders import Encoder
 from mtrl.encoders.encoder import refuse_wrong_features
 from mtrl.env.episodes import RandomEpisodes
@@ -24,7 +26,6 @@ from mtrl.normalization import ReturnNormalizer
 from mtrl.normalization.normalizer import refuse_wrong_shapes
 from mtrl.optim.cpu import available_cores
 from mtrl.optim.memory import RoomForNetworks, refusals_named, require_memory
-from mtrl.optim.parameter_group import AuxiliaryLoss
 from mtrl.policies import ActionHead, Policy
 from mtrl.scheduling import TaskScheduler
 from mtrl.seeding import seeded_construction, torch_stream
@@ -37,6 +38,7 @@ _SET_BY_CONSTRUCTORS: dict[type, dict[str, type]] = {
     Policy: {"head": ActionHead, "noise_size": int, "route_size": int},
     Encoder: {"out_features": int},
     GradientAggregator: {"generator": torch.Generator},
+    AuxiliaryTask: {"num_tasks": int},
     TaskScheduler: {"mode": str, "num_tasks": int},
     ReturnNormalizer: {"training": bool},
 }
@@ -80,13 +82,13 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
-    auxiliary_losses: Mapping[str, Sequence[AuxiliaryLoss]] | None = None,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
-    A parameter group with an aggregator of its own has it as `aggregator.GROUP`.
-    Its initial weights depend on these and the seed alone. auxiliary_losses: by the name of the parameter group.
-    Raises BadInput if its networks do not fit the memory, or a group has no gauge where its aggregator needs one.
+    A parameter group with an aggregator of its own has it as `aggregator.GROUP`, auxiliary tasks are `auxiliary.NAME`.
+    Its initial weights depend on these and the seed alone.
+    Raises BadInput if its networks do not fit the memory, a group has no gauge where its aggregator needs one, or the
+    agent takes no auxiliary tasks.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
     normalizer = chosen["normalizer"]
@@ -116,6 +118,11 @@ def make_agent(
         refuse_wrong_shapes(made, spec.num_tasks)
         return made
 
+    auxiliaries = {
+        key.removeprefix(f"{AUXILIARY.name}."): partial(_make_auxiliary, own)
+        for key, own in chosen.items()
+        if key.startswith(f"{AUXILIARY.name}.")
+    }
     components = Components(
         spec=spec,
         num_envs=num_envs,
@@ -128,11 +135,20 @@ def make_agent(
         device=device,
         precision=precision,
         cuda_graphs=cuda_graphs,
-        auxiliary_losses=auxiliary_losses,
+        auxiliaries=auxiliaries,
     )
     room = refusals_named("the networks", overflow=True), RoomForNetworks()
     with room[0], room[1], seeded_construction(seed, "initial weights"):
-        return make(chosen["agent"].cls, components, chosen["agent"].config)
+        agent = make(chosen["agent"].cls, components, chosen["agent"].config)
+    if auxiliaries and not any(group.auxiliaries for group in agent.groups().values()):
+        raise BadInput(
+            f"the agent {agent_types.name_of(type(agent))!r} takes no auxiliary tasks ({', '.join(auxiliaries)})"
+        )
+    return agent
+
+
+def _make_auxiliary(chosen: Chosen, context: AuxiliaryContext) -> AuxiliaryTask:
+    return make(chosen.cls, context, chosen.config)
 
 
 def make_train_state(

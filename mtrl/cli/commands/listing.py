@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mtrl.cli.flags import FlagParser
 from mtrl.cli.plugins import import_plugins
-from mtrl.config.schema import CONFIG_GROUPS, ConfigGroup, config_class
+from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import Suite, suites
 from mtrl.errors import BadInput
@@ -26,7 +26,8 @@ MAX_TASKS = 4
 _SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
 _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
 
-KINDS = {("policies" if group.name == "policy" else f"{group.name}s"): group for group in CONFIG_GROUPS}
+_PLURALS = {"policy": "policies", "auxiliary": "auxiliaries"}
+KINDS = {_PLURALS.get(group.name, f"{group.name}s"): group for group in REGISTRY_GROUPS}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from mtrl.cli.bug_report import reported_in
 from mtrl.cli.flags import FlagParser, hyphenated
 from mtrl.cli.plugins import check_chosen_plugins, import_plugins, trust_modules_of
 from mtrl.config.schema import (
+    AUXILIARY,
     CONFIG_GROUPS,
     GROUP_BY_NAME,
     RunConfig,
@@ -43,12 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     file = given.get("config")
     document = load_mapping(read_text(Path(file)), file) if file is not None else {}
     names = {name: given[name] for name in (*GROUP_BY_NAME, "preset") if name in given}
+    auxiliary = {AUXILIARY.name: given[AUXILIARY.name]} if AUXILIARY.name in given else {}
     only_asks = not {"--help", "-h", "--print-config"}.isdisjoint(hyphenated(arguments))
     warm_up = None if only_asks else chosen_suite(document, names)
     plugins = import_plugins(given.get("plugin", []), names, warm_up)
+    trust_modules_of([(AUXILIARY.name, name) for name in auxiliary.get(AUXILIARY.name, ())], plugins)
     own = _group_aggregators(arguments, resolve_config(document, names, plugins=plugins).agent.name)
     trust_modules_of([("aggregator", choice["name"]) for choice in own.values() if "name" in choice], plugins)
-    base = resolve_config(document, names, {"aggregator": own}, plugins=plugins)
+    base = resolve_config(document, names, auxiliary, {"aggregator": own}, plugins=plugins)
     flags = _parser(base).parse(arguments)
     names_of_flags = ("run_dir", "match_params", "overwrite", "print_config", "seeds", "jobs")
     command = {name: flags.pop(name, None) for name in names_of_flags}
@@ -128,7 +131,8 @@ def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags that decide which other flags there are."""
-    return _given(arguments, [*GROUP_BY_NAME, "preset", "config", "resume"])
+    single = [*GROUP_BY_NAME, "preset", "config", "resume"]
+    return _given(arguments, single) | _given(arguments, [AUXILIARY.name], nargs="*")
 
 
 def _group_aggregators(arguments: Sequence[str], agent: str) -> dict[str, dict[str, str]]:
@@ -139,11 +143,11 @@ def _group_aggregators(arguments: Sequence[str], agent: str) -> dict[str, dict[s
     return {name: {} for name, key in keys.items() if any(flag.startswith(f"--{key}.") for flag in flags)} | named
 
 
-def _given(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def _given(arguments: Sequence[str], names: Sequence[str], **options: Any) -> dict[str, Any]:
     """The flags of these names, and `plugin`, that are given; all others are passed over."""
     parser = FlagParser("train", add_help=False)
     for name in names:
-        parser.add_flag(f"--{name}", "")
+        parser.add_flag(f"--{name}", "", **options)
     parser.add_plugin_flag()
     return vars(parser.parse_known_args(hyphenated(arguments))[0])
 
@@ -163,6 +167,10 @@ def _parser(base: RunConfig) -> FlagParser:
     parser.add_flag("--resume", "continue that run instead", common, metavar="RUN_DIR")
     classes = parser.add_argument_group("other classes")
     _add_class_flags(parser, base, classes, [group.name for group in CONFIG_GROUPS if group.name not in COMMON_GROUPS])
+    known = f"any of {', '.join(AUXILIARY.registry.names())}; or MODULE:Class; several are added up"
+    chosen = " ".join(choice.name for choice in base.auxiliary.values()) or "none"
+    text = f"{known} [default: {chosen}]"
+    parser.add_flag(f"--{AUXILIARY.name}", text, classes, dest=f"{AUXILIARY.name}.name", nargs="*", metavar="NAME")
     run = parser.add_argument_group("run")
     _add_seeds(parser, run)
     parser.add_settings(RunSettings, base.settings, run, only=set(field_types(RunSettings)) - set(COMMON_SETTINGS))

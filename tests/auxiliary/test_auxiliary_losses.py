@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from agents.ppo import PPO
 from agents.sac import SAC
-from mtrl.agent import Agent, Components
-from mtrl.aggregation import GradientAggregator, Mean, TaskLosses
+from mtrl.agent import Agent
+from mtrl.aggregation import GradientAggregator, Mean
 from mtrl.aggregation.projection.pcgrad import PCGrad
+from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask
 from mtrl.encoders import Encoder
 from mtrl.per_task import mean_per_task
 from mtrl.testing.small_runs import make_agent, make_train_state
@@ -22,9 +22,9 @@ from mtrl.training.run import training_loop
 from mtrl.types import Batch
 from tests.agents.constants import CONTINUOUS
 
-AGENTS: dict[type[Agent], tuple[str, Any]] = {
-    SAC: ("critic", SAC.Config(batch_size=48, learning_starts=40, learning_rate=3e-2)),
-    PPO: ("actor-critic", PPO.Config(rollout_steps=16, epochs=8, minibatches=2, learning_rate=3e-2)),
+AGENTS: dict[type[Agent], Any] = {
+    SAC: SAC.Config(batch_size=48, learning_starts=40, learning_rate=3e-2),
+    PPO: PPO.Config(rollout_steps=16, epochs=8, minibatches=2, learning_rate=3e-2),
 }
 
 
@@ -49,20 +49,16 @@ def error(features: Tensor, batch: Batch) -> Tensor:
     return (features[:, 0] - outcome).square()
 
 
-def prediction_loss(result: TaskLosses, batch: Batch) -> Tensor:
-    assert result.features is not None
-    return mean_per_task(error(result.features, batch), batch.task_ids, CONTINUOUS.spec.num_tasks)
+class Prediction(AuxiliaryTask):
+    def forward(self, inputs: AuxiliaryInputs) -> Tensor:
+        return mean_per_task(error(inputs.features, inputs.batch), inputs.batch.task_ids, self.num_tasks)
 
 
-def prediction_error(cls: type[Agent], losses: tuple[Any, ...], aggregator: type[GradientAggregator]) -> float:
+def prediction_error(
+    cls: type[Agent], auxiliary: list[type[AuxiliaryTask]], aggregator: type[GradientAggregator]
+) -> float:
     """Mean error of the encoder after a short training with auxiliary losses."""
-    group, config = AGENTS[cls]
-
-    class Predicting(cls):  # type: ignore[misc, valid-type]
-        def __init__(self, components: Components, config: Any):
-            super().__init__(replace(components, auxiliary_losses={group: losses}), config)
-
-    agent = make_agent(Predicting, config, CONTINUOUS.spec, encoder=Linear, aggregator=aggregator)
+    agent = make_agent(cls, AGENTS[cls], CONTINUOUS.spec, encoder=Linear, aggregator=aggregator, auxiliary=auxiliary)
     state = make_train_state(agent, CONTINUOUS)
     for progress in training_loop(state, 4 * (16 * 5 + 8)):  # the last rollout is not learnt from
         assert all(bool(torch.isfinite(value).all()) for value in progress.metrics.values())
@@ -77,5 +73,5 @@ def prediction_error(cls: type[Agent], losses: tuple[Any, ...], aggregator: type
 def test_features_learn_to_predict_what_comes_of_an_action(
     cls: type[Agent], aggregator: type[GradientAggregator]
 ) -> None:
-    with_loss, without = (prediction_error(cls, losses, aggregator) for losses in ((prediction_loss,), ()))
+    with_loss, without = (prediction_error(cls, tasks, aggregator) for tasks in ([Prediction], []))
     assert with_loss < 0.1 * without

@@ -1,0 +1,113 @@
+"""The interface of auxiliary tasks: what each sees, and what it gives.
+
+Shapes: B batch, F features, M tasks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from mtrl.aggregation import TaskLosses
+from mtrl.encoders import Encoder
+from mtrl.errors import BadInput
+from mtrl.faults import WrongResult
+from mtrl.registry import Registry
+from mtrl.types import Batch, SuiteSpec
+
+
+@dataclass(frozen=True)
+class AuxiliaryContext:
+    """What an auxiliary task is made for."""
+
+    spec: SuiteSpec
+    encoder: Encoder  # trained by the same parameter group; to be copied, never kept
+    name: str  # of the task in the configuration, for errors
+
+
+@dataclass(frozen=True)
+class AuxiliaryInputs:
+    """What an auxiliary task sees of one update."""
+
+    batch: Batch  # what the agent's loss sees, `Batch.noise` included
+    result: TaskLosses  # of the agent: features, outputs of the networks, losses
+    encode: Callable[[Tensor], Tensor]  # observation (B, *observation) -> features (B, F), by the group's parameters
+    columns: Mapping[str, Tensor]  # what `AuxiliaryTask.columns` gave, by name
+
+    @property
+    def features(self) -> Tensor:
+        """Features (B, F) of the batch's observations, with a graph."""
+        assert self.result.features is not None
+        return self.result.features
+
+    @property
+    def representation(self) -> Tensor | None:
+        """What the last layer of the first network reads (B, d), with a graph; None where it has no such layer."""
+        return self.result.outputs[0].representation if self.result.outputs else None
+
+
+class AuxiliaryTask(nn.Module, ABC):
+    """A loss per task (M,) beside the agent's, in the parameter group that trains the encoder.
+
+    Its networks are trained in that group, with its optimiser and aggregator. What is saved of it is its state dict:
+    anything else that changes is a registered buffer. Parameters that do not require gradients are left alone.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Hyperparameters; those of a subclass derive from these."""
+
+        coefficient: NonNegativeFloat = 1.0  # factor of the loss
+        gate: bool = False  # leave it out for a task whose gradient opposes the agent's; twice the cost of an update
+
+    horizon: int = 0
+    """Env steps after each transition that it reads (`RolloutBuffer.sample`)."""
+    learns_features: bool = True
+    """Whether it needs an encoder with parameters."""
+
+    def __init__(self, context: AuxiliaryContext, config: Any):
+        """Raises BadInput for a suite or an encoder that it cannot learn with."""
+        super().__init__()
+        self.config = config
+        self.num_tasks = context.spec.num_tasks
+        if self.learns_features and not any(True for _ in context.encoder.parameters()):
+            raise BadInput(
+                f"auxiliary task {context.name!r} trains features, and the encoder here has no parameters; choose "
+                "--encoder mlp for vectors, nature or impala for pixels"
+            )
+
+    def columns(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """What the loss reads beside the batch, such as noise: tensors (B, ...), by the task's own generator.
+
+        Called once per update, outside the graph; `generator` is on the run's device.
+        """
+        return {}
+
+    @abstractmethod
+    def forward(self, inputs: AuxiliaryInputs) -> Tensor:
+        """Losses (M,), means within each task, 0 for a task without samples. Pure: its randomness is in `columns`."""
+
+    def weight(self) -> Tensor | float:
+        """Factor of the losses, () or (M,); the coefficient by default."""
+        return self.config.coefficient
+
+    def after_step(self, encoder: nn.Module) -> None:
+        """Called after each step of the optimiser: for target networks and counters."""
+
+
+def refuse_wrong_losses(task: AuxiliaryTask, losses: Any) -> Tensor:
+    """The losses (M,) that a task gave. Raises WrongResult for anything else."""
+    expected = (task.num_tasks,)
+    if not isinstance(losses, Tensor) or losses.shape != expected:
+        found = f"losses {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise WrongResult(f"returned {found} from forward, expected losses {expected}, one per task")
+    return losses
+
+
+auxiliary_tasks: Registry[AuxiliaryTask] = Registry("auxiliary task", AuxiliaryTask)
