@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from mtrl.errors import BadInput, MtrlError
 from mtrl.registry import plugin_packages
 
+MAX_LINE = 300
+"""Characters of an error in a warning."""
+
 
 class WrongResult(Exception):
     """A plug-in broke its interface; the message goes on after the class: `returned None from step, ...`."""
@@ -32,6 +35,13 @@ def describe_fault(error: BaseException, plugin: object) -> str:
     """
     definition = plugin if inspect.isclass(plugin) or inspect.isroutine(plugin) else type(plugin)
     return f"{definition.__qualname__}{_place(error, definition)} {_complaint(error)}"
+
+
+def error_line(error: BaseException) -> str:
+    """What went wrong, for a warning of one line; a plug-in that had a part in it is named."""
+    named = error if isinstance(error, MtrlError) else plugin_fault(error)
+    text = str(named or f"{type(error).__name__}: {error}")
+    return "".join(character if character.isprintable() else " " for character in text)[:MAX_LINE]
 
 
 @contextmanager

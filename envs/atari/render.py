@@ -11,6 +11,7 @@ import numpy as np
 
 from envs.atari.emulation import Emulation
 from envs.atari.pool import GamePool, emulator_seed
+from mtrl.env.suite import RenderedEpisode
 from mtrl.types import TaskSpec
 
 MAX_PICTURES = 3_000
@@ -19,8 +20,8 @@ MAX_PICTURES = 3_000
 
 def render_episode(
     task: TaskSpec, emulation: Emulation, variation: int, act: Callable[[np.ndarray], np.ndarray]
-) -> tuple[list[np.ndarray], bool]:
-    """Screens (210, 160, 3) uint8 of one episode played by `act`, and whether it reached the target score."""
+) -> RenderedEpisode:
+    """Screens (210, 160, 3) uint8 of one episode played by `act`; a success is one that reached the target score."""
     seen, shown = GamePool(task.name, emulation), GamePool(task.name, emulation, pictures=True)
     observation = seen.begin(emulator_seed(variation))
     pictures = [shown.begin(emulator_seed(variation))[0]]
@@ -34,4 +35,5 @@ def render_episode(
         observation = stacked[0]
         score += float(reward[0])
         ended = bool(terminated[0] or truncated[0])
-    return pictures, ended and task.target_return is not None and score >= task.target_return
+    success = ended and task.target_return is not None and score >= task.target_return
+    return RenderedEpisode(pictures, score, success)

@@ -21,7 +21,7 @@ from envs.atari.legal_actions import LEGAL_ACTIONS, NUM_ACTIONS
 from envs.atari.presets import published
 from envs.atari.scores import REFERENCES, SHARMA_TARGETS
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, Suite, suites
+from mtrl.env.suite import Mode, RenderedEpisode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.types import SuiteSpec, TaskSpec
@@ -135,9 +135,7 @@ class Atari(Suite):
         seed_every_episode = mode == "evaluate" or self.config.exact_resume
         return AtariEnvs(self.spec, num_envs, episodes, self.emulation, seed_every_episode=seed_every_episode)
 
-    def render_episode(
-        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[list[np.ndarray], bool]:
+    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
         from envs.atari.render import render_episode
 
         return render_episode(self.spec.tasks[task], self.emulation, variation, act)

@@ -1,4 +1,4 @@
-"""Pictures of an episode, drawn by the environment itself; imported only for `mtrl eval --video`."""
+"""Pictures of an episode, drawn by the environment itself; imported only where videos are wanted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from envs.gymnasium_suite.factory import GymnasiumFactory
 from envs.gymnasium_suite.slot_env import GymnasiumStock
+from mtrl.env.suite import RenderedEpisode
 from mtrl.errors import BadInput, MtrlError
 from mtrl.types import TaskSpec
 
@@ -17,8 +18,8 @@ MAX_PICTURES = 300
 
 def render_episode(
     factory: GymnasiumFactory, task: TaskSpec, variation: int, act: Callable[[np.ndarray], np.ndarray]
-) -> tuple[list[np.ndarray], bool]:
-    """Frames (H, W, 3) uint8 of one episode played by `act`, and whether it was a success.
+) -> RenderedEpisode:
+    """One episode played by `act`.
 
     Raises BadInput where the environment cannot draw, for want of a package or of a display, say.
     """
@@ -31,10 +32,10 @@ def render_episode(
         stride = -(-task.max_episode_steps // MAX_PICTURES)
         observation = slot.begin(task.index, variation)
         frames = [_frame(env.render())]
-        steps, ended, success = 0, False, False
+        steps, return_, ended, success = 0, 0.0, False, False
         while not ended:
             result = slot.step(act(observation.copy()))
-            steps += 1
+            steps, return_ = steps + 1, return_ + float(result.reward)
             ended, success = result.terminated or result.truncated, success or result.success
             if ended or steps % stride == 0:
                 frames.append(_frame(env.render()))
@@ -43,7 +44,7 @@ def render_episode(
         raise
     except Exception as error:  # of a drawing library that is missing, or has no display
         raise BadInput(f"task {task.name!r} cannot be drawn: {type(error).__name__}: {error}") from error
-    return frames, success
+    return RenderedEpisode(frames, return_, success)
 
 
 def _frame(picture: object) -> np.ndarray:

@@ -26,7 +26,7 @@ from envs.gymnasium_suite.spaces import BoxAction, DiscreteAction, ImageObservat
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, Suite, suites
+from mtrl.env.suite import Mode, RenderedEpisode, Suite, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.registry import CodeName, nearest, trusted_function, trusted_modules
@@ -151,9 +151,7 @@ class GymnasiumSuite(Suite):
         pool.replays_exactly = mode == "train" and self._replays_exactly
         return pool
 
-    def render_episode(
-        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[list[np.ndarray], bool]:
+    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
         from envs.gymnasium_suite.render import render_episode
 
         return render_episode(self._factory(), self.spec.tasks[task], variation, act)

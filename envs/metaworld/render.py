@@ -1,6 +1,6 @@
 """Pictures of a Meta-World episode, rendered without a display.
 
-Imported only for `mtrl eval --video`: rendering costs about 80 ms a frame on a CPU.
+Imported only where videos are wanted: rendering costs about 80 ms a frame on a CPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.slot_env import EnvironmentStock, MetaWorldSlot
+from mtrl.env.suite import RenderedEpisode
 from mtrl.errors import BadInput
 
 FRAME_STRIDE = 10  # env steps between frames
@@ -23,8 +24,8 @@ BACKENDS = ("egl", "osmesa")
 
 def render_episode(
     factory: MetaWorldFactory, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-) -> tuple[list[np.ndarray], bool]:
-    """Frames (SIZE, SIZE, 3) uint8 of one episode, and whether it succeeded. Raises BadInput without a renderer."""
+) -> RenderedEpisode:
+    """One episode, in frames (SIZE, SIZE, 3) uint8. Raises BadInput without a renderer."""
     stock = _RenderingStock(factory.task_names, factory.reward_function)
     slot = MetaWorldSlot(stock, factory.task_names, factory.goals, end_at_success=True)
     observation = slot.begin(task, variation).astype(np.float32)
@@ -32,18 +33,18 @@ def render_episode(
     try:
         frames = [_first_frame(env)]
         ended = success = False
-        step = 0
+        step, return_ = 0, 0.0
         while not ended:
             result = slot.step(act(observation))
             observation = result.observation.astype(np.float32)
             ended, success = result.terminated or result.truncated, success or result.success
-            step += 1
+            step, return_ = step + 1, return_ + float(result.reward)
             if ended or step % FRAME_STRIDE == 0:
                 frames.append(env.render())
     finally:
         env.close()
     # The official camera `corner2` hangs upside down.
-    return [np.ascontiguousarray(frame[::-1, ::-1]) for frame in frames], success
+    return RenderedEpisode([np.ascontiguousarray(frame[::-1, ::-1]) for frame in frames], return_, success)
 
 
 class _RenderingStock(EnvironmentStock):

@@ -23,7 +23,7 @@ from envs.metaworld.tasks import STEP_COSTS, parse, suggested_name
 from envs.workers.child_process import warm_up
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource
-from mtrl.env.suite import Mode, Suite, SuiteOutline, suites
+from mtrl.env.suite import Mode, RenderedEpisode, Suite, SuiteOutline, suites
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.errors import BadInput
 from mtrl.types import SuiteSpec, TaskSpec
@@ -148,9 +148,7 @@ class MetaWorld(Suite):
             step_costs=[STEP_COSTS[task] for task in self.spec.task_names],
         )
 
-    def render_episode(
-        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[list[np.ndarray], bool]:
+    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
         from envs.metaworld.render import render_episode
 
         return render_episode(self._factory("evaluate"), task, variation, act)

@@ -109,6 +109,7 @@ class RunSettings:
     keep_checkpoints: PositiveInt = 2  # how many of the last ones to keep, the best not counted
     log_interval: PositiveInt = 5_000  # env steps between rows of metrics.jsonl
     conflict_interval: NonNegativeInt = 0  # env steps between measurements of how task gradients conflict; 0: none
+    video_interval: NonNegativeInt = 0  # env steps between videos of the policy, one episode of each task; 0: none
     max_hours: PositiveFloat | None = None  # hours until the run saves and stops; None: no limit
     check_plugins: bool = True  # before training, the contracts of classes named MODULE:Class
     worker_timeout: PositiveFloat = 60.0  # seconds without an answer after which a worker counts as hung

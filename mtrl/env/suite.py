@@ -30,6 +30,14 @@ class SuiteOutline(NamedTuple):
     action_space: gym.spaces.Box | gym.spaces.Discrete
 
 
+class RenderedEpisode(NamedTuple):
+    """An episode in pictures."""
+
+    frames: list[np.ndarray]  # (height, width, 3) uint8 each
+    return_: float  # undiscounted sum of raw rewards
+    success: bool
+
+
 class Suite(ABC):
     """One suite of a family, built from its name: `find_suite("mt10")("mt10", config, seed)`."""
 
@@ -100,10 +108,8 @@ class Suite(ABC):
         is in seconds.
         """
 
-    def render_episode(
-        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[list[np.ndarray], bool]:
-        """Frames (height, width, 3) uint8 of one evaluation episode played by `act`, and whether it succeeded.
+    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
+        """One evaluation episode of a task, played by `act` (observation to action, both of one environment).
 
         Raises BadInput where it cannot be rendered.
         """

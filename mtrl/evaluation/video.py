@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 MILLISECONDS_PER_FRAME = 60
 MP4_HEIGHT = 480
 """Pixels of the picture, above its caption."""
-CAPTION_HEIGHT = 32
+CAPTION_HEIGHT = 52
+"""Pixels, of two lines."""
+FONT_SIZES = range(16, 7, -1)
 
 
-def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path) -> list[Path]:
-    """One episode of every task, on its first variation, by the evaluated policy; returns the files written.
+def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path, env_steps: int) -> Iterator[Path]:
+    """Films one episode of every task, on its first variation, by the evaluated policy; yields each file written.
 
+    env_steps: of training, for caption and name (`TASK-step_N-success`). No random number of the training is drawn.
     Raises BadInput if the suite or this machine cannot render, StorageFailure.
     """
-    written = []
     for task in suite.spec.tasks:
         policy, task_ids = protocol_policy(agent, suite.spec, seed), np.array([task.index])
 
         def act(observation: np.ndarray, policy: ActionRule = policy, task_ids: np.ndarray = task_ids) -> np.ndarray:
             return policy(observation[None], task_ids)[0]
 
-        frames, success = suite.render_episode(task.index, 0, act)
-        path = folder / f"{task.name}-{'success' if success else 'failure'}"
-        written.append(write_video(frames, f"{task.name}: {'success' if success else 'failure'}", path))
-    return written
+        frames, return_, success = suite.render_episode(task.index, 0, act)
+        outcome = "success" if success else "failure"
+        caption = f"{task.name}\nstep {env_steps:,}   return {return_:,.1f}   {outcome}"
+        yield write_video(frames, caption, folder / f"{task.name}-step_{env_steps}-{outcome}")
 
 
 def write_video(frames: Sequence[np.ndarray], caption: str, path: Path) -> Path:
-    """Frames (height, width, 3) uint8, at `path` with the suffix of the format; returns it. Raises StorageFailure."""
+    """Frames (height, width, 3) uint8 and a caption of one or two lines, which an MP4 shows below the picture.
+
+    Returns `path` with the suffix of the format. Raises StorageFailure.
+    """
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in frames]
@@ -64,7 +69,7 @@ def write_video(frames: Sequence[np.ndarray], caption: str, path: Path) -> Path:
 
 
 def _captioned(picture: Image.Image, caption: str) -> Image.Image:
-    """As high as a video is, both sides even as H.264 has them, with a line of text below."""
+    """As high as a video is, both sides even as H.264 has them, with the caption below."""
     from PIL import Image, ImageDraw
 
     width = 2 * round(picture.width * MP4_HEIGHT / picture.height / 2)
@@ -72,7 +77,10 @@ def _captioned(picture: Image.Image, caption: str) -> Image.Image:
     # Whole multiples keep the pixels of small screens sharp.
     sharp = MP4_HEIGHT % picture.height == 0
     canvas.paste(picture.resize((width, MP4_HEIGHT), Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS))
-    ImageDraw.Draw(canvas).text((8, MP4_HEIGHT + 6), caption, font_size=16)
+    draw = ImageDraw.Draw(canvas)
+    boxes = {size: draw.textbbox((8, MP4_HEIGHT + 6), caption, font_size=size) for size in FONT_SIZES}
+    size = next((size for size, box in boxes.items() if box[2] <= width - 8), FONT_SIZES[-1])
+    draw.text((8, MP4_HEIGHT + 6), caption, font_size=size)
     return canvas
 
 

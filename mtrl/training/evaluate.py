@@ -19,7 +19,7 @@ from mtrl.loggers.metric_rows import evaluation_metrics
 from mtrl.optim.matmul_backend import choose_matmul_backend
 from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.logs import EvaluationRow
-from mtrl.runs.run_directory import EVALUATION
+from mtrl.runs.run_directory import EVALUATION, VIDEOS
 from mtrl.training.build import build_suite, num_workers
 from mtrl.training.interruption import Interruption
 from mtrl.training.load import TaskNames, load_trained
@@ -73,7 +73,7 @@ def evaluate(
     path = Path(run_dir) / EVALUATION if output is None else output
     replace_file(path, dump_json({**about, **_result_json(result, played.spec, trained.env_steps)}, indent=2) + b"\n")
     if video:
-        for path in write_videos(agent, played, settings.seed, Path(run_dir) / "videos"):
+        for path in write_videos(agent, played, settings.seed, Path(run_dir) / VIDEOS, trained.env_steps):
             say(str(path))
     return 0
 

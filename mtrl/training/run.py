@@ -51,6 +51,7 @@ from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, Metr
 from mtrl.training.interruption import Interruption
 from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
 from mtrl.training.train_state import TrainState
+from mtrl.training.videos import VideoCallback, refuse_videos
 from mtrl.types import ActionStep, Metrics, Progress, TaskWeights
 
 
@@ -125,6 +126,8 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
     require_room(config, agent)
     if config.settings.cuda_graphs:
         refuse_cuda_graphs(agent)
+    if config.settings.video_interval:
+        refuse_videos(suite)
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
@@ -222,13 +225,14 @@ def _run(
         evaluation = EvaluationCallback(
             run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
         )
+        videos = VideoCallback(run, state, suite, settings.seed, settings.video_interval, interruption, [table])
         metrics = MetricsCallback(
             run,
             state,
             loggers,
             settings.log_interval,
             settings.total_env_steps,
-            lambda: evaluation.seconds,
+            lambda: evaluation.seconds + videos.seconds,
             settings.conflict_interval,
         )
         checkpoints = CheckpointCallback(run, state, store, settings.checkpoint_interval)
@@ -236,7 +240,7 @@ def _run(
             # An evaluation that a signal cut short is made up for before the run goes on.
             evaluation.evaluate_if_due(state.env_steps)
             for progress in training_loop(state, settings.total_env_steps) if not interruption else ():
-                for callback in (metrics, evaluation, checkpoints):
+                for callback in (metrics, evaluation, videos, checkpoints):
                     callback(progress)
                 if interruption:
                     break

@@ -13,6 +13,7 @@ from PIL import Image
 
 from agents.sac import SAC
 from envs.point_mass import PointMass
+from mtrl.env.suite import RenderedEpisode
 from mtrl.evaluation.protocol_policy import protocol_policy
 from mtrl.evaluation.video import write_video, write_videos
 from mtrl.testing.small_runs import make_agent
@@ -26,12 +27,10 @@ class Filmed(PointMass):
         self.spec = dataclasses.replace(self.spec, samples_policy=samples_policy)
         self.actions: list[list[np.ndarray]] = []
 
-    def render_episode(
-        self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[list[np.ndarray], bool]:
+    def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
         observation = np.array([0.1, 0.2], np.float32)
         self.actions.append([act(observation) for _ in range(5)])
-        return [np.full((8, 8, 3), 40 * frame, np.uint8) for frame in range(5)], task == 1
+        return RenderedEpisode([np.full((8, 8, 3), 40 * frame, np.uint8) for frame in range(5)], 1.5, task == 1)
 
 
 @pytest.mark.parametrize("samples_policy", [True, False])
@@ -41,12 +40,12 @@ def test_a_video_shows_the_evaluated_policy(
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     suite = Filmed(samples_policy)
     agent = make_agent(SAC, SAC.Config(), suite.spec)
-    paths = write_videos(agent, suite, 7, tmp_path)
+    paths = list(write_videos(agent, suite, 7, tmp_path, 400))
     assert [path.name for path in paths] == [
-        "goal-0.8-0.8-failure.gif",
-        "goal-0.8+0.8-success.gif",
-        "goal+0.8-0.8-failure.gif",
-        "goal+0.8+0.8-failure.gif",
+        "goal-0.8-0.8-step_400-failure.gif",
+        "goal-0.8+0.8-step_400-success.gif",
+        "goal+0.8-0.8-step_400-failure.gif",
+        "goal+0.8+0.8-step_400-failure.gif",
     ]
     assert Image.open(paths[0]).n_frames == 5  # type: ignore[attr-defined]
     for task, actions in enumerate(suite.actions):
@@ -60,14 +59,18 @@ def test_a_video_shows_the_evaluated_policy(
 def test_a_video_is_an_mp4_with_a_caption_where_there_is_an_encoder(tmp_path: Path) -> None:
     encoder = pytest.importorskip("imageio_ffmpeg")
     frames = [np.full((210, 160, 3), 50 * index, np.uint8) for index in range(5)]
-    path = write_video(frames, "reach-v3: success", tmp_path / "videos" / "reach-v3")
+    caption = "a-task-with-quite-a-long-name-of-words-v3\nstep 400   return 1.5   success"
+    path = write_video(frames, caption, tmp_path / "videos" / "reach-v3")
     assert path == tmp_path / "videos" / "reach-v3.mp4"
     reader = encoder.read_frames(str(path))
     about = next(reader)
-    pictures = [np.frombuffer(picture, np.uint8).reshape(512, 366, 3) for picture in reader]
+    pictures = [np.frombuffer(picture, np.uint8).reshape(532, 366, 3) for picture in reader]
     assert about["codec"] == "h264"
-    assert about["source_size"] == (366, 512)
+    assert about["source_size"] == (366, 532)
     assert len(pictures) == 5
     for index, picture in enumerate(pictures):
         assert abs(int(picture[200, 180, 0]) - 50 * index) < 8
-        assert picture[485:510].max() > 150  # the text
+        # Two lines of text, and a margin on their right.
+        assert picture[485:503].max() > 150
+        assert picture[508:530].max() > 150
+        assert picture[485:530, 360:].max() < 50

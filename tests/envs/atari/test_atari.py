@@ -196,10 +196,11 @@ def test_a_rendered_episode_is_the_one_that_the_agent_saw() -> None:
         seen.append(observation)
         return np.int64(len(seen) % 4)
 
-    pictures, success = atari(max_episode_frames=40).render_episode(1, 3, act)
+    pictures, return_, success = atari(max_episode_frames=40).render_episode(1, 3, act)
     assert len(pictures) == len(seen) + 1 == 11
     assert {picture.shape for picture in pictures} == {(210, 160, 3)}
     assert pictures[0].dtype == np.uint8
+    assert return_ == 0
     assert not success
     # Where the coloured screen is black, so is the agent's newest frame.
     dark = pictures[4].max(axis=2)[::10, ::10] == 0

@@ -77,7 +77,7 @@ def test_a_video_of_an_episode_of_minigrid() -> None:
     trust_module("minigrid.wrappers")
     config = GymnasiumSuite.Config(wrappers=("minigrid.wrappers:ImgObsWrapper",), max_episode_steps=3)
     suite = GymnasiumSuite("gym:MiniGrid-Empty-5x5-v0", config, 1)
-    frames, success = suite.render_episode(0, 0, lambda observation: np.int64(2))
+    frames, _, success = suite.render_episode(0, 0, lambda observation: np.int64(2))
     assert not success
     assert len(frames) == 4
     assert frames[0].shape[2] == 3

@@ -240,10 +240,11 @@ def test_arguments_belong_to_all_tasks_or_to_one(arguments: dict[str, Any], mess
 
 def test_a_video_is_drawn_by_the_environment() -> None:
     made = suite("gym:ToyTwo-v0,b=ToyTwo-v0", target_returns={"b": 5.0})
-    frames, success = made.render_episode(1, 0, lambda observation: np.int64(observation.shape == (3,)))
+    frames, return_, success = made.render_episode(1, 0, lambda observation: np.int64(observation.shape == (3,)))
     assert [frame[0, 0, 0] for frame in frames] == [0, 1, 2, 3, 4, 5]
+    assert return_ == 5
     assert success
-    assert not made.render_episode(0, 0, lambda observation: np.int64(0))[1]
+    assert not made.render_episode(0, 0, lambda observation: np.int64(0)).success
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
