@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 from mtrl.errors import BadInput
 
@@ -30,10 +30,14 @@ MAX_LISTED = 240
 """Characters of a list of names in an error."""
 
 
-class NamesCode:
+class NamesCode(NamedTuple):
     """Marks the type of a setting that names code."""
 
+    registered: bool = False  # whether a name without a colon is that of a registered class
 
+
+ClassName = Annotated[str, NamesCode(registered=True)]
+"""Type of a setting that names a class of a registry, or `MODULE:CLASS`; code as a `CodeName` is."""
 CodeName = Annotated[str, NamesCode()]
 """Type of a setting `MODULE` or `MODULE:NAME`, alone or in a tuple.
 
@@ -174,11 +178,12 @@ def trusted_function(name: str) -> Any:
 
 
 def modules_named(annotation: Any, value: Any) -> list[str]:
-    """The modules that the value of a setting names, in order: none unless its type is marked as a `CodeName`."""
+    """The modules that the value of a setting names, in order: none unless its type is marked as naming code."""
     if get_origin(annotation) is tuple:
         return [module for own in value for module in modules_named(get_args(annotation)[0], own)]
-    marked = get_origin(annotation) is Annotated and any(isinstance(note, NamesCode) for note in get_args(annotation))
-    return [value.partition(":")[0]] if marked and isinstance(value, str) else []
+    marks = get_args(annotation) if get_origin(annotation) is Annotated and isinstance(value, str) else ()
+    codes = [mark for mark in marks if isinstance(mark, NamesCode) and (":" in value or not mark.registered)]
+    return [value.partition(":")[0]] if codes else []
 
 
 def _refuse_file(name: str, form: str) -> None:

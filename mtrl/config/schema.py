@@ -41,7 +41,7 @@ from mtrl.config.validation import field_types, plain, refuse_unknown, shown, va
 from mtrl.config.yaml_io import dump_mapping, load_mapping
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
-from mtrl.registry import Registry, modules_named, nearest, trusted_modules
+from mtrl.registry import ClassName, Registry, modules_named, nearest, trusted_modules
 from mtrl.types import Precision
 
 
@@ -89,6 +89,9 @@ class Choice:
     config: Any  # instance of the class's Config
 
 
+Setting = str | int | float | bool | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings of the run itself: top-level flags and top-level keys."""
@@ -108,6 +111,10 @@ class RunSettings:
     checkpoint_interval: PositiveInt = 50_000  # env steps between checkpoints; one is written at the end in any case
     keep_checkpoints: PositiveInt = 2  # how many of the last ones to keep, the best not counted
     log_interval: PositiveInt = 5_000  # env steps between rows of metrics.jsonl
+    logger: tuple[ClassName, ...] = ("tensorboard",)  # see mtrl list loggers; none; or MODULE:Class
+    logger_settings: dict[str, Setting] = dataclasses.field(default_factory=dict)  # LOGGER.SETTING VALUE, ...
+    callback: tuple[ClassName, ...] = ()  # MODULE:Class, of the base class mtrl.loggers.Callback
+    callback_settings: dict[str, Setting] = dataclasses.field(default_factory=dict)  # MODULE:Class.SETTING VALUE
     conflict_interval: NonNegativeInt = 0  # env steps between measurements of how task gradients conflict; 0: none
     video_interval: NonNegativeInt = 0  # env steps between videos of the policy, one episode of each task; 0: none
     max_hours: PositiveFloat | None = None  # hours until the run saves and stops; None: no limit
@@ -194,9 +201,9 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     names += [chosen.name for chosen in auxiliary.values()]
     needed |= {name.partition(":")[0] for name in names} & trusted
     configs = [choice.config for choice in (*choices.values(), *group_aggregators.values(), *auxiliary.values())]
-    code = [module for config in configs for module in named_modules(type(config), vars(config))]
-    needed |= set(_plugins({"plugins": code}, trusted))
     checked = validated(RunSettings, settings, "")
+    code = [module for config in (*configs, checked) for module in named_modules(type(config), vars(config))]
+    needed |= set(_plugins({"plugins": code}, trusted))
     return RunConfig(
         **choices,
         settings=checked,

@@ -54,7 +54,9 @@ def resume_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: in
     """
     _check(config, seeds, jobs)
     config = changed(config, changes)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    flags = []
+    for name, value in changes.items():
+        flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     commands = {}
     for seed in seeds:
         run_dir = folder / f"seed-{seed}"

@@ -1,1 +1,5 @@
-"""Metric loggers: the terminal, JSON lines, TensorBoard; and the names of metrics."""
+"""Metric loggers: the terminal, JSON lines, TensorBoard and others; callbacks; and the names of metrics."""
+
+from mtrl.loggers.metric_logger import Callback, LoggedRun, MetricLogger
+
+__all__ = ["Callback", "LoggedRun", "MetricLogger"]

@@ -1,25 +1,21 @@
-"""Curves for TensorBoard. If they cannot be written the run goes on without them."""
+"""Curves for TensorBoard."""
 
 from __future__ import annotations
 
-import logging
 import textwrap
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtrl.checkpoints.files import printable
-from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.loggers.metric_logger import LoggedRun, MetricLogger, loggers
 from mtrl.loggers.metric_rows import scalars
 from mtrl.runs.logs import EvaluationRow
+from mtrl.runs.run_directory import TENSORBOARD
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-logger = logging.getLogger(__name__)
 
 CELL = 16
 """Pixels of an element of a matrix."""
@@ -35,62 +31,40 @@ LAYOUT = {
 """Charts of the tab "custom scalars", each with the curves of all tasks; names are regular expressions."""
 
 
+@loggers.register("tensorboard")
 class TensorBoardLogger(MetricLogger):
-    """Writes scalars under `folder`; the writer, slow to import, is made at the first of them."""
+    """Curves for TensorBoard, in the folder tb of the run."""
 
-    def __init__(self, folder: Path, config: str = "", resumed_at: int | None = None):
-        """config: YAML, for the tab "text".
-
-        resumed_at: env steps of the checkpoint a run goes on from; TensorBoard hides what was newer.
-        """
-        self.folder, self._config, self._resumed_at = folder, config, resumed_at
-        self._writer: SummaryWriter | None = None
-        self._working = True
+    def __init__(self, run: LoggedRun, config: Any):
+        super().__init__(run, config)
+        self._writer: SummaryWriter | None = None  # slow to import, and made at the first row
 
     def on_metrics(self, row: Mapping[str, Any]) -> None:
-        self._add(row["env_steps"], scalars(row), cosines(row))
+        if self._writer is None:
+            self._writer = self._make_writer()
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, row["env_steps"])
+        for name, picture in cosines(row).items():
+            self._writer.add_image(name, picture, row["env_steps"], dataformats="HWC")
 
     def on_evaluation(self, rows: Sequence[EvaluationRow], metrics: Mapping[str, Any]) -> None:
         self.on_metrics(metrics)
 
-    def _add(self, env_steps: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray] = {}) -> None:
-        """Adds one point to the curve of each name, and the pictures (H, W, 3) uint8.
+    def _make_writer(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
 
-        Never raises; the first fault is logged and ends the writing.
-        """
-        if not self._working:
-            return
-        try:
-            if self._writer is None:
-                # Costs a second, and a broken TensorBoard installation may raise anything.
-                from torch.utils.tensorboard import SummaryWriter
-
-                _silence_writer_threads()
-                purge = None if self._resumed_at is None else self._resumed_at + 1
-                self._writer = SummaryWriter(str(self.folder), purge_step=purge)
-                self._writer.add_custom_scalars(LAYOUT)
-                # As a block of code in Markdown.
-                self._writer.add_text("config", textwrap.indent(self._config, "    "), 0)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, env_steps)
-            for name, picture in pictures.items():
-                self._writer.add_image(name, picture, env_steps, dataformats="HWC")
-        except Exception as error:
-            self._fail(error)
+        _silence_writer_threads()
+        # TensorBoard hides what is newer than the checkpoint that a run goes on from.
+        purge = None if self.run.resumed_at is None else self.run.resumed_at + 1
+        writer = SummaryWriter(str(self.run.folder / TENSORBOARD), purge_step=purge)
+        writer.add_custom_scalars(LAYOUT)
+        writer.add_text("config", textwrap.indent(self.run.config, "    "), 0)  # as a block of code in Markdown
+        return writer
 
     def close(self) -> None:
-        """Writes what is buffered. Never raises."""
-        writer, self._writer = self._writer, None
-        if writer is not None and self._working:
-            try:
-                writer.close()
-            except Exception as error:
-                self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        self._working = False
-        reason = f"{type(error).__name__}: {printable(str(error), 160)}"
-        logger.warning("no TensorBoard curves in %s: %s", printable(str(self.folder), 160), reason)
+        """Writes what is buffered."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def cosines(row: Mapping[str, Any]) -> dict[str, np.ndarray]:

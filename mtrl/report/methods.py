@@ -15,7 +15,7 @@ from mtrl.report.runs import Protocol, Run
 NOT_OF_A_METHOD = {
     *("seed", "num_workers", "device", "cuda_graphs", "torch_threads", "max_hours", "worker_timeout"),
     *("eval_interval", "eval_episodes_per_task", "final_eval_episodes_per_task", "log_interval"),
-    "conflict_interval",
+    *("logger", "logger_settings", "callback", "callback_settings", "video_interval", "conflict_interval"),
     *("checkpoint_interval", "keep_checkpoints", "check_plugins", "plugins"),
 }
 """Settings that change nothing, or last bits only, of what is learned."""
@@ -102,7 +102,7 @@ def _methods(runs: Iterable[Run]) -> list[Method]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.config.items() if name not in NOT_OF_A_METHOD}
+    return {name: value for name, value in run.config.items() if name.partition(".")[0] not in NOT_OF_A_METHOD}
 
 
 def name_methods(settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:

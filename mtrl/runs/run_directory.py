@@ -6,6 +6,8 @@ metrics.jsonl    one row per log interval and evaluation, see mtrl/loggers/metri
 eval.csv         one row per task of every evaluation of the run itself
 eval.json        the result of the last `mtrl eval`
 tb/              the same for TensorBoard
+metrics.csv      the same as a table (`--logger csv`)
+loggers/         what other loggers keep
 checkpoints/     see mtrl/checkpoints/store.py
 lock             held by the one trainer of the run
 """
@@ -40,9 +42,10 @@ from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
 
 CONFIG, META, METRICS, EVALUATIONS, LOCK = "config.yaml", "meta.json", "metrics.jsonl", "eval.csv", "lock"
 EVALUATION = "eval.json"
-TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "checkpoints", "videos", "diagnostics"
-FOLDERS = (TENSORBOARD, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
-CONTENT = (*FOLDERS, METRICS, EVALUATIONS, EVALUATION, CONFIG)
+METRICS_TABLE = "metrics.csv"
+TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "loggers", "checkpoints", "videos", "diagnostics"
+FOLDERS = (TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
+CONTENT = (*FOLDERS, METRICS, METRICS_TABLE, EVALUATIONS, EVALUATION, CONFIG)
 """Removed by `--overwrite`; anything else in the folder is the user's."""
 
 OLDER_VERSIONS = ("0.1", "0.2")

@@ -150,12 +150,14 @@ class EvaluationCallback:
         # Before the rows: a run killed in between evaluates again and finds the checkpoint it saved.
         if score > self._best:
             self._best = score
-            self._store.save(
+            folder = self._store.save(
                 env_steps,
                 {"agent": self._state.agent.state()},
                 kind="best",
                 info={"score": score, "episodes_per_task": self._episodes_per_task},
             )
+            for logger in self._loggers:
+                logger.on_checkpoint(env_steps, folder)
         self._log(rows)
         self._last, self._result = env_steps, result
 
@@ -218,8 +220,16 @@ def _complete_evaluations(rows: Sequence[EvaluationRow], task_names: Sequence[st
 class CheckpointCallback:
     """Checkpoints of the whole train state."""
 
-    def __init__(self, run: RunDirectory, state: TrainState, store: CheckpointStore, interval: int):
+    def __init__(
+        self,
+        run: RunDirectory,
+        state: TrainState,
+        store: CheckpointStore,
+        loggers: Sequence[MetricLogger],
+        interval: int,
+    ):
         self._run, self._state, self._store, self._interval = run, state, store, interval
+        self._loggers = loggers
         self._last = state.env_steps
 
     def __call__(self, progress: Progress) -> None:
@@ -233,7 +243,9 @@ class CheckpointCallback:
         _check_finite(content["agent"], "agent")
         self._run.sync()
         info = suite_facts(self._state.envs.spec)
-        self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
+        folder = self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
+        for logger in self._loggers:
+            logger.on_checkpoint(self._state.env_steps, folder)
 
 
 def _check_finite(part: State, path: str) -> None:

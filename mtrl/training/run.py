@@ -25,11 +25,11 @@ from mtrl.env.suite import Suite
 from mtrl.errors import BadInput, MtrlError, WorkerFailure
 from mtrl.evaluation.evaluator import EvaluationStopped, Evaluator
 from mtrl.faults import WrongResult, named_plugin_faults
+from mtrl.loggers.chosen import chosen_callbacks, chosen_loggers, make_callbacks, make_loggers
 from mtrl.loggers.console import say, success_table
 from mtrl.loggers.json_lines import RunDirectoryLogger
 from mtrl.loggers.live_table import LiveTable
-from mtrl.loggers.metric_logger import MetricLogger
-from mtrl.loggers.tensorboard import TensorBoardLogger
+from mtrl.loggers.metric_logger import LoggedRun, MetricLogger
 from mtrl.networks.size import num_parameters
 from mtrl.optim.cpu import acting_threads
 from mtrl.optim.matmul_backend import choose_matmul_backend
@@ -120,6 +120,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
     device = prepare_process(config)
     suite = build_suite(config.suite, config.settings.seed)
+    refuse_wrong_loggers(config)
     # These may refuse the suite, or not fit the memory: not after there is a run directory.
     build_scheduler(config, suite)
     agent = build_agent(config, suite, device)
@@ -143,6 +144,7 @@ def resume(
         config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
         device = prepare_process(config)
         suite = build_suite(config.suite, config.settings.seed)
+        refuse_wrong_loggers(config)
         store = checkpoint_store(run, config, suite, device)
         checkpoint = store.load("latest")
         refuse_another_suite(checkpoint, suite)
@@ -171,6 +173,12 @@ def prepare_process(config: RunConfig) -> torch.device:
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     return device
+
+
+def refuse_wrong_loggers(config: RunConfig) -> None:
+    """Raises BadInput for loggers and callbacks that are unknown, or whose settings or packages are not right."""
+    chosen_loggers(config.settings)
+    chosen_callbacks(config.settings)
 
 
 def refuse_cuda_graphs(agent: Agent) -> None:
@@ -215,13 +223,18 @@ def _run(
             restore(state, resumed)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
         evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
+        logged = LoggedRun(run.path, dump_yaml(config), None if resumed is None else resumed.step)
+        loggers: list[MetricLogger] = [RunDirectoryLogger(run)]
+        # Before the table, which has the terminal for itself; each is closed also if the next one cannot start.
+        for made in make_loggers(chosen_loggers(settings), logged):
+            stack.callback(made.close)
+            loggers.append(made)
         about = _about(config, agent, run)
         table = LiveTable(suite.spec.task_names, settings.total_env_steps, score=suite.spec.score, about=about)
         stack.enter_context(table)
-        curves = TensorBoardLogger(run.tensorboard, dump_yaml(config), None if resumed is None else resumed.step)
-        loggers = [RunDirectoryLogger(run), curves, table, *own_loggers]
-        for logger in loggers:
-            stack.callback(logger.close)
+        for last in (table, *own_loggers, *make_callbacks(chosen_callbacks(settings), logged)):
+            stack.callback(last.close)
+            loggers.append(last)
         evaluation = EvaluationCallback(
             run, state, store, evaluator, interruption, loggers, settings.eval_interval, settings.eval_episodes_per_task
         )
@@ -235,7 +248,7 @@ def _run(
             lambda: evaluation.seconds + videos.seconds,
             settings.conflict_interval,
         )
-        checkpoints = CheckpointCallback(run, state, store, settings.checkpoint_interval)
+        checkpoints = CheckpointCallback(run, state, store, loggers, settings.checkpoint_interval)
         try:
             # An evaluation that a signal cut short is made up for before the run goes on.
             evaluation.evaluate_if_due(state.env_steps)

@@ -17,6 +17,7 @@ from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, conf
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import Suite, suites
 from mtrl.errors import BadInput
+from mtrl.loggers.chosen import LOGGER
 from mtrl.loggers.console import make_console
 from mtrl.registry import nearest
 
@@ -27,7 +28,7 @@ _SIZED_ON = "MT10 (39 features, 8 outputs, 10 tasks)"
 _MT10 = {"in_features": 39, "out_features": 8, "num_tasks": 10}
 
 _PLURALS = {"policy": "policies", "auxiliary": "auxiliaries"}
-KINDS = {_PLURALS.get(group.name, f"{group.name}s"): group for group in REGISTRY_GROUPS}
+KINDS = {_PLURALS.get(group.name, f"{group.name}s"): group for group in (*REGISTRY_GROUPS, LOGGER)}
 
 
 def main(arguments: Sequence[str]) -> int:

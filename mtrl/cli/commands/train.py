@@ -32,7 +32,7 @@ from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
 COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "num_workers", "device")
-RESUME_SETTINGS = ("total_env_steps", "max_hours", "num_workers", "worker_timeout", "device")
+RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
 """Settings that a resume may change."""
 
 
@@ -60,8 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     if command["jobs"] is not None and command["seeds"] is None:
         raise BadInput("--jobs needs --seeds")
     settings = {name: value for name, value in flags.items() if name not in ("config", "plugin")}
-    for group, choice in base.choices():
-        for module in named_modules(config_class(group, choice.name), settings.get(group.name, {})):
+    given_code = [(config_class(group, choice.name), settings.get(group.name, {})) for group, choice in base.choices()]
+    for cls, values in (*given_code, (RunSettings, settings)):
+        for module in named_modules(cls, values):
             trust_module(module)
             plugins.append(module)
     config = resolve_config(document, settings, plugins=plugins)

@@ -1,0 +1,1 @@
+"""Tracking tools of others, each an extra of its own."""
