@@ -155,3 +155,33 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
         Exception, match=rf"logger '{cls.name}' needs the package .*pip install 'mtrl-suite\[{cls.name}\]'"
     ):
         cls.check_packages()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import psutil
+from mtrl.config.schema import Choice
+from mtrl.loggers.chosen import make_loggers
+from mtrl.loggers.metric_logger import LoggedRun
+from mtrl.loggers.tracking.wandb import WandbLogger
+(logger,) = make_loggers([Choice("wandb", WandbLogger.Config())], LoggedRun(Path(sys.argv[1]), "seed: 1"))
+logger.on_metrics({"env_steps": 0, "loss": 1.0})
+for process in psutil.Process().children(recursive=True):
+    process.kill()
+    process.wait()
+for env_steps in range(1, 200):
+    logger.on_metrics({"env_steps": env_steps, "loss": 1.0})
+logger.close()
+print("survived", flush=True)
+"""
+
+
+def test_a_tool_that_dies_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout == "survived\n"
+    assert done.stderr.count("logger 'wandb' has stopped, the run goes on without it") == 1
