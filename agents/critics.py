@@ -1,20 +1,25 @@
-"""Q networks: what off-policy actor-critic agents share. Shapes: B batch, F features, A action, K critics, N bins."""
+"""Q networks and temperatures: what off-policy actor-critic agents share.
+
+Shapes: B batch, F features, A action, M tasks, K critics, N bins.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mtrl.agent import Components
 from mtrl.encoders import Encoder
-from mtrl.errors import BadInput
+from mtrl.errors import BadInput, Diverged
 from mtrl.networks import Ensemble, Output
 from mtrl.normalization import ReturnNormalizer, ValueOutput
+from mtrl.per_task import mean_per_task
 from mtrl.policies import SoftHead
-from mtrl.types import Batch
+from mtrl.types import Batch, Metrics
 
 
 class Bins(nn.Module):
@@ -109,6 +114,68 @@ def make_critics(
         components.value_network(in_features, out_features * (bins.num_bins if bins else 1)) for _ in range(num_critics)
     ]
     return Critics(encoder, Ensemble(members), output, bins)
+
+
+class Temperatures(nn.Module):
+    """alpha_i = exp(log alpha_i), learnt so that each task's policy has its target entropy (Haarnoja et al., 2018)."""
+
+    def __init__(
+        self,
+        initial: float,
+        target_entropy: Tensor,
+        *,
+        learning_rate: float,
+        task_names: Sequence[str],
+        device: torch.device,
+        learns: bool = True,
+    ):
+        """target_entropy (M,). learns: False where a policy fixes the temperature."""
+        super().__init__()
+        self.task_names = tuple(task_names)
+        self.learns = learns
+        self.log_alpha = nn.Parameter(torch.full((len(target_entropy),), math.log(initial), device=device))
+        self.target_entropy: Tensor
+        self.register_buffer("target_entropy", target_entropy.to(device), persistent=False)
+        self.optimizer = torch.optim.Adam(
+            [self.log_alpha], learning_rate, fused=True, capturable=self.log_alpha.is_cuda
+        )
+
+    def forward(self, task_ids: Tensor) -> Tensor:
+        """alpha of each sample's task (B,), outside the graph."""
+        return self.log_alpha.detach().exp()[task_ids]
+
+    def task_weights(self) -> Tensor:
+        """M softmax(-log alpha) (M,): the released code of soft modularization; its paper writes softmax(-alpha)."""
+        return len(self.log_alpha) * torch.softmax(-self.log_alpha.detach(), dim=0)
+
+    def step(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
+        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
+
+        Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
+        then either, which its group reports.
+        """
+        if not self.learns:
+            return {}
+        # d/d log alpha_i = -mean_i(log pi + target entropy_i)
+        gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, len(self.log_alpha))
+        losses = self.log_alpha.detach() * gradient
+        self.log_alpha.grad = gradient
+        finite = torch.isfinite(gradient).all()
+        if gradient.is_cuda:
+            self.optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
+        elif not finite:
+            tasks = [self.task_names[task] for task in (~torch.isfinite(gradient)).nonzero().flatten()]
+            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(tasks)}")
+        self.optimizer.step()
+        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
+
+    def moments(self) -> dict[str, Any]:
+        """The optimiser's state."""
+        return dict(self.optimizer.state.get(self.log_alpha, {}))
+
+    def load_moments(self, moments: dict[str, Any]) -> None:
+        device = self.log_alpha.device
+        self.optimizer.state[self.log_alpha] = {name: value.clone().to(device) for name, value in moments.items()}
 
 
 def n_step_return(batch: Batch, normalizer: ReturnNormalizer, discount: float) -> tuple[Tensor, Tensor | float]:

@@ -33,7 +33,7 @@ class NetworkResets:
     def apply(self, agent: Agent) -> None:
         """New weights, which depend on the seed and the env step; the optimisers of all groups forget their moments."""
         with seeded_construction(self.components.seed, f"reset at {agent.env_steps}"):
-            new = type(agent)(self.components, agent.config)  # type: ignore[attr-defined]
+            new = type(agent)(self.components, agent.config)
         for name in self.networks:
             pairs = zip(agent.get_submodule(name).parameters(), new.get_submodule(name).parameters(), strict=True)
             for parameter, value in pairs:

@@ -7,7 +7,6 @@ forms differ in the action head alone. Shapes: B batch, D observation, F feature
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -15,14 +14,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.critics import Bins, Critics, make_critics, n_step_return, polyak_update
+from agents.critics import Bins, Critics, Temperatures, make_critics, n_step_return, polyak_update
 from agents.resets import NetworkResets
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
-from mtrl.errors import Diverged
 from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task, nan_where_absent
@@ -75,19 +73,19 @@ class SAC(Agent):
         self.average = AveragedPolicy(encoder, self.policy, config.averaging_rate)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         # A policy may fix the temperature: Distral's entropy coefficient, which is 0 with KL only.
-        self.learns_temperatures = self.policy.temperature is None
-        alpha = config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38)
-        self.log_alpha = nn.Parameter(torch.full((self.num_tasks,), math.log(alpha)))
-        self.target_entropy: Tensor  # (M,)
-        self.register_buffer("target_entropy", self.head.target_entropy(config.target_entropy_scale), persistent=False)
+        self.temperatures = Temperatures(
+            config.initial_alpha if self.policy.temperature is None else max(self.policy.temperature, 1e-38),
+            self.head.target_entropy(config.target_entropy_scale),
+            learning_rate=config.alpha_learning_rate,
+            task_names=self.spec.task_names,
+            device=self.device,
+            learns=self.policy.temperature is None,
+        )
         self.to(self.device)
         rates: dict[str, Any] = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
         self.critic_group = components.parameter_group("critic", self.critics, encoder=encoder, **rates)
         self.actor_group = components.parameter_group("actor", self.policy, **rates)
-        self.alpha_optimizer = torch.optim.Adam(
-            [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda
-        )
         networks = ("policy", "critics", "target_critics", "average")
         self.resets = NetworkResets(components, config.reset_interval, networks)
         self.explore_stream = components.stream("explore")
@@ -144,7 +142,7 @@ class SAC(Agent):
         self.normalizer.update_statistics(target, batch.task_ids, [self.critics.output, self.target_critics.output])
         critic = self.critic_group.step(self.critic_losses, batch)
         actor = self.actor_group.step(self.actor_losses, batch)
-        alpha = self.update_temperatures(actor.metrics["log_prob"], batch.task_ids)
+        alpha = self.temperatures.step(actor.metrics["log_prob"], batch.task_ids)
         polyak_update(*self.polyak_pair, self.config.target_rate)
         self.average.update()
         means = alpha | means_per_task({**critic.metrics, **actor.metrics}, batch.task_ids, self.num_tasks)
@@ -167,7 +165,7 @@ class SAC(Agent):
                 lambda action: self.min_q(self.target_critics, features, action, batch, "target"),
                 batch.noise["next_action"],
             )
-        regularization = policy.expected_regularization(next_q.log_prob, self.alpha(tasks))
+        regularization = policy.expected_regularization(next_q.log_prob, self.temperatures(tasks))
         next_value = self.normalizer.denormalize(next_q.value, tasks)
         next_value = next_value - self.normalizer.regularization_scale(tasks) * regularization
         reward, discount = n_step_return(batch, self.normalizer, self.config.discount)
@@ -196,7 +194,7 @@ class SAC(Agent):
         )
         # Both terms divided by the normalizer's scale: alpha log pi / sigma - Q in its units.
         scale = self.normalizer.regularization_scale(tasks) / self.normalizer.scale(tasks)
-        cost = scale * policy.expected_regularization(q.log_prob, self.alpha(tasks)) - q.value
+        cost = scale * policy.expected_regularization(q.log_prob, self.temperatures(tasks)) - q.value
         losses = mean_per_task(cost, tasks, self.num_tasks)
         if policy.network.route_log_prob is not None:
             # REINFORCE for a sampled route: log pi(route) (mean cost - cost)
@@ -206,44 +204,14 @@ class SAC(Agent):
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
         return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
 
-    def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
-        """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.
-
-        Raises Diverged before a step that is not finite. On a GPU that step is skipped: the actor's loss was not finite
-        then either, which its group reports.
-        """
-        if not self.learns_temperatures:
-            return {}
-        # d/d log alpha_i = -mean_i(log pi + target entropy_i)
-        gradient = -mean_per_task(log_prob + self.target_entropy[task_ids], task_ids, self.num_tasks)
-        losses = self.log_alpha.detach() * gradient
-        self.log_alpha.grad = gradient
-        finite = torch.isfinite(gradient).all()
-        if gradient.is_cuda:
-            self.alpha_optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
-        elif not finite:
-            tasks = [self.spec.task_names[task] for task in (~torch.isfinite(gradient)).nonzero().flatten()]
-            raise Diverged(f"gradient of log alpha is not finite for the task(s) {', '.join(tasks)}")
-        self.alpha_optimizer.step()
-        return {"alpha_loss": losses, "alpha": self.log_alpha.detach().exp()}
-
-    def alpha(self, task_ids: Tensor) -> Tensor:
-        """The temperature of each sample's task (B,), outside the graph."""
-        return self.log_alpha.detach().exp()[task_ids]
-
     def min_q(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, noise: str) -> Tensor:
         """min_k Q_k (B, 1 or A) in the normalizer's units."""
         output = critics(self.head.critic_input(features, action), batch.task_ids, batch.noise.get(noise))
         return output.values.amin(0)
 
     def _weighted(self, losses: Tensor) -> Tensor:
-        """Losses (M,) weighted by M softmax(-log alpha), if the configuration says so.
-
-        That is the released code of soft modularization; the paper writes softmax(-alpha).
-        """
-        if not self.config.temperature_task_weights:
-            return losses
-        return losses * self.num_tasks * torch.softmax(-self.log_alpha.detach(), dim=0)
+        """Losses (M,) weighted by the temperatures, if the configuration says so."""
+        return losses * self.temperatures.task_weights() if self.config.temperature_task_weights else losses
 
     def _sample_noise(self, num_samples: int) -> Mapping[str, Tensor]:
         """All randomness of one update: action noise, and the noise of routed networks."""
@@ -264,10 +232,8 @@ class SAC(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        moments = dict(self.alpha_optimizer.state.get(self.log_alpha, {}))
-        return super().state() | {"alpha_optimizer": moments}
+        return super().state() | {"alpha_optimizer": self.temperatures.moments()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        moments = {name: value.clone().to(self.device) for name, value in state["alpha_optimizer"].items()}
-        self.alpha_optimizer.state[self.log_alpha] = moments
+        self.temperatures.load_moments(state["alpha_optimizer"])

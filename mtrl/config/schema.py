@@ -216,14 +216,15 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
 def _preset(suite_name: str, agent_name: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The settings of the preset that the documents name, or of the first; its name among them. Raises BadInput."""
     presets = find_suite(suite_name).presets(suite_name, agent_name)
-    name = next((document["preset"] for document in reversed(documents) if document.get("preset") is not None), None)
+    named = [document["preset"] for document in documents if document.get("preset") is not None]
+    name = named[-1] if named else next(iter(presets), None)
     if name is None:
-        name = next(iter(presets), None)
-    if name is not None and (not isinstance(name, str) or name not in presets):
+        return {"preset": None}
+    if not isinstance(name, str) or name not in presets:
         known = f"must be one of {', '.join(presets)}" if presets else "the suite has none for this agent"
         hint = nearest(name, presets) if isinstance(name, str) else ""
         raise BadInput(f"preset: {shown(name)} is not allowed for {suite_name!r} with {agent_name!r}; {known}{hint}")
-    return {**_checked(presets.get(name, {})), "preset": name}
+    return {**_checked(presets[name]), "preset": name}
 
 
 def named_modules(cls: type, values: Mapping[str, Any]) -> list[str]:

@@ -69,7 +69,7 @@ class Normalized(Identity):
         self.clip = config.clip
         self.moments = ObservationMoments(self.out_features)
 
-    def forward(self, observation: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, observation: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
         return ((observation - self.moments.shift) / self.moments.scale).clamp(-self.clip, self.clip)
 

@@ -3,7 +3,7 @@
     scale_i = max_j r_j / max(r_i, 0.01),    r_j the mean reward of task j so far
 
 is measured anew only when networks start anew, at the start of learning and at resets, as there: in between, what is
-learned does not change its units. Suited to rewards that are not negative, as those of Meta-World.
+learned does not change its units. Suited to rewards that are not negative.
 """
 
 from __future__ import annotations

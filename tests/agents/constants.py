@@ -75,7 +75,7 @@ def with_target(agent: SAC, batch: Batch) -> Batch:
 
 def set_alpha(agent: SAC, alpha: Sequence[float]) -> None:
     with torch.no_grad():
-        agent.log_alpha.copy_(torch.tensor(alpha).log())
+        agent.temperatures.log_alpha.copy_(torch.tensor(alpha).log())
 
 
 # Two dimensions of a standard Gaussian at its mean; tanh has slope 1 there.

@@ -82,19 +82,19 @@ def test_the_smallest_critic_counts_for_every_sample_and_action() -> None:
 def test_a_temperature_rises_while_the_entropy_is_below_its_target() -> None:
     agent = sac(alpha_learning_rate=0.1)
     set_alpha(agent, [math.e, 1.0, math.exp(-2)])
-    before = agent.log_alpha.detach().clone()
+    before = agent.temperatures.log_alpha.detach().clone()
     # The target entropy is -2: log pi of 3 means an entropy of -3, below it; 1 means -1, above it.
-    metrics = agent.update_temperatures(torch.tensor([4.0, 2.0, 1.0]), torch.tensor([0, 0, 2]))
+    metrics = agent.temperatures.step(torch.tensor([4.0, 2.0, 1.0]), torch.tensor([0, 0, 2]))
     excess = [3.0 - 2.0, 0.0, 1.0 - 2.0]
     assert metrics["alpha_loss"].tolist() == pytest.approx([-1 * excess[0], 0.0, 2 * excess[2]])
-    assert agent.log_alpha.grad.tolist() == pytest.approx([-excess[0], 0.0, -excess[2]])
+    assert agent.temperatures.log_alpha.grad.tolist() == pytest.approx([-excess[0], 0.0, -excess[2]])
     # Adam's first step is the learning rate in the gradient's direction.
-    assert (agent.log_alpha - before).tolist() == pytest.approx([0.1, 0.0, -0.1], abs=1e-6)
+    assert (agent.temperatures.log_alpha - before).tolist() == pytest.approx([0.1, 0.0, -0.1], abs=1e-6)
 
 
 def test_temperatures_start_where_they_are_told_to() -> None:
-    assert sac().alpha(torch.arange(3)).tolist() == [1.0, 1.0, 1.0]
-    assert sac(initial_alpha=0.2).alpha(torch.arange(3)).tolist() == pytest.approx([0.2] * 3)
+    assert sac().temperatures(torch.arange(3)).tolist() == [1.0, 1.0, 1.0]
+    assert sac(initial_alpha=0.2).temperatures(torch.arange(3)).tolist() == pytest.approx([0.2] * 3)
 
 
 def test_discrete_losses_are_exact_sums_over_the_legal_actions() -> None:
@@ -120,10 +120,10 @@ def test_discrete_losses_are_exact_sums_over_the_legal_actions() -> None:
 
 
 def test_target_entropies_follow_the_action_space() -> None:
-    assert sac().target_entropy.tolist() == [-2.0] * 3
-    assert sac(target_entropy_scale=0.5).target_entropy.tolist() == [-1.0] * 3
+    assert sac().temperatures.target_entropy.tolist() == [-2.0] * 3
+    assert sac(target_entropy_scale=0.5).temperatures.target_entropy.tolist() == [-1.0] * 3
     expected = [0.89 * math.log(4), 0.89 * math.log(3), 0.89 * math.log(4)]
-    assert sac(DISCRETE).target_entropy.tolist() == pytest.approx(expected)
+    assert sac(DISCRETE).temperatures.target_entropy.tolist() == pytest.approx(expected)
 
 
 def test_temperature_task_weights_are_m_softmax_of_minus_log_alpha() -> None:
@@ -140,7 +140,7 @@ def test_temperature_task_weights_are_m_softmax_of_minus_log_alpha() -> None:
         ]
         torch.testing.assert_close(losses[1], weights * losses[0])
     temperature_losses = [
-        agent.update_temperatures(torch.ones(3), batch.task_ids)["alpha_loss"] for agent in (plain, weighted)
+        agent.temperatures.step(torch.ones(3), batch.task_ids)["alpha_loss"] for agent in (plain, weighted)
     ]
     assert torch.equal(*temperature_losses)  # the temperatures' own loss is not weighted
 

@@ -303,7 +303,7 @@ def test_no_temperature_is_learnt() -> None:
     metrics = agent.learn(batch_of([0, 1, 2]))
     assert not {"alpha", "alpha_loss"} & set(metrics)
     assert agent.state()["alpha_optimizer"] == {}
-    assert agent.alpha(torch.tensor([0, 2])).tolist() == pytest.approx([C_ENT, C_ENT])
+    assert agent.temperatures(torch.tensor([0, 2])).tolist() == pytest.approx([C_ENT, C_ENT])
 
 
 def test_the_protocol_plays_the_task_policy() -> None:

@@ -125,7 +125,7 @@ class KeepsAPickle(SAC):
 
 class MetricsWithGraph(SAC):
     def learn(self, batch: Batch) -> Metrics:
-        return super().learn(batch) | {"alpha": self.log_alpha.exp()}
+        return super().learn(batch) | {"alpha": self.temperatures.log_alpha.exp()}
 
 
 class MetricsOfSamples(SAC):

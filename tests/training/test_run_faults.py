@@ -94,7 +94,7 @@ POISONS: dict[str, tuple[dict[str, Any], Callable[[TrainState], None], str]] = {
     "gradient": ({}, poison_gradient, "actor gradient is not finite: architecture.trunk.0.weight"),
     "weight": ({}, poison_parameter("policy.architecture.head.bias"), "not finite"),
     "target": ({}, poison_parameter("target_critics.ensemble.members.1.head.bias"), "critic loss is not finite"),
-    "temperature": ({}, poison_parameter("log_alpha"), "not finite"),
+    "temperature": ({}, poison_parameter("temperatures.log_alpha"), "not finite"),
     "ppo, reward": (PPO, poison_reward, "reward is not finite: task goal"),
     "ppo, loss": (PPO, poison_rollout, "return is not finite for the task(s) goal+0.8-0.8"),
     "ppo, weight": (PPO, poison_parameter("networks.policy.architecture.head.bias"), "action is not finite"),
