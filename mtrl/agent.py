@@ -45,6 +45,7 @@ class Components:
     precision: Precision = "float32"
     cuda_graphs: bool = False
     auxiliaries: Mapping[str, Callable[[AuxiliaryContext], AuxiliaryTask]] = field(default_factory=dict)  # by name
+    learning: bool = True  # False: the agent will only play, and loads nothing that only learning needs
 
     def stream(self, purpose: str) -> torch.Generator:
         """A named generator on the run's device."""
@@ -107,6 +108,8 @@ class Agent(nn.Module, ABC):
     """Capacity of the buffer in transitions (env steps)."""
     extras: Mapping[str, tuple[int, ...]] = {}
     """Shapes per transition of what `act` stores beside the action."""
+    reads_rewards: bool = True
+    """False: it learns from observations alone, as a student of teachers does."""
 
     @abstractmethod
     def __init__(self, components: Components, config: Any):
@@ -152,6 +155,13 @@ class Agent(nn.Module, ABC):
 
     def on_env_step(self, step: EnvStep) -> None:
         """Called once with every vector step that was stored, in time order."""
+
+    def inputs(self) -> Mapping[str, str]:
+        """Hashes by name of what the agent learns from beside its environments, such as teachers.
+
+        Checkpoints record them, and a run goes on with the same ones only.
+        """
+        return {}
 
     @abstractmethod
     def groups(self) -> Mapping[str, ParameterGroup]:

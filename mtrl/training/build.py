@@ -82,11 +82,12 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
+    learning: bool = True,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
     A parameter group with an aggregator of its own has it as `aggregator.GROUP`, auxiliary tasks are `auxiliary.NAME`.
-    Its initial weights depend on these and the seed alone.
+    Its initial weights depend on these and the seed alone. learning: False for one that will only play.
     Raises BadInput if its networks do not fit the memory, a group has no gauge where its aggregator needs one, or the
     agent takes no auxiliary tasks.
     """
@@ -136,6 +137,7 @@ def make_agent(
         precision=precision,
         cuda_graphs=cuda_graphs,
         auxiliaries=auxiliaries,
+        learning=learning,
     )
     room = refusals_named("the networks", overflow=True), RoomForNetworks()
     with room[0], room[1], seeded_construction(seed, "initial weights"):
@@ -183,8 +185,8 @@ def build_suite(suite: Choice, seed: int) -> Suite:
     return make(GROUP_BY_NAME["suite"].find(suite.name), suite.name, suite.config, seed)
 
 
-def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
-    """The agent of a run, newly initialised, on `device`."""
+def build_agent(config: RunConfig, suite: Suite, device: torch.device, *, learning: bool = True) -> Agent:
+    """The agent of a run, newly initialised, on `device`; `learning` False for one that will only play."""
     settings = config.settings
     return make_agent(
         suite.spec,
@@ -194,6 +196,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
         device=device,
         precision=settings.precision,
         cuda_graphs=settings.cuda_graphs and device.type == "cuda",
+        learning=learning,
     )
 
 

@@ -49,7 +49,13 @@ from mtrl.training.build import (
 )
 from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
 from mtrl.training.interruption import Interruption
-from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
+from mtrl.training.restore import (
+    checkpoint_store,
+    refuse_another_suite,
+    refuse_other_inputs,
+    restore,
+    suite_facts,
+)
 from mtrl.training.train_state import TrainState
 from mtrl.training.videos import VideoCallback, refuse_videos
 from mtrl.types import ActionStep, Metrics, Progress, TaskWeights
@@ -156,6 +162,7 @@ def resume(
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
         agent = build_agent(config, suite, device)
+        refuse_other_inputs(checkpoint, agent)
         require_room(config, agent)
         run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)
