@@ -144,6 +144,12 @@ class Agent(nn.Module, ABC):
             if isinstance(module, AveragedPolicy):
                 module.follow()
 
+    def play_part(self, part: str) -> None:
+        """Evaluations play a part of the policy, such as Distral's common one. Raises BadInput for an unknown part."""
+        for module in self.modules():
+            if isinstance(module, Policy):
+                module.play(part)
+
     @abstractmethod
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         """Learns from `buffer`; each task gets its share of a batch (`RolloutBuffer.sample`), and its losses count with

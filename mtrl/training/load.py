@@ -112,13 +112,17 @@ class TrainedAgent:
 
 @torch_defaults()
 def load_agent(
-    run_dir: str | Path, checkpoint: str = "latest", plugins: Sequence[str] = (), weights: Weights = "averaged"
+    run_dir: str | Path,
+    checkpoint: str = "latest",
+    plugins: Sequence[str] = (),
+    weights: Weights = "averaged",
+    policy_part: str | None = None,
 ) -> TrainedAgent:
     """See `mtrl.load`."""
     discover_plugins()
     for module in plugins:
         trust_module(module)
-    return load_trained(run_dir, checkpoint, plugins, weights)
+    return load_trained(run_dir, checkpoint, plugins, weights, policy_part=policy_part)
 
 
 def load_trained(
@@ -127,10 +131,11 @@ def load_trained(
     plugins: Sequence[str] | None,
     weights: Weights = "averaged",
     device: torch.device | None = None,
+    policy_part: str | None = None,
 ) -> TrainedAgent:
     """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput.
 
-    device: by default that of the run, if it is there.
+    device: by default that of the run, if it is there. policy_part: of the policy, if not all of it is played.
     """
     if weights not in get_args(Weights):
         raise BadInput(f"weights {weights!r}: must be 'averaged' or 'last'")
@@ -154,6 +159,9 @@ def load_trained(
     if weights == "last":
         agent.use_last_weights()
         label += ", weights of the last update"
+    if policy_part is not None:
+        agent.play_part(policy_part)
+        label += f", {policy_part} policy"
     generator = torch_stream(config.settings.seed, "predict", device=agent.device)
     return TrainedAgent(agent.eval(), suite.spec, config, label, stored.step, generator)
 

@@ -58,6 +58,7 @@ from mtrl.training.restore import (
 )
 from mtrl.training.train_state import TrainState
 from mtrl.training.videos import VideoCallback, refuse_videos
+from mtrl.training.warm_start import warm_start
 from mtrl.types import ActionStep, Metrics, Progress, TaskWeights
 
 
@@ -135,6 +136,8 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         refuse_cuda_graphs(agent)
     if config.settings.video_interval:
         refuse_videos(suite)
+    if config.settings.warm_start is not None:
+        say(str(warm_start(agent, config.settings.warm_start)))
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
