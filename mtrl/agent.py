@@ -18,6 +18,7 @@ from mtrl.aggregation import GradientAggregator
 from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
+from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
@@ -146,9 +147,11 @@ class Agent(nn.Module, ABC):
 
     def play_part(self, part: str) -> None:
         """Evaluations play a part of the policy, such as Distral's common one. Raises BadInput for an unknown part."""
-        for module in self.modules():
-            if isinstance(module, Policy):
-                module.play(part)
+        policies = [module for module in self.modules() if isinstance(module, Policy)]
+        if not policies:
+            raise BadInput(f"policy_part {part!r}: this agent has no policy with parts")
+        for policy in policies:
+            policy.play(part)
 
     @abstractmethod
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:

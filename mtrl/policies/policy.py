@@ -87,7 +87,7 @@ class Policy(nn.Module, ABC):
         """features (B, F), task_ids (B,) int64, noise (B, noise_size) uniform, route (B, route_size) int64."""
 
     def play(self, part: str) -> None:
-        """From now on `forward` gives the distributions of a part; for evaluations. Raises BadInput for an unknown one."""
+        """From now on `forward` gives the distributions of a part, for evaluations. Raises BadInput for no part."""
         if part not in self.parts:
             known = f"has only {', '.join(self.parts)}" if self.parts else "has no parts"
             raise BadInput(f"policy_part {part!r}: the policy of this run {known}")
