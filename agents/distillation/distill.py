@@ -9,7 +9,7 @@ Shapes: B batch, M tasks, A action, d representation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from agents.distillation.losses import Divergence, feature_error, imitation_loss
 from agents.distillation.teachers import Teachers, representation_size
@@ -26,7 +27,7 @@ from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import BadInput
-from mtrl.networks.layers import TaskHeads, uniform_noise
+from mtrl.networks.layers import uniform_noise
 from mtrl.normalization import NoNormalizer, normalizers
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task, nan_where_absent
@@ -34,24 +35,43 @@ from mtrl.policies import AveragedPolicy, Policy, PolicyOutput, make_policy_grad
 from mtrl.types import ActionStep, Batch, Metrics, TaskWeights
 
 
+class Regressors(nn.Module):
+    """A linear layer per task, from the student's representation to that of the task's teacher."""
+
+    def __init__(self, in_features: int, out_features: int, num_tasks: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_tasks, out_features, in_features).uniform_(-1e-3, 1e-3))
+        self.bias = nn.Parameter(torch.zeros(num_tasks, out_features))
+
+    def forward(self, representation: Tensor, task_ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """Representations (B, d) -> (B, out_features), sorted by task with counts (M,), or any part of such a batch."""
+        if len(representation) == sum(counts):
+            parts = zip(representation.split(list(counts)), self.weight, self.bias, strict=True)
+            return torch.cat([F.linear(*part) for part in parts]).float()
+        # For the gradients of single tasks: every layer, of which each sample gets its own.
+        values = torch.einsum("bi,moi->bmo", representation, self.weight).float() + self.bias
+        own = task_ids.view(-1, 1, 1).expand(-1, 1, values.shape[-1])
+        return values.gather(1, own).squeeze(1)
+
+
 class Student(nn.Module):
     """An encoder and a policy, and what predicts the teachers' representations from the student's, if anything."""
 
-    def __init__(self, encoder: Encoder, policy: Policy, regressors: TaskHeads | None):
+    def __init__(self, encoder: Encoder, policy: Policy, regressors: Regressors | None):
         super().__init__()
         self.encoder = encoder
         self.policy = policy
         self.regressors = regressors
 
     def forward(
-        self, observation: Tensor, task_ids: Tensor, noise: Tensor | None
+        self, observation: Tensor, task_ids: Tensor, noise: Tensor | None, counts: Sequence[int]
     ) -> tuple[Tensor, PolicyOutput, Tensor | None]:
         """Features (B, F), the policy's output, and predicted representations (B, d)."""
         features = self.encoder(observation)
         policy = self.policy(features, task_ids, noise)
         if self.regressors is None:
             return features, policy, None
-        return features, policy, self.regressors(policy.network.representation, task_ids)
+        return features, policy, self.regressors(policy.network.representation, task_ids, counts)
 
 
 @agent_types.register("distill")
@@ -113,8 +133,7 @@ class Distill(Agent):
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
 
-    def _make_regressors(self, encoder: Encoder, policy: Policy) -> TaskHeads:
-        """A linear layer per task, from the student's representation to that of the task's teacher."""
+    def _make_regressors(self, encoder: Encoder, policy: Policy) -> Regressors:
         assert self.teachers is not None
         own, theirs = representation_size(encoder, policy, self.spec, torch.device("cpu")), self.teachers
         sizes = torch.tensor(theirs.representation_sizes(), device=self.device)
@@ -122,7 +141,7 @@ class Distill(Agent):
             who = "the student" if not own else f"teacher {theirs.of_task[int((sizes == 0).nonzero()[0])].run}"
             raise BadInput(f"agent.feature_coefficient: the architecture of {who} has no representation to compare")
         self.own_features = (torch.arange(int(sizes.max()), device=self.device) < sizes[:, None]).float()  # (M, d)
-        return TaskHeads(own, int(sizes.max()), self.num_tasks)
+        return Regressors(own, int(sizes.max()), self.num_tasks)
 
     # Acting.
 
@@ -184,7 +203,7 @@ class Distill(Agent):
         """Divergence from the teachers, mean within each task (M,), and the feature regression."""
         tasks = batch.task_ids
         features, policy, predicted = self.group.bind(self.student, parameters)(
-            batch.observation, tasks, batch.noise.get("policy")
+            batch.observation, tasks, batch.noise.get("policy"), batch.counts
         )
         taught = {name.removeprefix("teacher_"): values for name, values in batch.extras.items()}
         by_modes = self.by_modes if isinstance(self.by_modes, bool) else self.by_modes[tasks]

@@ -119,7 +119,7 @@ class Teachers:
                 assert representation is not None
                 own["features"] = nn.functional.pad(representation, (0, num_features - representation.shape[-1]))
             for name, values in own.items():
-                if isinstance(rows, slice):
+                if len(self._tasks) == 1:
                     found[name] = values
                 else:
                     target = found.setdefault(name, values.new_zeros(len(observation), *values.shape[1:]))
@@ -150,12 +150,13 @@ class Teachers:
             torch.tensor(counts, device=self._device), output_size=len(observation)
         )
         for teacher, tasks in self._tasks.items():
-            rows: Tensor | slice = slice(None)
-            if len(self._tasks) > 1:
-                rows = torch.cat([torch.arange(stops[task] - counts[task], stops[task]) for task in tasks])
-                rows = rows.to(self._device)
-                if not len(rows):
-                    continue
+            if not any(counts[task] for task in tasks):
+                continue
+            first, last = tasks[0], tasks[-1]
+            rows: Tensor | slice = slice(stops[first] - counts[first], stops[last])
+            if len(tasks) < last - first + 1:  # other teachers' rows lie between
+                own_rows = [torch.arange(stops[task] - counts[task], stops[task]) for task in tasks]
+                rows = torch.cat(own_rows).to(self._device)
             features = teacher.average.encoder(observation[rows])
             yield _Lesson(teacher, rows, teacher.average.policy(features, task_ids[rows]))
 

@@ -57,7 +57,7 @@ REGISTRIES: dict[str, Registry] = {
     "normalizer": normalizers,
 }
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
-EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
+EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
 
 

@@ -86,11 +86,11 @@ def test_a_run_starts_from_another_and_resumes_from_itself(
 ) -> None:
     config = tiny_config(warm_start=source, **QUICK | {"total_env_steps": 8})  # before it learns
     assert run.train(config, tmp_path / "run") == 0
-    assert f"warm start from {source}, step 320" in capsys.readouterr().err
+    assert f"warm start from {source}, step 320" in capsys.readouterr().out
     first, stored = weights_of(str(tmp_path / "run")), weights_of(source)
     assert all(torch.equal(first[name], stored[name]) for name in stored if not name.endswith("_extra_state"))
     assert run.resume(tmp_path / "run", {"total_env_steps": 160}) == 0
-    assert "warm start" not in capsys.readouterr().err
+    assert "warm start" not in capsys.readouterr().out
     with pytest.raises(BadInput, match="nothing-there"):
         run.train(tiny_config(warm_start=f"{tmp_path}/nothing-there"), tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -12,7 +12,7 @@ import torch
 
 import mtrl
 from agents.distillation import teachers
-from agents.distillation.distill import Distill
+from agents.distillation.distill import Distill, Regressors
 from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.aggregation.projection.pcgrad import PCGrad
@@ -153,3 +153,12 @@ def test_a_changed_teacher_refuses_a_resume_and_a_missing_one_no_evaluation(
     with pytest.raises(BadInput, match=f"teacher {left}: "):
         run.resume(folder, {"total_env_steps": 400})
     assert mtrl.load(str(folder)).predict(np.zeros(2, np.float32), LEFT).shape == (2,)
+
+
+def test_the_regressors_of_a_sorted_batch_are_those_of_any_part_of_it() -> None:
+    regressors = Regressors(3, 2, 3)
+    representation, counts = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)), (2, 0, 7)
+    tasks = torch.tensor(2 * [0] + 7 * [2])
+    whole = regressors(representation, tasks, counts)
+    torch.testing.assert_close(whole[1:4], regressors(representation[1:4], tasks[1:4], counts))
+    torch.testing.assert_close(whole[5], regressors.weight[2] @ representation[5] + regressors.bias[2])

@@ -16,7 +16,7 @@ EXPERT: dict[str, Any] = {
     "agent": {"name": "sac", **SETTINGS, "batch_size": 64},
     "architecture": {"name": "mlp", "width": 64, "depth": 2},
     "num_envs": NUM_ENVS,
-    "total_env_steps": 300 * NUM_ENVS,
+    "total_env_steps": 240 * NUM_ENVS,
 }
 STUDENT: dict[str, Any] = {"batch_size": 128, "learning_rate": 3e-3, "shift_steps": 60 * NUM_ENVS}
 
