@@ -32,7 +32,7 @@ from mtrl.normalization import NoNormalizer, normalizers
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task, nan_where_absent
 from mtrl.policies import AveragedPolicy, Policy, PolicyOutput, make_policy_gradient_head, make_soft_head
-from mtrl.types import ActionStep, Batch, Metrics, TaskWeights
+from mtrl.types import ActionStep, Batch, EnvStep, Metrics, TaskWeights
 
 
 class Regressors(nn.Module):
@@ -98,6 +98,7 @@ class Distill(Agent):
         gradient_steps: Annotated[int, Field(ge=1)] = 1  # per update
         averaging_rate: Annotated[float, Field(gt=0, le=1)] = 0.001  # of the policy that is evaluated; 1: no average
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4  # Adam
+        annealing_steps: Annotated[int, Field(ge=1)] | None = None  # env steps until that rate is 0; None: constant
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # global norm
 
     def __init__(self, components: Components, config: Config):
@@ -178,7 +179,12 @@ class Distill(Agent):
 
     # Learning.
 
+    def on_env_step(self, step: EnvStep) -> None:
+        self.student.encoder.on_env_step(step)
+
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
+        self.group.anneal(self.env_steps, self.config.annealing_steps)
+        self.student.encoder.refresh()
         for _ in range(self.config.gradient_steps):
             batch = buffer.sample(self.batch_size, task_weights.shares)
             metrics = self.learn(batch.weighted(task_weights.loss_weights))
