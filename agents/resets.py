@@ -6,6 +6,7 @@ What was learned first holds back what can be learned later; the replay buffer r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -33,7 +34,7 @@ class NetworkResets:
     def apply(self, agent: Agent) -> None:
         """New weights, which depend on the seed and the env step; the optimisers of all groups forget their moments."""
         with seeded_construction(self.components.seed, f"reset at {agent.env_steps}"):
-            new = type(agent)(self.components, agent.config)  # type: ignore[attr-defined]
+            new = type(agent)(replace(self.components, learning=False), agent.config)  # type: ignore[attr-defined]
         for name in self.networks:
             pairs = zip(agent.get_submodule(name).parameters(), new.get_submodule(name).parameters(), strict=True)
             for parameter, value in pairs:

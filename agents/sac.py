@@ -84,7 +84,7 @@ class SAC(Agent):
         rates: dict[str, Any] = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
         self.critic_group = components.parameter_group("critic", self.critics, encoder=encoder, **rates)
-        self.actor_group = components.parameter_group("actor", self.policy, **rates)
+        self.actor_group = components.parameter_group("actor", self.policy, policy=self.policy, **rates)
         self.alpha_optimizer = torch.optim.Adam(
             [self.log_alpha], config.alpha_learning_rate, fused=True, capturable=self.log_alpha.is_cuda
         )
@@ -204,7 +204,8 @@ class SAC(Agent):
             losses = losses - mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
         diagnostics = {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
-        return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
+        outputs, distribution = (policy.network,), policy.distribution
+        return TaskLosses(self._weighted(losses), metrics, features, outputs, distribution=distribution)
 
     def update_temperatures(self, log_prob: Tensor, task_ids: Tensor) -> Metrics:
         """One step on -log alpha_i (log pi + target entropy_i), given log pi (B,) of an update.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.aggregation import GradientAggregator
-from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryMaker
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
 from mtrl.errors import BadInput
@@ -45,7 +45,7 @@ class Components:
     device: torch.device
     precision: Precision = "float32"
     cuda_graphs: bool = False
-    auxiliaries: Mapping[str, Callable[[AuxiliaryContext], AuxiliaryTask]] = field(default_factory=dict)  # by name
+    auxiliaries: Mapping[str, AuxiliaryMaker] = field(default_factory=dict)  # by name
     learning: bool = True  # False: the agent will only play, and loads nothing that only learning needs
 
     def stream(self, purpose: str) -> torch.Generator:
@@ -60,13 +60,19 @@ class Components:
         learning_rate: float,
         max_grad_norm: float,
         encoder: Encoder | None = None,
+        policy: Policy | None = None,
     ) -> ParameterGroup:
         """The parameters of `module`, which must be on the run's device already, with an aggregator of their own.
 
-        encoder: the part of `module` that auxiliary tasks train with this group. They become parts of `module` too, and
-        losses of the group must return the features.
+        encoder, policy: the parts of `module` that auxiliary tasks train with this group. They become parts of `module`
+        too, and losses of the group must return the features and the policy's distribution.
         """
-        tasks = {} if encoder is None else self._auxiliary_tasks(encoder)
+        trained = {name for name, part in (("encoder", encoder), ("policy", policy)) if part is not None}
+        tasks = {
+            own: maker.make(AuxiliaryContext(self.spec, encoder, own, policy, self.device, self.learning))  # type: ignore[arg-type]
+            for own, maker in self.auxiliaries.items()
+            if maker.trains in trained
+        }
         if tasks:
             module.add_module("auxiliary", nn.ModuleDict(tasks).to(self.device))
         return ParameterGroup(
@@ -84,9 +90,6 @@ class Components:
             },
             cuda_graphs=self.cuda_graphs,
         )
-
-    def _auxiliary_tasks(self, encoder: Encoder) -> dict[str, AuxiliaryTask]:
-        return {name: make(AuxiliaryContext(self.spec, encoder, name)) for name, make in self.auxiliaries.items()}
 
 
 class Agent(nn.Module, ABC):
@@ -168,9 +171,10 @@ class Agent(nn.Module, ABC):
     def inputs(self) -> Mapping[str, str]:
         """Hashes by name of what the agent learns from beside its environments, such as teachers.
 
-        Checkpoints record them, and a run goes on with the same ones only.
+        Checkpoints record them, and a run goes on with the same ones only. By default those of its auxiliary tasks.
         """
-        return {}
+        tasks = [auxiliary.task for group in self.groups().values() for auxiliary in group.auxiliaries.values()]
+        return {name: value for task in tasks for name, value in task.inputs().items()}
 
     @abstractmethod
     def groups(self) -> Mapping[str, ParameterGroup]:

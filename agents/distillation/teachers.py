@@ -48,10 +48,17 @@ class _Lesson(NamedTuple):
 class Teachers:
     """One teacher for each of the M tasks of a suite; one may teach several."""
 
-    def __init__(self, runs: Sequence[str], spec: SuiteSpec, checkpoint: str, device: torch.device):
+    def __init__(
+        self,
+        runs: Sequence[str],
+        spec: SuiteSpec,
+        checkpoint: str,
+        device: torch.device,
+        flag: str = "--agent.teachers",
+    ):
         """runs: directories of runs, which teach every task of the suite that they know, or `TASK=RUN`.
 
-        checkpoint: "latest", "best" or a step. Raises BadInput for a run that cannot teach, a task without a teacher
+        checkpoint: "latest", "best" or a step. flag: that names the runs, for errors. Raises BadInput for a run that cannot teach, a task without a teacher
         and a task with two.
         """
         by_task: dict[str, Teacher] = {}
@@ -75,7 +82,7 @@ class Teachers:
                 _refuse_other_actions(teacher, spec, name)
                 by_task[name] = teacher
         if missing := [name for name in spec.task_names if name not in by_task]:
-            raise BadInput(f"no teacher for {', '.join(missing)}; name runs, or TASK=RUN, in --agent.teachers")
+            raise BadInput(f"no teacher for {', '.join(missing)}; name runs, or TASK=RUN, in {flag}")
         self.of_task = [by_task[name] for name in spec.task_names]
         self.sha256 = {f"the teacher of {name}": teacher.sha256 for name, teacher in by_task.items()}
         """By task, under the name that an error gives it."""

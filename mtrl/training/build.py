@@ -12,7 +12,7 @@ import torch
 
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import GradientAggregator, aggregators
-from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryMaker, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import AUXILIARY, GROUP_BY_NAME, Choice, RunConfig
 from mtrl.encoders import Encoder
@@ -120,7 +120,7 @@ def make_agent(
         return made
 
     auxiliaries = {
-        key.removeprefix(f"{AUXILIARY.name}."): partial(_make_auxiliary, own)
+        key.removeprefix(f"{AUXILIARY.name}."): AuxiliaryMaker(own.cls.trains, partial(_make_auxiliary, own))
         for key, own in chosen.items()
         if key.startswith(f"{AUXILIARY.name}.")
     }
@@ -142,9 +142,10 @@ def make_agent(
     room = refusals_named("the networks", overflow=True), RoomForNetworks()
     with room[0], room[1], seeded_construction(seed, "initial weights"):
         agent = make(chosen["agent"].cls, components, chosen["agent"].config)
-    if auxiliaries and not any(group.auxiliaries for group in agent.groups().values()):
+    taken = {name for group in agent.groups().values() for name in group.auxiliaries}
+    if refused := [name for name in auxiliaries if name not in taken]:
         raise BadInput(
-            f"the agent {agent_types.name_of(type(agent))!r} takes no auxiliary tasks ({', '.join(auxiliaries)})"
+            f"the agent {agent_types.name_of(type(agent))!r} takes no auxiliary tasks ({', '.join(refused)})"
         )
     return agent
 
