@@ -58,8 +58,8 @@ class Teachers:
     ):
         """runs: directories of runs, which teach every task of the suite that they know, or `TASK=RUN`.
 
-        checkpoint: "latest", "best" or a step. flag: that names the runs, for errors. Raises BadInput for a run that cannot teach, a task without a teacher
-        and a task with two.
+        checkpoint: "latest", "best" or a step. flag: that names the runs, for errors. Raises BadInput for a run that
+        cannot teach, a task without a teacher and a task with two.
         """
         by_task: dict[str, Teacher] = {}
         loaded: dict[str, Teacher] = {}

@@ -65,10 +65,8 @@ def trained(cls: Any, config: Any, teacher: str, **settings: Any) -> tuple[Any, 
 def test_a_quarter_of_the_way_the_weights_are_three_quarters_and_one_quarter(spoilt: str) -> None:
     agent = make_agent(*SMALL[0], point_mass("point-mass-conflict").spec, **beside(spoilt, annealing_steps=4))
     state, task = make_train_state(agent, point_mass("point-mass-conflict")), task_of(agent)
-    weights = []
-    for progress in training_loop(state, 4 * 17):
-        if progress.metrics:
-            weights.append((float(task.weight()), float(task.agent_weight())))
+    turns = training_loop(state, 4 * 17)
+    weights = [(float(task.weight()), float(task.agent_weight())) for turn in turns if turn.metrics]
     assert weights[:6] == [(1.0, 0.0), (0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0.0, 1.0), (0.0, 1.0)]
 
 
