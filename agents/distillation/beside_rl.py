@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import gymnasium as gym
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from agents.distillation.losses import Divergence, imitation_loss
 from agents.distillation.teachers import Teachers
 from mtrl.auxiliary import AuxiliaryContext, AuxiliaryInputs, AuxiliaryTask, auxiliary_tasks
+from mtrl.errors import BadInput
 from mtrl.per_task import mean_per_task
 from mtrl.types import Batch
 
@@ -43,6 +45,9 @@ class Distillation(AuxiliaryTask):
 
     def __init__(self, context: AuxiliaryContext, config: Config):
         super().__init__(context, config)
+        if isinstance(context.spec.action_space, gym.spaces.Discrete) and config.divergence == "modes":
+            flag = f"auxiliary.{context.name}.divergence"
+            raise BadInput(f"{flag}: 'modes' is for continuous actions; must be forward or reverse")
         self.teachers: Teachers | None = None
         self.num_steps = 0  # gradient steps begun
         self._faded: Tensor | None = None  # l, a tensor: a captured graph reads it anew
@@ -63,11 +68,15 @@ class Distillation(AuxiliaryTask):
             if self._faded is None:
                 self._faded = torch.zeros((), device=batch.reward.device)
             self._faded.fill_(faded)
+            if faded == 1:  # nobody is asked any more
+                return {}
         self.num_steps += 1
         return self.teachers.columns(batch.observation, batch.counts)
 
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
         tasks, config = inputs.batch.task_ids, self.config
+        if not inputs.columns:
+            return inputs.batch.reward.new_zeros(self.num_tasks)
         by_modes = self.by_modes if isinstance(self.by_modes, bool) else self.by_modes[tasks]
         loss = imitation_loss(
             inputs.result.distribution, inputs.columns, by_modes, config.divergence, config.temperature

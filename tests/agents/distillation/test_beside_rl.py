@@ -66,8 +66,11 @@ def test_a_quarter_of_the_way_the_weights_are_three_quarters_and_one_quarter(spo
     agent = make_agent(*SMALL[0], point_mass("point-mass-conflict").spec, **beside(spoilt, annealing_steps=4))
     state, task = make_train_state(agent, point_mass("point-mass-conflict")), task_of(agent)
     turns = training_loop(state, 4 * 17)
-    weights = [(float(task.weight()), float(task.agent_weight())) for turn in turns if turn.metrics]
+    found = [(turn.metrics, (float(task.weight()), float(task.agent_weight()))) for turn in turns if turn.metrics]
+    weights = [own for _, own in found]
     assert weights[:6] == [(1.0, 0.0), (0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0.0, 1.0), (0.0, 1.0)]
+    # In the end the teachers are asked no more.
+    assert [row["auxiliary/Distillation"].any().item() for row, _ in found][:6] == [True] * 4 + [False] * 2
 
 
 def test_kickstarting_leaves_the_agents_loss_alone_and_no_annealing_both(spoilt: str) -> None:
@@ -100,6 +103,9 @@ def test_a_policy_that_is_its_teachers_has_no_loss(spoilt: str) -> None:
 
 
 def test_a_task_without_a_teacher_is_refused_by_the_flag(spoilt: str) -> None:
+    discrete = point_mass("point-mass-conflict-discrete").spec
+    with pytest.raises(BadInput, match=r"auxiliary\.Distillation\.divergence: 'modes' is for continuous actions"):
+        make_agent(*SMALL[0], discrete, **beside(spoilt, divergence="modes"))
     with pytest.raises(BadInput, match=r"no teacher for .*; name runs, or TASK=RUN, in --auxiliary\.Distillation\."):
         make_agent(*SMALL[0], point_mass("point-mass-conflict").spec, **beside())
 
