@@ -92,6 +92,7 @@ class PPO(Agent):
             learning_rate=config.learning_rate,
             max_grad_norm=config.max_grad_norm,
             encoder=encoder,
+            policy=policy,
         )
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
@@ -230,7 +231,7 @@ class PPO(Agent):
             }
         metrics = {name: values.detach() for name, values in metrics.items()}
         losses, gauge = (mean_per_task(values, tasks, self.num_tasks) for values in (loss, metrics["value_loss"]))
-        return TaskLosses(losses, metrics, features, (network, value_network), gauge)
+        return TaskLosses(losses, metrics, features, (network, value_network), gauge, distribution)
 
     def _advantage(self, batch: Batch) -> Tensor:
         """The advantages (B,) of the policy gradient.

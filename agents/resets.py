@@ -6,6 +6,7 @@ What was learned first holds back what can be learned later; the replay buffer r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,12 @@ class NetworkResets:
 
     def __init__(self, components: Components, interval: int | None, networks: Sequence[str]):
         """networks: the names of the agent's modules concerned."""
-        self.components = components
+
+        def new(agent: Agent) -> Agent:
+            with seeded_construction(components.seed, f"reset at {agent.env_steps}"):
+                return type(agent)(replace(components, learning=False), agent.config)
+
+        self._new = new
         self.interval = interval
         self.networks = tuple(networks)
 
@@ -32,8 +38,7 @@ class NetworkResets:
     @torch.no_grad()
     def apply(self, agent: Agent) -> None:
         """New weights, which depend on the seed and the env step; the optimisers of all groups forget their moments."""
-        with seeded_construction(self.components.seed, f"reset at {agent.env_steps}"):
-            new = type(agent)(self.components, agent.config)
+        new = self._new(agent)
         for name in self.networks:
             pairs = zip(agent.get_submodule(name).parameters(), new.get_submodule(name).parameters(), strict=True)
             for parameter, value in pairs:

@@ -85,7 +85,7 @@ class SAC(Agent):
         rates: dict[str, Any] = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
         self.polyak_pair = tuple(self.target_critics.parameters()), tuple(self.critics.parameters())
         self.critic_group = components.parameter_group("critic", self.critics, encoder=encoder, **rates)
-        self.actor_group = components.parameter_group("actor", self.policy, **rates)
+        self.actor_group = components.parameter_group("actor", self.policy, policy=self.policy, **rates)
         networks = ("policy", "critics", "target_critics", "average")
         self.resets = NetworkResets(components, config.reset_interval, networks)
         self.explore_stream = components.stream("explore")
@@ -202,7 +202,8 @@ class SAC(Agent):
             losses = losses - mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
         diagnostics = {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
-        return TaskLosses(self._weighted(losses), metrics, features, (policy.network,))
+        outputs, distribution = (policy.network,), policy.distribution
+        return TaskLosses(self._weighted(losses), metrics, features, outputs, distribution=distribution)
 
     def min_q(self, critics: Critics, features: Tensor, action: Tensor | None, batch: Batch, noise: str) -> Tensor:
         """min_k Q_k (B, 1 or A) in the normalizer's units."""

@@ -4,7 +4,7 @@ Each step the point moves by at most 0.2 along each axis (continuous) or 0.2 alo
 is 1 minus the L1 distance to the goal. Going straight there is optimal, so the best return has a closed form. Episodes
 last 20 steps and never terminate; the 25 variations are start positions on a grid.
 
-Names: `point-mass[-VARIANT][-discrete]`. Shapes: N slots, M tasks.
+Names: `point-mass[-VARIANT][-discrete]`, or `point-mass:GOAL,GOAL` for some of the goals. Shapes: N slots, M tasks.
 """
 
 from __future__ import annotations
@@ -61,6 +61,15 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
 }
 
 
+def goal_name(goal: Goal) -> str:
+    """The name of a task, such as `goal+0.8-0.8`."""
+    return f"goal{goal.position[0]:+.1f}{goal.position[1]:+.1f}"
+
+
+SINGLE_GOALS = {goal_name(goal): goal for goal in (*CORNERS, *VARIANTS["conflict"][1])}
+"""What a list of goals may name."""
+
+
 @suites.register("point-mass")
 class PointMass(Suite):
     """A point in a square, with a known best return: quick tests of learning."""
@@ -72,15 +81,16 @@ class PointMass(Suite):
     }
 
     def __init__(self, name: str, config: Any, seed: int):
-        if name not in self.suite_names:
-            raise BadInput(f"unknown suite {name!r}; known: {sorted(self.suite_names)}")
+        names = name.removeprefix("point-mass:").split(",")
+        if name not in self.suite_names and (not set(names) <= SINGLE_GOALS.keys() or len({*names}) < len(names)):
+            raise BadInput(f"unknown suite {name!r}; known: {sorted(self.suite_names)}, goals: {sorted(SINGLE_GOALS)}")
         self.discrete = name.endswith("-discrete")
         variant = name.removeprefix("point-mass").removesuffix("-discrete").removeprefix("-")
-        self.goals = VARIANTS[variant][1]
+        self.goals = VARIANTS[variant][1] if name in self.suite_names else tuple(SINGLE_GOALS[own] for own in names)
         self.goal_visible = variant == "visible"
         tasks = tuple(
             TaskSpec(
-                name=f"goal{goal.position[0]:+.1f}{goal.position[1]:+.1f}",
+                name=goal_name(goal),
                 index=index,
                 max_episode_steps=EPISODE_STEPS,
                 num_variations=len(STARTS),
@@ -99,6 +109,10 @@ class PointMass(Suite):
             protocol="point-mass",
             settings={"episode_steps": EPISODE_STEPS, "starts": len(STARTS)},
         )
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        return super().accepts(name) or name.startswith("point-mass:")
 
     def optimal_return(self, task: int, variation: int) -> float:
         """The best return from a start."""

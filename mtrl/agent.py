@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.aggregation import GradientAggregator
-from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryMaker
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.encoders import Encoder
+from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
@@ -44,7 +45,8 @@ class Components:
     device: torch.device
     precision: Precision = "float32"
     cuda_graphs: bool = False
-    auxiliaries: Mapping[str, Callable[[AuxiliaryContext], AuxiliaryTask]] = field(default_factory=dict)  # by name
+    auxiliaries: Mapping[str, AuxiliaryMaker] = field(default_factory=dict)  # by name
+    learning: bool = True  # False: the agent will only play, and loads nothing that only learning needs
 
     def stream(self, purpose: str) -> torch.Generator:
         """A named generator on the run's device."""
@@ -58,13 +60,19 @@ class Components:
         learning_rate: float,
         max_grad_norm: float,
         encoder: Encoder | None = None,
+        policy: Policy | None = None,
     ) -> ParameterGroup:
         """The parameters of `module`, which must be on the run's device already, with an aggregator of their own.
 
-        encoder: the part of `module` that auxiliary tasks train with this group. They become parts of `module` too, and
-        losses of the group must return the features.
+        encoder, policy: the parts of `module` that auxiliary tasks train with this group. They become parts of `module`
+        too, and losses of the group must return the features and the policy's distribution.
         """
-        tasks = {} if encoder is None else self._auxiliary_tasks(encoder)
+        trained = {name for name, part in (("encoder", encoder), ("policy", policy)) if part is not None}
+        tasks = {
+            own: maker.make(AuxiliaryContext(self.spec, encoder, own, policy, self.device, self.learning))  # type: ignore[arg-type]
+            for own, maker in self.auxiliaries.items()
+            if maker.trains in trained
+        }
         if tasks:
             module.add_module("auxiliary", nn.ModuleDict(tasks).to(self.device))
         return ParameterGroup(
@@ -82,9 +90,6 @@ class Components:
             },
             cuda_graphs=self.cuda_graphs,
         )
-
-    def _auxiliary_tasks(self, encoder: Encoder) -> dict[str, AuxiliaryTask]:
-        return {name: make(AuxiliaryContext(self.spec, encoder, name)) for name, make in self.auxiliaries.items()}
 
 
 class Agent(nn.Module, ABC):
@@ -107,6 +112,8 @@ class Agent(nn.Module, ABC):
     """Capacity of the buffer in transitions (env steps)."""
     extras: Mapping[str, tuple[int, ...]] = {}
     """Shapes per transition of what `act` stores beside the action."""
+    reads_rewards: bool = True
+    """False: it learns from observations alone, as a student of teachers does."""
 
     @abstractmethod
     def __init__(self, components: Components, config: Any):
@@ -141,6 +148,14 @@ class Agent(nn.Module, ABC):
             if isinstance(module, AveragedPolicy):
                 module.follow()
 
+    def play_part(self, part: str) -> None:
+        """Evaluations play a part of the policy, such as Distral's common one. Raises BadInput for an unknown part."""
+        policies = [module for module in self.modules() if isinstance(module, Policy)]
+        if not policies:
+            raise BadInput(f"policy_part {part!r}: this agent has no policy with parts")
+        for policy in policies:
+            policy.play(part)
+
     @abstractmethod
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         """Learns from `buffer`; each task gets its share of a batch (`RolloutBuffer.sample`), and its losses count with
@@ -152,6 +167,14 @@ class Agent(nn.Module, ABC):
 
     def on_env_step(self, step: EnvStep) -> None:
         """Called once with every vector step that was stored, in time order."""
+
+    def inputs(self) -> Mapping[str, str]:
+        """Hashes by name of what the agent learns from beside its environments, such as teachers.
+
+        Checkpoints record them, and a run goes on with the same ones only. By default those of its auxiliary tasks.
+        """
+        tasks = [auxiliary.task for group in self.groups().values() for auxiliary in group.auxiliaries.values()]
+        return {name: value for task in tasks for name, value in task.inputs().items()}
 
     @abstractmethod
     def groups(self) -> Mapping[str, ParameterGroup]:

@@ -25,6 +25,7 @@ class TaskLosses(NamedTuple):
     features: Tensor | None = None  # (B, F) of the encoder, for auxiliary losses
     outputs: Sequence[Output] = ()  # of the networks, whose own auxiliary losses are added
     gauge: Tensor | None = None  # (M,) losses that are never negative, by which the speed of learning is measured
+    distribution: Any = None  # of the policy's actions for the batch, with a graph, for auxiliary losses
     weights: Tensor | None = None  # (M,) of the tasks' losses, which an aggregator chose; mean 1, or nearly so
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat
@@ -27,8 +27,11 @@ class AuxiliaryContext:
     """What an auxiliary task is made for."""
 
     spec: SuiteSpec
-    encoder: Encoder  # trained by the same parameter group; to be copied, never kept
+    encoder: Encoder  # trained by the same parameter group; to be copied, never kept; None where `trains` is policy
     name: str  # of the task in the configuration, for errors
+    policy: Any = None  # trained by the same parameter group, where `trains` is policy; to be looked at, never kept
+    device: torch.device | str = "cpu"  # of the run
+    learning: bool = True  # False: the agent will only play; the task loads nothing that only learning needs
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class AuxiliaryTask(nn.Module, ABC):
     """Env steps after each transition that it reads (`RolloutBuffer.sample`)."""
     learns_features: bool = True
     """Whether it needs an encoder with parameters."""
+    trains: Literal["encoder", "policy"] = "encoder"
+    """The parameter group that it joins is the one that trains this: of SAC the critic's or the actor's."""
 
     def __init__(self, context: AuxiliaryContext, config: Any):
         """Raises BadInput for a suite or an encoder that it cannot learn with."""
@@ -97,6 +102,14 @@ class AuxiliaryTask(nn.Module, ABC):
         """Factor of the losses, () or (M,); the coefficient by default."""
         return self.config.coefficient
 
+    def agent_weight(self) -> Tensor | float:
+        """Factor of the agent's own losses in the group, () or (M,), for a task that fades into them."""
+        return 1.0
+
+    def inputs(self) -> Mapping[str, str]:
+        """Hashes by name of what it learns from beside the environments, such as teachers (`Agent.inputs`)."""
+        return {}
+
     def after_step(self, encoder: nn.Module) -> None:
         """Called after each step of the optimiser: for target networks and counters."""
 
@@ -108,6 +121,13 @@ def refuse_wrong_losses(task: AuxiliaryTask, losses: Any) -> Tensor:
         found = f"losses {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise WrongResult(f"returned {found} from forward, expected losses {expected}, one per task")
     return losses
+
+
+class AuxiliaryMaker(NamedTuple):
+    """Makes an auxiliary task of one class for the parameter group that it joins."""
+
+    trains: str  # of the class
+    make: Callable[[AuxiliaryContext], AuxiliaryTask]
 
 
 auxiliary_tasks: Registry[AuxiliaryTask] = Registry("auxiliary task", AuxiliaryTask)

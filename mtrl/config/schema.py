@@ -118,6 +118,7 @@ class RunSettings:
     conflict_interval: NonNegativeInt = 0  # env steps between measurements of how task gradients conflict; 0: none
     video_interval: NonNegativeInt = 0  # env steps between videos of the policy, one episode of each task; 0: none
     max_hours: PositiveFloat | None = None  # hours until the run saves and stops; None: no limit
+    warm_start: str | None = None  # run whose last checkpoint gives the weights that fit by name and shape
     check_plugins: bool = True  # before training, the contracts of classes named MODULE:Class
     worker_timeout: PositiveFloat = 60.0  # seconds without an answer after which a worker counts as hung
 

@@ -172,6 +172,8 @@ class ParameterGroup:
                     for added in output.losses.values():
                         total = total + added
                 metrics = dict(result.metrics)
+                for auxiliary in self.auxiliaries.values():
+                    total = total * auxiliary.task.agent_weight()
                 for name, auxiliary in self.auxiliaries.items():
                     own = self._auxiliary_losses(name, auxiliary, result, parameters, batch)
                     metrics[f"auxiliary/{name}"] = own.detach()[batch.task_ids]

@@ -31,7 +31,7 @@ Shapes: B batch, F features, M tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -68,6 +68,8 @@ class RegularizedOutput(PolicyOutput):
 class Distral(Policy):
     """Task policies regularized towards a common policy, which is distilled from them."""
 
+    parts: Sequence[str] = ("common",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         num_columns: Literal[1, 2] = 2  # 1: task policies apart from the common one; 2: corrections to it
@@ -99,6 +101,8 @@ class Distral(Policy):
         divergence = detached(policy).kl_divergence(prior)
         distillation = self.kl_weight * mean_per_task(divergence, task_ids, self.head.num_tasks)
         network = self._joined(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
+        if self.played == "common":
+            return PolicyOutput(prior, network)
         return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
 
     def _joined(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.encoders.encoder import Encoder
+from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
 from mtrl.networks.architecture import Output, PolicyArchitecture, run
 from mtrl.networks.layers import uniform_noise
@@ -68,6 +70,10 @@ class Policy(nn.Module, ABC):
     """Choices per sample in the architecture's `Output.route` (0: none)."""
     temperature: float | None = None
     """Coefficient of log pi if the policy fixes it; None: the agent's own (learned temperatures, an entropy bonus)."""
+    parts: Sequence[str] = ()
+    """Names of policies within this one that can be played instead, see `play`."""
+    played: str | None = None
+    """The part that is played; None: all of it."""
 
     @abstractmethod
     def __init__(self, make_architecture: MakeArchitecture, in_features: int, head: ActionHead, config: Any):
@@ -79,6 +85,13 @@ class Policy(nn.Module, ABC):
         self, features: Tensor, task_ids: Tensor, noise: Tensor | None = None, route: Tensor | None = None
     ) -> PolicyOutput:
         """features (B, F), task_ids (B,) int64, noise (B, noise_size) uniform, route (B, route_size) int64."""
+
+    def play(self, part: str) -> None:
+        """From now on `forward` gives the distributions of a part, for evaluations. Raises BadInput for no part."""
+        if part not in self.parts:
+            known = f"has only {', '.join(self.parts)}" if self.parts else "has no parts"
+            raise BadInput(f"policy_part {part!r}: the policy of this run {known}")
+        self.played = part
 
     def sample(self, features: Tensor, task_ids: Tensor, generator: torch.Generator) -> PolicySample:
         """Actions for features (B, F); all randomness comes from `generator`."""
@@ -129,6 +142,12 @@ class AveragedPolicy(nn.Module):
                 value.lerp_(new, rate)  # average <- (1 - rate) average + rate newest
             for buffer, newest_buffer in zip(average.buffers(), newest.buffers(), strict=True):
                 buffer.copy_(newest_buffer)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parameters and buffers of the newest encoder and policy, each with its average."""
+        for average, newest in zip((self.encoder, self.policy), self._newest, strict=True):
+            yield from zip(newest.parameters(), average.parameters(), strict=True)
+            yield from zip(newest.buffers(), average.buffers(), strict=True)
 
     def mode(self, observation: Tensor, task_ids: Tensor) -> Tensor:
         """The most likely actions (B, A) or (B,), before clipping, for observations (B, *observation)."""

@@ -195,14 +195,18 @@ class _Case:
         assert not found, f"{self.who}: {fault} {'; '.join(found)}"
 
     def check_divergence(self) -> None:
-        """A reward that is not a number stops the run before it changes the networks."""
+        """A reward that is not a number stops the run before it changes the networks; where no reward is read, an
+        observation."""
         state = make_train_state(self.make(), self.suite)
         add = state.buffer.add
         poisoned = [False]
 
         def add_poison(observation: np.ndarray, action_step: Any, step: Any) -> None:
-            reward = np.full_like(step.reward, np.nan) if poisoned[0] else step.reward
-            add(observation, action_step, dataclasses.replace(step, reward=reward))
+            if poisoned[0] and state.agent.reads_rewards:
+                step = dataclasses.replace(step, reward=np.full_like(step.reward, np.nan))
+            elif poisoned[0]:
+                observation = np.full_like(observation, np.nan)
+            add(observation, action_step, step)
 
         state.buffer.add = add_poison  # type: ignore[method-assign]
         run = training_loop(state, NUM_ENVS * MAX_VECTOR_STEPS)
@@ -216,6 +220,6 @@ class _Case:
         except Diverged:
             pass
         else:
-            raise AssertionError(f"{self.who}: learning from rewards that are NaN does not raise Diverged")
+            raise AssertionError(f"{self.who}: learning from what is NaN does not raise Diverged")
         changed = differences(before, leaves(dict(state.agent.named_parameters())))
         assert not changed, f"{self.who}: it raises Diverged after it changed {'; '.join(changed)}"

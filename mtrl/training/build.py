@@ -12,7 +12,7 @@ import torch
 
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import GradientAggregator, aggregators
-from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
+from mtrl.auxiliary import AuxiliaryContext, AuxiliaryMaker, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import AUXILIARY, GROUP_BY_NAME, Choice, RunConfig
 from mtrl.encoders import Encoder
@@ -82,11 +82,12 @@ def make_agent(
     device: torch.device,
     precision: Precision = "float32",
     cuda_graphs: bool = False,
+    learning: bool = True,
 ) -> Agent:
     """A new agent of the `chosen` classes (agent, architecture, policy, encoder, aggregator, normalizer).
 
     A parameter group with an aggregator of its own has it as `aggregator.GROUP`, auxiliary tasks are `auxiliary.NAME`.
-    Its initial weights depend on these and the seed alone.
+    Its initial weights depend on these and the seed alone. learning: False for one that will only play.
     Raises BadInput if its networks do not fit the memory, a group has no gauge where its aggregator needs one, or the
     agent takes no auxiliary tasks.
     """
@@ -119,7 +120,7 @@ def make_agent(
         return made
 
     auxiliaries = {
-        key.removeprefix(f"{AUXILIARY.name}."): partial(_make_auxiliary, own)
+        key.removeprefix(f"{AUXILIARY.name}."): AuxiliaryMaker(own.cls.trains, partial(_make_auxiliary, own))
         for key, own in chosen.items()
         if key.startswith(f"{AUXILIARY.name}.")
     }
@@ -136,13 +137,15 @@ def make_agent(
         precision=precision,
         cuda_graphs=cuda_graphs,
         auxiliaries=auxiliaries,
+        learning=learning,
     )
     room = refusals_named("the networks", overflow=True), RoomForNetworks()
     with room[0], room[1], seeded_construction(seed, "initial weights"):
         agent = make(chosen["agent"].cls, components, chosen["agent"].config)
-    if auxiliaries and not any(group.auxiliaries for group in agent.groups().values()):
+    taken = {name for group in agent.groups().values() for name in group.auxiliaries}
+    if refused := [name for name in auxiliaries if name not in taken]:
         raise BadInput(
-            f"the agent {agent_types.name_of(type(agent))!r} takes no auxiliary tasks ({', '.join(auxiliaries)})"
+            f"the agent {agent_types.name_of(type(agent))!r} takes no auxiliary tasks ({', '.join(refused)})"
         )
     return agent
 
@@ -183,8 +186,8 @@ def build_suite(suite: Choice, seed: int) -> Suite:
     return make(GROUP_BY_NAME["suite"].find(suite.name), suite.name, suite.config, seed)
 
 
-def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
-    """The agent of a run, newly initialised, on `device`."""
+def build_agent(config: RunConfig, suite: Suite, device: torch.device, *, learning: bool = True) -> Agent:
+    """The agent of a run, newly initialised, on `device`; `learning` False for one that will only play."""
     settings = config.settings
     return make_agent(
         suite.spec,
@@ -194,6 +197,7 @@ def build_agent(config: RunConfig, suite: Suite, device: torch.device) -> Agent:
         device=device,
         precision=settings.precision,
         cuda_graphs=settings.cuda_graphs and device.type == "cuda",
+        learning=learning,
     )
 
 

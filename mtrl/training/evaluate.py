@@ -34,6 +34,7 @@ def evaluate(
     *,
     checkpoint: str = "latest",
     weights: Weights = "averaged",
+    policy_part: str | None = None,
     episodes_per_task: int | None = None,
     suite: str | None = None,
     workers: int | None = None,
@@ -47,7 +48,7 @@ def evaluate(
     The result goes to `output`, by default eval.json of the run. Raises MtrlError.
     """
     choose_matmul_backend()
-    trained = load_trained(run_dir, checkpoint, plugins, weights)
+    trained = load_trained(run_dir, checkpoint, plugins, weights, policy_part=policy_part)
     config = trained.config
     if config.settings.torch_threads:
         torch.set_num_threads(config.settings.torch_threads)

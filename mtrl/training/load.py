@@ -112,19 +112,31 @@ class TrainedAgent:
 
 @torch_defaults()
 def load_agent(
-    run_dir: str | Path, checkpoint: str = "latest", plugins: Sequence[str] = (), weights: Weights = "averaged"
+    run_dir: str | Path,
+    checkpoint: str = "latest",
+    plugins: Sequence[str] = (),
+    weights: Weights = "averaged",
+    policy_part: str | None = None,
 ) -> TrainedAgent:
     """See `mtrl.load`."""
     discover_plugins()
     for module in plugins:
         trust_module(module)
-    return load_trained(run_dir, checkpoint, plugins, weights)
+    return load_trained(run_dir, checkpoint, plugins, weights, policy_part=policy_part)
 
 
 def load_trained(
-    run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | None, weights: Weights = "averaged"
+    run_dir: str | Path,
+    checkpoint: str,
+    plugins: Sequence[str] | None,
+    weights: Weights = "averaged",
+    device: torch.device | None = None,
+    policy_part: str | None = None,
 ) -> TrainedAgent:
-    """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput."""
+    """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput.
+
+    device: by default that of the run, if it is there. policy_part: of the policy, if not all of it is played.
+    """
     if weights not in get_args(Weights):
         raise BadInput(f"weights {weights!r}: must be 'averaged' or 'last'")
     run = RunDirectory.open(run_dir)
@@ -135,7 +147,8 @@ def load_trained(
     stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
     suite = build_suite(config.suite, config.settings.seed)
     # What was trained on a GPU can be looked at without one.
-    agent = build_agent(config, suite, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
+    device = device or choose_device("cpu" if config.settings.device == "cpu" else "auto")
+    agent = build_agent(config, suite, device, learning=False)
     try:
         agent.load_state(stored.state["agent"])
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
@@ -146,6 +159,9 @@ def load_trained(
     if weights == "last":
         agent.use_last_weights()
         label += ", weights of the last update"
+    if policy_part is not None:
+        agent.play_part(policy_part)
+        label += f", {policy_part} policy"
     generator = torch_stream(config.settings.seed, "predict", device=agent.device)
     return TrainedAgent(agent.eval(), suite.spec, config, label, stored.step, generator)
 
@@ -164,14 +180,7 @@ class TaskNames(Agent):
         for name in spec.task_names:
             if name not in known:
                 raise BadInput(f"the agent was not trained on task {name!r} of suite {spec.name!r}; it knows {known}")
-        for what, trained, played in (
-            ("observations", agent.spec.observation_space, spec.observation_space),
-            ("actions", agent.spec.action_space, spec.action_space),
-        ):
-            if _kind(trained) != _kind(played):
-                raise BadInput(
-                    f"suite {spec.name!r} has {what} {_kind(played)}, the agent was trained with {_kind(trained)}"
-                )
+        refuse_other_spaces(agent.spec, spec, "the agent")
         self._index = np.array([known.index(name) for name in spec.task_names])
 
     def act(self, observation: np.ndarray, task_ids: np.ndarray, explore: bool) -> ActionStep:
@@ -188,6 +197,14 @@ class TaskNames(Agent):
 
     def streams(self) -> Mapping[str, torch.Generator]:
         return {}
+
+
+def refuse_other_spaces(trained: SuiteSpec, played: SuiteSpec, who: str) -> None:
+    """Raises BadInput if `who` was trained with other observations or actions than those of the suite `played`."""
+    for what in ("observation", "action"):
+        before, now = (_kind(getattr(spec, f"{what}_space")) for spec in (trained, played))
+        if before != now:
+            raise BadInput(f"suite {played.name!r} has {what}s {now}, {who} was trained with {before}")
 
 
 def _kind(space: gym.Space[Any]) -> str:

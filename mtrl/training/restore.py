@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mtrl.agent import Agent
 from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.checkpoints.versions import dependency_versions, package_versions
@@ -51,6 +52,15 @@ def refuse_another_suite(checkpoint: Checkpoint, suite: Suite) -> None:
     for name, stored, value in fields:
         if stored != value:
             raise BadInput(f"checkpoint {checkpoint.path}: {name} is {stored!r}, not {value!r}")
+
+
+def refuse_other_inputs(checkpoint: Checkpoint, agent: Agent) -> None:
+    """Raises BadInput if the agent learns from something else, say another teacher, than the checkpoint records."""
+    stored, now = checkpoint.info.get("inputs", {}), agent.inputs()
+    for name in sorted({*stored, *now}):
+        if stored.get(name) != now.get(name):
+            then, found = (str(known.get(name, "none"))[:12] for known in (stored, now))
+            raise BadInput(f"checkpoint {checkpoint.path}: {name} has changed, sha256 {then}, now {found}")
 
 
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:

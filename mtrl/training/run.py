@@ -49,9 +49,16 @@ from mtrl.training.build import (
 )
 from mtrl.training.callbacks import CheckpointCallback, EvaluationCallback, MetricsCallback
 from mtrl.training.interruption import Interruption
-from mtrl.training.restore import checkpoint_store, refuse_another_suite, restore, suite_facts
+from mtrl.training.restore import (
+    checkpoint_store,
+    refuse_another_suite,
+    refuse_other_inputs,
+    restore,
+    suite_facts,
+)
 from mtrl.training.train_state import TrainState
 from mtrl.training.videos import VideoCallback, refuse_videos
+from mtrl.training.warm_start import warm_start
 from mtrl.types import ActionStep, Metrics, Progress, TaskWeights
 
 
@@ -129,6 +136,8 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         refuse_cuda_graphs(agent)
     if config.settings.video_interval:
         refuse_videos(suite)
+    if config.settings.warm_start is not None:
+        say(str(warm_start(agent, config.settings.warm_start)))
     with RunDirectory.create(run_dir, overwrite=overwrite) as run:
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
@@ -156,6 +165,7 @@ def resume(
         for change in store.version_changes(checkpoint):
             say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
         agent = build_agent(config, suite, device)
+        refuse_other_inputs(checkpoint, agent)
         require_room(config, agent)
         run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)

@@ -19,6 +19,7 @@ import envs
 import mtrl
 from mtrl.agent import agent_types
 from mtrl.aggregation import aggregators
+from mtrl.auxiliary import auxiliary_tasks
 from mtrl.cli.main import main
 from mtrl.config.schema import RunSettings
 from mtrl.encoders import encoders
@@ -57,7 +58,7 @@ REGISTRIES: dict[str, Registry] = {
     "normalizer": normalizers,
 }
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
-EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
+EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
 
 
@@ -84,6 +85,9 @@ def known_flags() -> set[str]:
         for cls in registry.classes():
             own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]
             names |= {f"{group}.{prefix}{name}" for name in own for prefix in ("", "no-")}
+    for name in auxiliary_tasks.names():
+        own = [field.name for field in fields(auxiliary_tasks.get(name).Config)]
+        names |= {"auxiliary", *(f"auxiliary.{name}.{prefix}{key}" for key in own for prefix in ("", "no-"))}
     # A parameter group may have an aggregator of its own.
     of_aggregators = {name.partition(".")[2] for name in names if name.startswith("aggregator.")}
     for parameter_group in {name for cls in agent_types.classes() for name in cls.group_gauges}:

@@ -18,7 +18,8 @@ from mtrl.seeding import seeded_construction
 
 VECTORS = gym.spaces.Box(-1, 1, (5,), np.float32)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
-PIXEL_ENCODERS = [name for name, _ in encoders.items() if name != "identity"]
+VECTOR_ENCODERS = ("identity", "mlp", "normalized")
+PIXEL_ENCODERS = [name for name, _ in encoders.items() if name not in VECTOR_ENCODERS]
 
 
 def made(name: str, space: gym.spaces.Box, **config: Any) -> Encoder:
@@ -33,7 +34,7 @@ def num_parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", encoders.names())
 def test_features_have_the_promised_size_and_every_parameter_gets_a_gradient(name: str) -> None:
-    space = VECTORS if name == "identity" else FRAMES
+    space = VECTORS if name in VECTOR_ENCODERS else FRAMES
     encoder = made(name, space)
     space.seed(1)
     observation = torch.from_numpy(np.stack([space.sample() for _ in range(3)]))
@@ -47,7 +48,7 @@ def test_features_have_the_promised_size_and_every_parameter_gets_a_gradient(nam
 
 @pytest.mark.parametrize("name", encoders.names())
 def test_the_same_stream_gives_the_same_weights(name: str) -> None:
-    space = VECTORS if name == "identity" else FRAMES
+    space = VECTORS if name in VECTOR_ENCODERS else FRAMES
     first, second = made(name, space).state_dict(), made(name, space).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 

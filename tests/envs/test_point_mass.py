@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from envs.point_mass import EPISODE_STEPS, STARTS, STEP_LENGTH, PointMass
 from mtrl.env.episodes import ListedEpisodes
+from mtrl.env.suite import find_suite
+from mtrl.errors import BadInput
 
 
 def point_mass(name: str) -> PointMass:
@@ -19,6 +23,15 @@ def test_the_optimum_of_scaled_rewards_worked_by_hand() -> None:
     suite = point_mass("point-mass-scales")
     assert [goal.reward_scale for goal in suite.goals] == [1, 10, 100]
     assert [task.target_return for task in suite.spec.tasks] == pytest.approx([17.44, 174.4, 1744])
+
+
+def test_a_list_of_goals_is_a_suite() -> None:
+    suite = find_suite("point-mass:goal+0.8-0.8,goal-0.8+0.0")("point-mass:goal+0.8-0.8,goal-0.8+0.0", None, 1)
+    assert suite.spec.task_names == ("goal+0.8-0.8", "goal-0.8+0.0")
+    assert suite.spec.tasks[0].target_return == point_mass("point-mass").spec.tasks[2].target_return
+    for name in ("point-mass:", "point-mass:goal+0.8", "point-mass:goal+0.8-0.8,goal+0.8-0.8"):
+        with pytest.raises(BadInput, match=f"unknown suite '{re.escape(name)}'"):
+            point_mass(name)
 
 
 @pytest.mark.parametrize("name", [name for name in PointMass.suite_names if not name.endswith("discrete")])

@@ -306,6 +306,20 @@ def test_no_temperature_is_learnt() -> None:
     assert agent.temperatures(torch.tensor([0, 2])).tolist() == pytest.approx([C_ENT, C_ENT])
 
 
+@pytest.mark.parametrize("cls", [SAC, PPO])
+def test_an_evaluation_can_play_the_common_policy(cls: type[Agent]) -> None:
+    agent = with_columns(distral(cls, DISCRETE), COMMON, OWN)
+    observation, tasks = np.ones((3, 5), np.float32), np.arange(3)
+    assert agent.act(observation, tasks, explore=False).action.tolist() == [1, 1, 1]
+    agent.play_part("common")
+    # The common policy does not see the task, but only legal actions are played.
+    assert agent.act(observation, tasks, explore=False).action.tolist() == [3, 0, 3]
+    with pytest.raises(BadInput, match="policy_part 'commn': the policy of this run has only common"):
+        agent.play_part("commn")
+    with pytest.raises(BadInput, match="policy_part 'common': the policy of this run has no parts"):
+        make_agent(cls, cls.Config(), DISCRETE.spec).play_part("common")
+
+
 def test_the_protocol_plays_the_task_policy() -> None:
     observation, tasks = np.ones((3, 5), np.float32), np.arange(3)
     for cls in (SAC, PPO):

@@ -29,6 +29,7 @@ class EvaluationSettings:
     episodes_per_task: PositiveInt | None = None  # episodes per task; None: as in the run's final evaluation
     checkpoint: str = "latest"  # latest, best (chosen on the goals of evaluation) or a step
     weights: Weights = "averaged"  # of the policy: averaged over updates, or those of the last update
+    policy_part: str | None = None  # common: that policy of Distral; None: the policies of the tasks
     suite: str | None = None  # another suite of tasks the run was trained on
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of the suite's variations (goals); None: the run's
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             run_dir,
             checkpoint=settings.checkpoint,
             weights=settings.weights,
+            policy_part=settings.policy_part,
             episodes_per_task=settings.episodes_per_task,
             suite=settings.suite,
             workers=settings.num_workers,

@@ -1,0 +1,1 @@
+"""Learning from trained agents (survey: Vithayathil Varghese and Mahmoud, 2020; Czarnecki et al., 2019)."""
