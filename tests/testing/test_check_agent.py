@@ -175,7 +175,7 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (NeverLearns, "update gave no metrics"),
     (DropsLossWeights, "takes no notice of the loss weights"),
     (ForgetsACounter, r"state\(\) and load_state\(\) lose updates"),
-    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose alpha_optimizer"),
+    (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose temperatures\.optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
     (MetricsOfSamples, r"metric 'reward' has shape \(6,\)"),
