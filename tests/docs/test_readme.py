@@ -104,7 +104,7 @@ def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> 
             env=os.environ | {"PATH": path},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
     assert "mean return" in result.stdout
