@@ -19,13 +19,13 @@ from mtrl.config.yaml_io import load_mapping
 
 PROJECT = Path(__file__).parents[2]
 OWN_TEST = ("agent.md", "plug-in.md", "suite.md")
-"""Guides, which test_guides.py runs as a whole."""
+"""Guides, which test_guides.py runs as a whole. Pages with blocks that need more than a run have tests of their own."""
 PAGES = {
     path.relative_to(PROJECT).as_posix(): path.read_text()
     for path in (*PROJECT.glob("*.md"), *sorted(PROJECT.glob("docs/*.md")))
     if path.name not in OWN_TEST
 }
-OTHER_PROGRAMS = ("cp", "docker", "git", "pip", "pre-commit", "tensorboard")
+OTHER_PROGRAMS = ("cp", "docker", "git", "pip", "pre-commit", "tensorboard", "torchrun")
 
 
 def blocks(language: str, page: str) -> list[str]:
