@@ -19,7 +19,10 @@ import mtrl
 ROOT = Path(mtrl.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("agents", "benchmarks", "envs", "mtrl")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "constraints.txt", "Makefile")
+DOCUMENTS = (
+    *("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "constraints.txt", "Makefile"),
+    *("zensical.toml", ".pre-commit-config.yaml"),
+)
 
 
 def build(kind: str, project: Path, output: Path) -> Path:
@@ -80,6 +83,23 @@ def test_one_version_stands_everywhere() -> None:
     (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert PROJECT["project"]["version"] == mtrl.__version__ == cited
     assert f"## {mtrl.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_before_a_commit_use_the_versions_of_the_tests() -> None:
+    hooks = set(re.findall(r'"([\w-]+==[\d.]+)"', (ROOT / ".pre-commit-config.yaml").read_text()))
+    assert hooks
+    assert hooks <= set(PROJECT["project"]["optional-dependencies"]["test"])
+
+
+def test_every_extra_is_said_what_it_is_for() -> None:
+    table = (ROOT / "docs" / "cli.md").read_text().partition("## Extras")[2]
+    named = [
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`([\w-]+)`", row[2:].partition("|")[0])
+    ]
+    assert sorted(named) == sorted(PROJECT["project"]["optional-dependencies"])
 
 
 @pytest.mark.full
