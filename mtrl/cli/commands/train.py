@@ -31,7 +31,7 @@ from mtrl.registry import trust_module
 from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
-COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "num_workers", "device")
+COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "device")
 RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
 """Settings that a resume may change."""
 
