@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from mtrl import __version__
 from mtrl.cli.limits import reached_limit
+from mtrl.data_parallel.torchrun import refuse_torchrun
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.cpu import keep_freed_memory
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         return 130
     except MtrlError as error:
-        _complain(str(error))
+        if not error.reported:
+            _complain(str(error))
         return error.exit_code
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
@@ -92,6 +94,8 @@ def _run_verb(arguments: Sequence[str]) -> int:
         print(f"mtrl-suite {__version__}")
         return 0
     if verb in VERBS:
+        if verb != "train":
+            refuse_torchrun(f"mtrl {verb}")
         return importlib.import_module(f"mtrl.cli.commands.{VERBS[verb]}").main(rest)
     raise BadInput(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known: {', '.join(VERBS)}")
 
