@@ -34,6 +34,7 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train --suite mt10 --agent sac --architecture multi-head --total-env-steps 2000000 --run-dir runs/a
   mtrl train --config FILE.yaml --seed 2      flags override the file
   mtrl train --resume runs/a                  from the last checkpoint
+  torchrun --nproc-per-node 2 -m mtrl train --suite mt10    one run by two processes
   mtrl eval runs/a --episodes-per-task 50
   mtrl report runs --output report.html
 

@@ -43,7 +43,9 @@ def own_part(batch: Batch) -> Batch:
     if not _sharing:
         return batch
     if len(batch.task_ids) < WORLD.size:
-        raise BadInput(f"a batch of {len(batch.task_ids)} samples cannot be shared out over {WORLD.size} ranks")
+        error = BadInput(f"a batch of {len(batch.task_ids)} samples cannot be shared out over {WORLD.size} ranks")
+        error.reported = WORLD.rank > 0
+        raise error
     return batch.every_kth(WORLD.rank, WORLD.size)
 
 

@@ -14,18 +14,15 @@ import numpy as np
 from mtrl.data_parallel.ranks import WORLD, agreed, all_slots, own_slots
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes
 from mtrl.env.vector_env import MultiTaskVectorEnv, RawStep
-from mtrl.errors import BadInput
 
 MakeEnvs = Callable[[int, EpisodeSource], MultiTaskVectorEnv]
 """(number of slots, what they play) -> environments."""
 
 
 def shared_out(make_envs: MakeEnvs, num_envs: int, episodes: EpisodeSource) -> MultiTaskVectorEnv:
-    """N slots, of which this process steps its own; all of them without other ranks. Raises BadInput for too few."""
+    """N slots, at least as many as ranks, of which this process steps its own; without other ranks all of them."""
     if WORLD.size == 1:
         return make_envs(num_envs, episodes)
-    if num_envs < WORLD.size:
-        raise BadInput(f"num_envs: {num_envs} slots cannot be shared out over {WORLD.size} ranks")
     num_own = len(range(num_envs)[own_slots(num_envs)])
     # Which episodes they play is decided for all slots here, on every rank alike.
     return SharedOutEnvs(make_envs(num_own, ListedEpisodes([()] * num_own)), num_envs, episodes)

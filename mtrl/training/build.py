@@ -201,8 +201,13 @@ def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
 
 
 def require_room(config: RunConfig, agent: Agent) -> None:
-    """Raises BadInput if learning with `agent`, its buffer and the running episodes do not fit the memory."""
+    """Raises BadInput if learning with `agent`, its buffer and the running episodes do not fit the memory.
+
+    Also if there are fewer slots than ranks.
+    """
     spec, num_envs = agent.spec, agent.num_envs
+    if num_envs < WORLD.size:
+        raise BadInput(f"num_envs: {num_envs} slots cannot be shared out over {WORLD.size} ranks")
     if agent.device.type == "cpu":
         parameters = sum(value.numel() for value in agent.parameters() if value.requires_grad)
         require_memory(12 * parameters, f"training {parameters:,} parameters")  # gradients and two moments, float32
