@@ -12,11 +12,16 @@ from mtrl.data_parallel.learning import totals
 
 def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
     """Mean of values (B, ...) within each task (M, ...); 0 for a task without samples."""
+    return _means_and_counts(values, task_ids, num_tasks)[0]
+
+
+def _means_and_counts(values: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
+    """Means (M, ...), and how many samples each task has (M,)."""
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
     zeros = values.new_zeros(num_tasks, *values.shape[1:])
     counts = values.new_zeros(num_tasks).index_add(0, task_ids, values.new_ones(task_ids.shape))
     sums, counts = totals(zeros.index_add(0, task_ids, values), counts)
-    return sums / counts.clamp(min=1).view(-1, *(1 for _ in values.shape[1:]))
+    return sums / counts.clamp(min=1).view(-1, *(1 for _ in values.shape[1:])), counts
 
 
 def tasks_present(task_ids: Tensor, num_tasks: int) -> Tensor:
@@ -36,7 +41,8 @@ def means_per_task(columns: Mapping[str, Tensor], task_ids: Tensor, num_tasks: i
     if not columns:
         return {}
     flat = [values.reshape(len(values), -1) for values in columns.values()]
-    means = nan_where_absent(mean_per_task(torch.cat(flat, dim=1), task_ids, num_tasks), task_ids)
+    means, counts = _means_and_counts(torch.cat(flat, dim=1), task_ids, num_tasks)
+    means = torch.where(counts.unsqueeze(1) > 0, means, torch.nan)
     parts = means.split([part.shape[1] for part in flat], dim=1)
     return {
         name: part.reshape(num_tasks, *values.shape[1:])

@@ -1,8 +1,8 @@
 """The command `mtrl`: dispatch to the verbs, error lines and exit codes.
 
 This module imports nothing heavy; a verb is imported when it is called. Every failure is one line on stderr and an
-exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker failed, 5 storage, 70 a bug; a run that a signal
-stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
+exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker or another rank failed, 5 storage, 70 a bug; a run
+that a signal stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Without torchrun there is one rank and nothing here does anything. Shapes: N slo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,11 +50,10 @@ def joined() -> Iterator[None]:
     else:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     WORLD.rank, WORLD.size = dist.get_rank(), dist.get_world_size()
-    try:
-        yield
-    finally:
-        WORLD.rank, WORLD.size, WORLD.per_node = 0, 1, 1
-        dist.destroy_process_group()
+    yield
+    # After an error the end of the process does it: others may be gone, and NCCL would wait for them.
+    WORLD.rank, WORLD.size, WORLD.per_node = 0, 1, 1
+    dist.destroy_process_group()
 
 
 def collective(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
@@ -112,18 +111,29 @@ def own_slots(num_envs: int) -> slice:
     return slice(WORLD.rank, num_envs, WORLD.size)
 
 
-def all_slots(own: list[np.ndarray], num_envs: int) -> list[np.ndarray]:
-    """Arrays (N, ...) of all slots from those (n, ...) of each rank's own, on every rank."""
-    parts = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in own]
-    widths = [part.shape[1] for part in parts]
-    # As many rows on every rank; those beyond N are cut off again.
-    rows = np.zeros((-(-num_envs // WORLD.size), sum(widths)), np.uint8)
-    rows[: len(parts[0])] = np.concatenate(parts, axis=1)
-    gathered = _gathered(rows).swapaxes(0, 1).reshape(-1, rows.shape[1])[:num_envs]
-    columns = np.split(gathered, np.cumsum(widths)[:-1], axis=1)
+def all_slots(make_own: Callable[[], Sequence[np.ndarray]], like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Arrays (N, ...) of all slots, on every rank, from those (n, ...) that each rank makes of its own.
+
+    like: arrays of the same shapes and types. An MtrlError of one rank is raised by all.
+    """
+    num_envs, widths = len(like[0]), [array[0].nbytes for array in like]
+    # As many rows on every rank; those beyond N are cut off again. The first byte tells of an error.
+    rows = np.zeros((-(-num_envs // WORLD.size), 1 + sum(widths)), np.uint8)
+    error: MtrlError | None = None
+    try:
+        own = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in make_own()]
+        rows[: len(own[0]), 1:] = np.concatenate(own, axis=1)
+    except MtrlError as raised:
+        error, rows[:, 0] = raised, 1
+    gathered = _gathered(rows).swapaxes(0, 1).reshape(-1, rows.shape[1])
+    if gathered[:, 0].any():
+        with agreed():
+            if error is not None:
+                raise error
+    columns = np.split(gathered[:num_envs, 1:], np.cumsum(widths)[:-1], axis=1)
     return [
-        np.ascontiguousarray(column).view(array.dtype).reshape(num_envs, *array.shape[1:])
-        for column, array in zip(columns, own, strict=True)
+        np.ascontiguousarray(column).view(array.dtype).reshape(array.shape)
+        for column, array in zip(columns, like, strict=True)
     ]
 
 

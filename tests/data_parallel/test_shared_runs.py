@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from envs.point_mass import PointMass
 from mtrl.config.schema import RunConfig
 from mtrl.data_parallel.ranks import WORLD, agreed
 from mtrl.env.episodes import RandomEpisodes
@@ -20,11 +19,12 @@ from mtrl.env.shared_out import SharedOutEnvs, shared_out
 from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
 from mtrl.training import run
+from mtrl.training.build import build_suite
 from mtrl.training.train_state import TrainState
 from tests.data_parallel.two_ranks import in_ranks
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
-CONFIG = {"total_env_steps": 640, "eval_interval": 400, "checkpoint_interval": 160}
+CONFIG = {"total_env_steps": 320, "eval_interval": 240, "checkpoint_interval": 80}
 PPO = {"name": "ppo", "rollout_steps": 3, "epochs": 1, "minibatches": 2}
 
 
@@ -60,7 +60,7 @@ def numbers(tree: Any) -> list[float]:
 def test_two_ranks_leave_the_run_of_one_process(tmp_path: Path, calm: Path, agent: str) -> None:
     assert in_child(lambda: run.train(config_of(agent), tmp_path / "one")) == 0
     one, two = final_state(tmp_path / "one"), final_state(calm / agent)
-    assert one["step"] == two["step"] == 640
+    assert one["step"] == two["step"] == 320
     for part in ("modules", "groups"):
         found, expected = (numbers(state["state"]["agent"][part]) for state in (two, one))
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -74,13 +74,13 @@ def test_two_ranks_leave_the_run_of_one_process(tmp_path: Path, calm: Path, agen
 @pytest.mark.parametrize("agent", ["ppo", "sac"])
 def test_a_rank_that_is_killed_costs_no_bit(tmp_path: Path, calm: Path, agent: str) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
-    # 20 vector steps lie between checkpoints, and 20 in an episode: both kills hit the middle of one.
-    statuses = in_ranks(lambda: run.train(config_of(agent), folder), words, at_progress=27)
+    # 10 vector steps lie between checkpoints, and 20 in an episode: both kills hit the middle of one.
+    statuses = in_ranks(lambda: run.train(config_of(agent), folder), words, at_progress=13)
     assert statuses == [4, -signal.SIGKILL]
     (line,) = words.read_text().splitlines()
     assert "another process of this data-parallel run ended" in line
     assert json.loads((folder / "meta.json").read_text())["status"] == "failed"
-    statuses = in_ranks(lambda: run.resume(folder, {}), words, at_progress=33, faulty=0)
+    statuses = in_ranks(lambda: run.resume(folder, {}), words, at_progress=17, faulty=0)
     assert statuses == [-signal.SIGKILL, 4]
     assert in_ranks(lambda: run.resume(folder, {}), words) == [0, 0]
     assert differences(final_state(folder), final_state(calm / agent)) == []
@@ -90,8 +90,8 @@ def test_a_rank_that_is_killed_costs_no_bit(tmp_path: Path, calm: Path, agent: s
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path: Path, calm: Path) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     train = lambda: run.train(config_of("sac"), folder)  # noqa: E731
-    assert in_ranks(train, words, at_progress=33, fault=signal.SIGTERM) == [143, 143]
-    assert final_state(folder)["step"] == 33 * 8
+    assert in_ranks(train, words, at_progress=17, fault=signal.SIGTERM) == [143, 143]
+    assert final_state(folder)["step"] == 17 * 8
     assert in_ranks(lambda: run.resume(folder, {}), words) == [0, 0]
     assert differences(final_state(folder), final_state(calm / "sac")) == []
 
@@ -101,14 +101,14 @@ def test_a_resume_with_another_number_of_ranks_goes_on_and_says_so(
 ) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     train = lambda: run.train(config_of("sac"), folder)  # noqa: E731
-    in_ranks(train, words, at_progress=33, fault=signal.SIGTERM)
+    in_ranks(train, words, at_progress=17, fault=signal.SIGTERM)
     capfd.readouterr()
     assert in_ranks(lambda: run.resume(folder, {}), words, size=3) == [0, 0, 0]
     assert "number of ranks 2, now 3; a resume is exact with the same only" in capfd.readouterr().out
     two, other = final_state(calm / "sac"), final_state(folder)
     found, expected = (numbers(state["state"]["agent"]["modules"]) for state in (other, two))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    assert run.resume(folder, {"total_env_steps": 648}) == 0
+    assert run.resume(folder, {"total_env_steps": 328}) == 0
     assert "number of ranks 3, now unknown" in capfd.readouterr().out
 
 
@@ -134,28 +134,28 @@ def break_update(state: TrainState) -> None:
 def test_a_value_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     train = lambda: run.train(config_of("sac"), folder)  # noqa: E731
-    assert in_ranks(train, words, at_progress=33, fault=spoil) == [3, 3]
+    assert in_ranks(train, words, at_progress=17, fault=spoil) == [3, 3]
     (line,) = words.read_text().splitlines()  # rank 0 reports it
     assert "critic loss is not finite" in line
-    assert final_state(folder)["step"] == 160
+    assert final_state(folder)["step"] == 80
     assert in_ranks(lambda: run.resume(folder, {}), words) == [0, 0]
 
 
 def test_an_environment_that_fails_on_one_rank_stops_all_with_a_checkpoint(tmp_path: Path) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     train = lambda: run.train(config_of("sac"), folder)  # noqa: E731
-    assert in_ranks(train, words, at_progress=33, fault=break_environments) == [4, 4]
+    assert in_ranks(train, words, at_progress=17, fault=break_environments) == [4, 4]
     line, *_ = words.read_text().splitlines()  # and the traceback of the environment
     assert line.startswith("rank 1: environment")
     assert "the drawer is stuck" in line
     assert words.read_text().count("rank 1") == 1
-    assert final_state(folder)["step"] == 33 * 8
+    assert final_state(folder)["step"] == 17 * 8
 
 
 def test_a_bug_on_one_rank_ends_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     train = lambda: run.train(config_of("sac"), folder)  # noqa: E731
-    assert in_ranks(train, words, at_progress=33, fault=break_update) == [4, 70]
+    assert in_ranks(train, words, at_progress=17, fault=break_update) == [4, 70]
     assert "another process of this data-parallel run ended" in words.read_text()
     assert "returned nothing" in capfd.readouterr().err
 
@@ -182,14 +182,16 @@ def test_bad_input_on_one_rank_is_reported_once(tmp_path: Path) -> None:
     assert "exists; use --resume" in line
 
 
-def test_slots_of_three_ranks_play_what_one_process_plays(tmp_path: Path) -> None:
-    suite = PointMass("point-mass-visible", None, 1)
+@pytest.mark.parametrize("name", ["metaworld:reach-v3,drawer-close-v3", "point-mass-visible"])
+def test_slots_of_three_ranks_play_what_one_process_plays(tmp_path: Path, name: str) -> None:
+    suite = build_suite(tiny_config(name).suite, 1)
+    space = suite.spec.action_space
 
     def trajectory(make_envs: Any) -> list[Any]:
         envs = make_envs(7, RandomEpisodes(suite.spec, 7, 1))
         observation, found = envs.reset(), []
         for step in range(50):
-            action = np.sin(np.arange(14, dtype=np.float32) + step).reshape(7, 2)
+            action = np.sin(np.arange(7 * space.shape[0], dtype=np.float32) + step).reshape(7, -1)
             result = envs.step(action)
             found.append([observation, *vars(result).values()])
             observation = result.observation

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.updates.data_parallel import measure_shared_updates, report
+from benchmarks.updates.sac import UpdateSizes
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.config.schema import RunConfig
@@ -126,3 +128,12 @@ def test_parts_of_a_batch_have_their_share_of_every_task() -> None:
         assert part.own_counts == tuple(torch.bincount(part.task_ids, minlength=4).tolist())
     assert sorted(torch.cat([part.reward for part in parts]).tolist()) == rows.tolist()
     assert batch.own_counts == counts
+
+
+def test_the_benchmark_measures_both(tmp_path: Path) -> None:
+    def measure() -> int:
+        times = measure_shared_updates(UpdateSizes(suite="point-mass", batch_size=8), repeats=1, updates_per_repeat=1)
+        assert "ratio" in report(times, 2)
+        return 0
+
+    assert in_ranks(measure, tmp_path / "words") == [0, 0]

@@ -10,9 +10,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import agents
+import envs
 from mtrl.data_parallel.ranks import joined
 from mtrl.errors import MtrlError
 from tests.training.tiny_runs import Fault, meet_at
+
+agents.register()
+envs.register()
 
 SECONDS = 120
 """After which a rank that hangs is killed."""
