@@ -40,6 +40,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "sac, famo": {"aggregator": {"name": "great", "critic": {"name": "famo"}}},
     "sac, graddrop": {"aggregator": {"name": "graddrop", "critic": {"name": "mgda-ub"}}},
     "sac, pcgrad": {"aggregator": {"name": "pcgrad", "critic": {"name": "gradnorm"}}},
+    "sac, reward prediction": {"encoder": {"name": "mlp", "width": 16}, "auxiliary": "reward-prediction"},
     "ppo": {"agent": PPO},
     "ppo, popart, separate": {
         "agent": {**PPO, "target_kl": 0.01},
