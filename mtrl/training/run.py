@@ -164,7 +164,8 @@ def resume(
                     f"total_env_steps: {end} is not allowed; {run.path} is at {checkpoint.step} env steps already"
                 )
             for change in store.version_changes(checkpoint):
-                say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same only")
+                now = "a resume is exact with the same ones only"
+                say(f"the checkpoint was written with other versions: {change}; {now}")
             agent = build_agent(config, suite, device)
             require_room(config, agent)
         if WORLD.rank > 0:

@@ -104,12 +104,12 @@ def test_a_resume_with_another_number_of_ranks_goes_on_and_says_so(
     in_ranks(train, words, at_progress=17, fault=signal.SIGTERM)
     capfd.readouterr()
     assert in_ranks(lambda: run.resume(folder, {}), words, size=3) == [0, 0, 0]
-    assert "number of ranks 2, now 3; a resume is exact with the same only" in capfd.readouterr().out
+    assert "'number of ranks' '2', now '3'; a resume is exact with the same ones only" in capfd.readouterr().out
     two, other = final_state(calm / "sac"), final_state(folder)
     found, expected = (numbers(state["state"]["agent"]["modules"]) for state in (other, two))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     assert run.resume(folder, {"total_env_steps": 328}) == 0
-    assert "number of ranks 3, now unknown" in capfd.readouterr().out
+    assert "'number of ranks' '3', now 'unknown'" in capfd.readouterr().out
 
 
 def spoil(state: TrainState) -> None:
