@@ -25,6 +25,7 @@ from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.minibatches import minibatches
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.data_parallel.learning import own_part
 from mtrl.errors import Diverged
 from mtrl.networks import Ensemble
 from mtrl.networks.layers import uniform_noise
@@ -196,6 +197,7 @@ class PPO(Agent):
         noise = uniform_noise(self.update_stream, len(batch.reward), 1, self.networks.value.noise_size)
         if noise is not None:
             batch = replace(batch, noise={"value": noise})
+        batch = own_part(batch)
         result = self.group.step(self.losses, batch)
         self.average.update()
         return means_per_task(result.metrics, batch.task_ids, self.num_tasks)

@@ -21,6 +21,7 @@ from agents.resets import NetworkResets
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.data_parallel.learning import own_part
 from mtrl.networks.layers import uniform_noise
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.per_task import mean_per_task, means_per_task, nan_where_absent
@@ -135,7 +136,7 @@ class SAC(Agent):
 
     def learn(self, batch: Batch) -> Metrics:
         """One gradient step of critics, actor and temperatures on a batch."""
-        batch = replace(batch, noise=self._sample_noise(len(batch.reward)))
+        batch = own_part(replace(batch, noise=self._sample_noise(len(batch.reward))))
         target = self.bellman_target(batch)
         batch = replace(batch, extras={**batch.extras, "target": target})
         # All critics, online and target, predict in the same units: the statistics change before anyone learns.

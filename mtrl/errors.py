@@ -5,6 +5,8 @@ class MtrlError(Exception):
     """An error the user is told about in one line; `exit_code` is what the command returns."""
 
     exit_code = 70
+    reported: bool = False
+    """Whether another process tells the user."""
 
 
 class BadInput(MtrlError):
@@ -21,6 +23,12 @@ class Diverged(MtrlError):
 
 class WorkerFailure(MtrlError):
     """An environment worker raised, died or hung."""
+
+    exit_code = 4
+
+
+class RankFailure(MtrlError):
+    """Another process of a data-parallel run ended."""
 
     exit_code = 4
 

@@ -5,6 +5,7 @@ Shapes: M tasks, N environment slots, T rows of time, B batch, D observation, A 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -180,9 +181,22 @@ class Batch:
     truncated: Tensor  # bool
     next_observation: Tensor  # the true successor, also where an episode ended
     shares: Tensor  # (M,) float32, weight of each task's mean loss: its share of the batch, times its loss weight
-    counts: tuple[int, ...]  # transitions per task; those of `sample` are sorted by task
+    counts: tuple[int, ...]  # transitions per task, on all ranks; those of `sample` are sorted by task
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # stored when the agent acted, or added by the agent
     noise: Mapping[str, Tensor] = field(default_factory=dict)  # of this update by purpose, leading dimension B
+    part: tuple[int, int] = (0, 1)  # first row and step of the rows here among those of a batch that is shared out
+
+    @property
+    def own_counts(self) -> tuple[int, ...]:
+        """Transitions per task among the rows here, which are sorted by task."""
+        first, step = self.part
+        bounds = [-((first - stop) // step) for stop in itertools.accumulate(self.counts, initial=0)]
+        return tuple(stop - start for start, stop in itertools.pairwise(bounds))
+
+    def every_kth(self, first: int, step: int) -> Batch:
+        """The rows `first`, `first + step`, ...: as many of each task as of any other such part, to within one."""
+        rows = self.map_columns(lambda column: column[first::step].contiguous())
+        return replace(rows, part=(first, step))
 
     def columns(self) -> dict[str, Tensor]:
         """Every tensor with a leading batch dimension; extras and noise as `extras.NAME` and `noise.NAME`."""

@@ -22,7 +22,7 @@ ALLOWED = {
 PACKAGES = {*ALLOWED, "tests"}
 
 UNITS = (
-    "errors", "registry", "faults", "types", "seeding", "per_task",
+    "errors", "registry", "faults", "types", "data_parallel", "seeding", "per_task",
     "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "auxiliary",
     "optim", "agent",
     "config", "checkpoints", "runs", "loggers", "evaluation", "training", "testing", "report",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
+from mtrl.data_parallel.learning import learning, total_of_tasks
 from mtrl.faults import WrongResult
 from mtrl.registry import Registry
 from mtrl.types import Batch, State
@@ -67,7 +68,20 @@ class GradientAggregator(ABC):
     def task_gradients(
         self, loss_fn: LossFunction, batch: Batch, parameters: Parameters
     ) -> tuple[dict[str, Tensor], TaskLosses]:
-        """The function `task_gradients`, without `vmap` from the first batch on where that refuses a network."""
+        """The function `task_gradients`, without `vmap` from the first batch on where that refuses a network.
+
+        Where an update is shared out, losses and gradients are those of the rows of all ranks.
+        """
+        with learning(shared=False):  # `vmap` takes no word to other ranks
+            gradients, result = self._own_task_gradients(loss_fn, batch, parameters)
+        gradients = {name: total_of_tasks(gradient, batch) for name, gradient in gradients.items()}
+        losses = total_of_tasks(result.losses, batch)
+        gauge = None if result.gauge is None else total_of_tasks(result.gauge, batch)
+        return gradients, result._replace(losses=losses, gauge=gauge)
+
+    def _own_task_gradients(
+        self, loss_fn: LossFunction, batch: Batch, parameters: Parameters
+    ) -> tuple[dict[str, Tensor], TaskLosses]:
         try:
             return task_gradients(loss_fn, batch, parameters, self.num_tasks, self.vectorized)
         except RuntimeError as error:

@@ -38,19 +38,19 @@ def task_gradients(
 ) -> tuple[dict[str, Tensor], TaskLosses]:
     """Gradient of every task's own loss: ({name: (M, *shape)}, losses).
 
-    `batch` must be sorted by task. Tasks without samples have loss and gradient 0. `vectorized` False: without `vmap`,
-    one pass per task.
+    `batch` must be sorted by task; of one that is shared out, the losses and gradients are those of this rank's rows.
+    Tasks without samples have loss and gradient 0. `vectorized` False: without `vmap`, one pass per task.
     """
     detached: Parameters = {name: parameter.detach() for name, parameter in parameters.items()}
     picks = torch.eye(num_tasks, device=batch.reward.device)
     order = None
     found: list[_Gradients] = []
     if vectorized:
-        parts, order = passes_over_tasks(batch.counts, batch.reward.device)
+        parts, order = passes_over_tasks(batch.own_counts, batch.reward.device)
         found = [_vectorized_pass(loss_fn, batch, detached, part, picks[part.tasks]) for part in parts]
     else:
-        stops = list(itertools.accumulate(batch.counts))
-        for task, count in enumerate(batch.counts):
+        stops = list(itertools.accumulate(batch.own_counts))
+        for task, count in enumerate(batch.own_counts):
             if count:
                 own = _slice(batch, stops[task] - count, stops[task])
                 found.append(_sliced_pass(loss_fn, own, detached, task, picks[task]))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtrl.auxiliary.auxiliary_task import AuxiliaryContext, AuxiliaryInputs, AuxiliaryTask, auxiliary_tasks
+from mtrl.data_parallel.learning import totals
 from mtrl.networks.layers import TaskHeads, one_hot
 
 NUM_CLASSES = 3
@@ -42,7 +43,8 @@ def balanced_cross_entropy(logits: Tensor, classes: Tensor, task_ids: Tensor, nu
     """
     own = one_hot(classes, logits.shape[-1])
     error = F.cross_entropy(logits, classes, reduction="none")
-    counts = own.new_zeros(num_tasks, own.shape[1]).index_add(0, task_ids, own)  # n_ic
+    (counts,) = totals(own.new_zeros(num_tasks, own.shape[1]).index_add(0, task_ids, own))  # n_ic
     present = (counts > 0).sum(1).clamp(min=1)  # C_i
     weight = (own / counts.clamp(min=1)[task_ids]).sum(1) / present[task_ids]
-    return torch.zeros_like(present, dtype=error.dtype).index_add(0, task_ids, weight * error)
+    (losses,) = totals(torch.zeros_like(present, dtype=error.dtype).index_add(0, task_ids, weight * error))
+    return losses

@@ -1,8 +1,8 @@
 """The command `mtrl`: dispatch to the verbs, error lines and exit codes.
 
 This module imports nothing heavy; a verb is imported when it is called. Every failure is one line on stderr and an
-exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker failed, 5 storage, 70 a bug; a run that a signal
-stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
+exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker or another rank failed, 5 storage, 70 a bug; a run
+that a signal stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from mtrl import __version__
 from mtrl.cli.limits import reached_limit
+from mtrl.data_parallel.torchrun import refuse_torchrun
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.cpu import keep_freed_memory
@@ -33,6 +34,7 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train --suite mt10 --agent sac --architecture multi-head --total-env-steps 2000000 --run-dir runs/a
   mtrl train --config FILE.yaml --seed 2      flags override the file
   mtrl train --resume runs/a                  from the last checkpoint
+  torchrun --nproc-per-node 2 -m mtrl train --suite mt10    one run by two processes
   mtrl eval runs/a --episodes-per-task 50
   mtrl report runs --output report.html
 
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         return 130
     except MtrlError as error:
-        _complain(str(error))
+        if not error.reported:
+            _complain(str(error))
         return error.exit_code
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
@@ -92,6 +95,8 @@ def _run_verb(arguments: Sequence[str]) -> int:
         print(f"mtrl-suite {__version__}")
         return 0
     if verb in VERBS:
+        if verb != "train":
+            refuse_torchrun(f"mtrl {verb}")
         return importlib.import_module(f"mtrl.cli.commands.{VERBS[verb]}").main(rest)
     raise BadInput(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known: {', '.join(VERBS)}")
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normalizers
-from mtrl.per_task import mean_per_task
+from mtrl.per_task import mean_per_task, tasks_present
 
 
 class TaskAffine(ValueOutput):
@@ -85,7 +85,7 @@ class PopArt(ReturnNormalizer):
     def update_statistics(self, returns: Tensor, task_ids: Tensor, outputs: Sequence[ValueOutput]) -> None:
         values = returns.double()
         means, squares = (mean_per_task(rows, task_ids, self.num_tasks) for rows in (values, values.square()))
-        seen = torch.zeros_like(means, dtype=torch.bool).index_fill(0, task_ids, True) & torch.isfinite(squares).all()
+        seen = tasks_present(task_ids, self.num_tasks) & torch.isfinite(squares).all()
         old_mean, old_std = self.mean.clone(), self.std
         self.mean.copy_(torch.where(seen, self.mean.lerp(means, self.rate), self.mean))
         self.mean_square.copy_(torch.where(seen, self.mean_square.lerp(squares, self.rate), self.mean_square))

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, gramian_of
 from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask
 from mtrl.auxiliary.auxiliary_task import refuse_wrong_losses
+from mtrl.data_parallel.learning import average_gradients
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
@@ -120,6 +121,7 @@ class ParameterGroup:
         with _backend_of(batch) if self.needs_per_task_gradients else nullcontext():
             loss_fn = self._complete(loss_fn, self._open_gates(loss_fn, batch))
             result = aggregate(self.aggregator, loss_fn, batch, self.parameters)
+        average_gradients(self.parameters.values())
         # Before clipping, which would spread a value that is not finite over all gradients.
         norm = _gradient_norm(self._optimized)
         self._check_finite(result.losses, norm if not self._apart else norm + _gradient_norm(self._apart))
@@ -324,7 +326,7 @@ class ParameterGroup:
 
 def _backend_of(batch: Batch) -> AbstractContextManager[None]:
     """The matmul backend of per-task gradients."""
-    return default_matmul_backend() if len(set(batch.counts)) > 1 else nullcontext()
+    return default_matmul_backend() if len(set(batch.own_counts)) > 1 else nullcontext()
 
 
 def _gradient_norm(parameters: Parameters) -> Tensor:

@@ -15,9 +15,11 @@ from mtrl.aggregation import GradientAggregator, aggregators
 from mtrl.auxiliary import AuxiliaryContext, AuxiliaryMaker, AuxiliaryTask
 from mtrl.buffer.rollout_buffer import RolloutBuffer, buffer_bytes
 from mtrl.config.schema import AUXILIARY, GROUP_BY_NAME, Choice, RunConfig
+from mtrl.data_parallel.ranks import WORLD
 from mtrl.encoders import Encoder
 from mtrl.encoders.encoder import refuse_wrong_features
 from mtrl.env.episodes import RandomEpisodes
+from mtrl.env.shared_out import shared_out
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
@@ -171,13 +173,8 @@ def make_train_state(
     spec, num_envs = suite.spec, agent.num_envs
     capacity = _capacity(agent, max_vector_steps)
     buffer = RolloutBuffer(spec, num_envs, capacity, seed, agent.extras, agent.device)
-    envs = suite.make_envs(
-        num_envs,
-        RandomEpisodes(spec, num_envs, seed),
-        mode="train",
-        num_workers=num_workers,
-        worker_timeout=worker_timeout,
-    )
+    make_envs = partial(suite.make_envs, mode="train", num_workers=num_workers, worker_timeout=worker_timeout)
+    envs = shared_out(make_envs, num_envs, RandomEpisodes(spec, num_envs, seed))
     return TrainState(agent, envs, buffer, scheduler)
 
 
@@ -208,13 +205,18 @@ def build_scheduler(config: RunConfig, suite: Suite) -> TaskScheduler:
 
 
 def require_room(config: RunConfig, agent: Agent) -> None:
-    """Raises BadInput if learning with `agent`, its buffer and the running episodes do not fit the memory."""
+    """Raises BadInput if learning with `agent`, its buffer and the running episodes do not fit the memory.
+
+    Also if there are fewer slots than ranks.
+    """
     spec, num_envs = agent.spec, agent.num_envs
+    if num_envs < WORLD.size:
+        raise BadInput(f"num_envs: {num_envs} slots cannot be shared out over {WORLD.size} ranks")
     if agent.device.type == "cpu":
         parameters = sum(value.numel() for value in agent.parameters() if value.requires_grad)
         require_memory(12 * parameters, f"training {parameters:,} parameters")  # gradients and two moments, float32
     capacity = _capacity(agent, config.settings.total_env_steps // num_envs)
-    stored = buffer_bytes(spec, num_envs, capacity, agent.extras)
+    stored = WORLD.per_node * buffer_bytes(spec, num_envs, capacity, agent.extras)
     require_memory(stored, f"a buffer of {capacity:,} vector steps of {num_envs:,} slots")
     actions = 4 * num_envs * spec.max_episode_steps * math.prod(spec.action_space.shape or ())
     require_memory(stored + actions, f"the buffer with the episodes of {num_envs:,} slots")
@@ -240,13 +242,19 @@ def build_train_state(config: RunConfig, suite: Suite, agent: Agent) -> TrainSta
 
 
 def num_workers(config: RunConfig) -> int:
-    """Environment processes of a run; one per core by default."""
+    """Environment processes of a run, or of one of its ranks; one per core by default."""
     chosen = config.settings.num_workers
-    return available_cores() if chosen is None else chosen
+    return max(1, available_cores() // WORLD.per_node) if chosen is None else chosen
 
 
 def choose_device(name: str) -> torch.device:
     """`auto`: the GPU if there is one. Raises BadInput for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("device 'cuda' is not available here; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and WORLD.per_node > torch.cuda.device_count():
+        raise BadInput(
+            f"{WORLD.per_node} ranks on a machine with {torch.cuda.device_count()} GPU(s); start as many as there are "
+            "GPUs (torchrun --nproc-per-node), or use --device cpu"
+        )
+    return device

@@ -13,6 +13,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from mtrl.data_parallel.ranks import largest
+
 
 class Interruption:
     """Truthy once the run shall stop; a context manager that installs the handlers and puts the old ones back."""
@@ -37,6 +39,13 @@ class Interruption:
     @property
     def reason(self) -> str:
         return "time is over" if self._signal is None else signal.Signals(self._signal).name
+
+    def agreed(self) -> bool:
+        """Whether any rank of a data-parallel run shall stop: then all take it up, at the same step."""
+        number, over = largest(self._signal or 0, self.out_of_time)
+        self._signal = number or None
+        self._deadline = time.monotonic() if over else self._deadline
+        return bool(self)
 
     def __enter__(self) -> Self:
         # Only the main thread of a process may set handlers; elsewhere (a notebook's worker) the default stays.

@@ -11,6 +11,7 @@ from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.checkpoints.versions import dependency_versions, package_versions
 from mtrl.config.schema import RunConfig
+from mtrl.data_parallel.ranks import WORLD
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.loggers.console import say
@@ -18,6 +19,9 @@ from mtrl.optim.matmul_backend import DEFAULT, choose_matmul_backend
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.training.train_state import TrainState
 from mtrl.types import SuiteSpec
+
+RANKS = "number of ranks"
+"""Its key among the versions of a checkpoint; missing for one."""
 
 
 def suite_facts(spec: SuiteSpec) -> dict[str, Any]:
@@ -36,6 +40,8 @@ def checkpoint_store(run: RunDirectory, config: RunConfig, suite: Suite, device:
     backend = choose_matmul_backend()
     if device.type == "cpu" and backend != DEFAULT:
         versions["matmul backend"] = backend  # another library sums up in another order
+    if WORLD.size > 1:
+        versions[RANKS] = str(WORLD.size)  # as do other parts of a batch
     return CheckpointStore(run.checkpoints, keep=config.settings.keep_checkpoints, versions=versions)
 
 
@@ -66,7 +72,8 @@ def refuse_other_inputs(checkpoint: Checkpoint, agent: Agent) -> None:
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Loads a checkpoint and says if the resume is not exact. Raises BadInput for one of another configuration."""
     threads = checkpoint.state.get("torch_threads")
-    if type(threads) is int and 0 < threads <= 4096:
+    same_ranks = checkpoint.versions.get(RANKS, "1") == str(WORLD.size)
+    if type(threads) is int and 0 < threads <= 4096 and same_ranks:
         torch.set_num_threads(threads)  # the last bits of a matrix product depend on their number
     try:
         exact = state.load_state(checkpoint.state, checkpoint.chunks())

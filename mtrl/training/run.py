@@ -20,9 +20,11 @@ from mtrl.checkpoints.files import require_free_space
 from mtrl.checkpoints.state_tree import state_bytes
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
+from mtrl.data_parallel.learning import learning
+from mtrl.data_parallel.ranks import WORLD, agreed
 from mtrl.env.scores import reference_returns
 from mtrl.env.suite import Suite
-from mtrl.errors import BadInput, MtrlError, WorkerFailure
+from mtrl.errors import BadInput, Diverged, MtrlError, RankFailure, WorkerFailure
 from mtrl.evaluation.evaluator import EvaluationStopped, Evaluator
 from mtrl.faults import WrongResult, named_plugin_faults
 from mtrl.loggers.chosen import chosen_callbacks, chosen_loggers, make_callbacks, make_loggers
@@ -109,7 +111,8 @@ def _act(agent: Agent, observation: np.ndarray, task_ids: np.ndarray) -> ActionS
 
 
 def _update(agent: Agent, buffer: RolloutBuffer, weights: TaskWeights) -> Metrics:
-    metrics = agent.update(buffer, weights)
+    with learning():
+        metrics = agent.update(buffer, weights)
     if not isinstance(metrics, dict):
         raise WrongResult(f"returned {type(metrics).__name__} from update, expected a dict of metrics")
     for name, value in metrics.items():
@@ -125,20 +128,26 @@ def _update(agent: Agent, buffer: RolloutBuffer, weights: TaskWeights) -> Metric
 @torch_defaults()
 def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
     """A new run, reported to `loggers` too; returns the exit code. Raises MtrlError."""
-    device = prepare_process(config)
-    suite = build_suite(config.suite, config.settings.seed)
-    refuse_wrong_loggers(config)
-    # These may refuse the suite, or not fit the memory: not after there is a run directory.
-    build_scheduler(config, suite)
-    agent = build_agent(config, suite, device)
-    require_room(config, agent)
-    if config.settings.cuda_graphs:
-        refuse_cuda_graphs(agent)
-    if config.settings.video_interval:
-        refuse_videos(suite)
-    if config.settings.warm_start is not None:
-        say(str(warm_start(agent, config.settings.warm_start)))
-    with RunDirectory.create(run_dir, overwrite=overwrite) as run:
+    with agreed(), named_plugin_faults():
+        device = prepare_process(config)
+        suite = build_suite(config.suite, config.settings.seed)
+        refuse_wrong_loggers(config)
+        # These may refuse the suite, or not fit the memory: not after there is a run directory.
+        build_scheduler(config, suite)
+        agent = build_agent(config, suite, device)
+        require_room(config, agent)
+        if config.settings.cuda_graphs:
+            refuse_cuda_graphs(agent)
+        if config.settings.video_interval:
+            refuse_videos(suite)
+        if config.settings.warm_start is not None:
+            taken = warm_start(agent, config.settings.warm_start)
+            if WORLD.rank == 0:
+                say(str(taken))
+        run = RunDirectory.create(run_dir, overwrite=overwrite) if WORLD.rank == 0 else None
+    if run is None:
+        return _follow(config, suite, agent, None)
+    with run:
         run.write_config(dump_yaml(config))
         return _run(config, suite, agent, run, checkpoint_store(run, config, suite, device), None, loggers)
 
@@ -149,24 +158,30 @@ def resume(
     run_dir: Path, changes: Mapping[str, Any], plugins: Sequence[str] = (), loggers: Sequence[MetricLogger] = ()
 ) -> int:
     """Continues a run from its last checkpoint; returns the exit code. Raises MtrlError."""
-    with RunDirectory.resume(run_dir) as run:
-        config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
-        device = prepare_process(config)
-        suite = build_suite(config.suite, config.settings.seed)
-        refuse_wrong_loggers(config)
-        store = checkpoint_store(run, config, suite, device)
-        checkpoint = store.load("latest")
-        refuse_another_suite(checkpoint, suite)
-        end = config.settings.total_env_steps
-        if end < checkpoint.step:
-            raise BadInput(
-                f"total_env_steps: {end} is not allowed; {run.path} is at {checkpoint.step} env steps already"
-            )
-        for change in store.version_changes(checkpoint):
-            say(f"the checkpoint was written with other versions: {change}; a resume is exact with the same ones only")
-        agent = build_agent(config, suite, device)
-        refuse_other_inputs(checkpoint, agent)
-        require_room(config, agent)
+    with agreed():
+        run = RunDirectory.resume(run_dir) if WORLD.rank == 0 else RunDirectory.open(run_dir)
+    with run:
+        with agreed(), named_plugin_faults():
+            config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
+            device = prepare_process(config)
+            suite = build_suite(config.suite, config.settings.seed)
+            refuse_wrong_loggers(config)
+            store = checkpoint_store(run, config, suite, device)
+            checkpoint = store.load("latest")
+            refuse_another_suite(checkpoint, suite)
+            end = config.settings.total_env_steps
+            if end < checkpoint.step:
+                raise BadInput(
+                    f"total_env_steps: {end} is not allowed; {run.path} is at {checkpoint.step} env steps already"
+                )
+            for change in store.version_changes(checkpoint):
+                now = "a resume is exact with the same ones only"
+                say(f"the checkpoint was written with other versions: {change}; {now}")
+            agent = build_agent(config, suite, device)
+            refuse_other_inputs(checkpoint, agent)
+            require_room(config, agent)
+        if WORLD.rank > 0:
+            return _follow(config, suite, agent, checkpoint)
         run.truncate_after(checkpoint.step, end)
         store.discard_after(checkpoint.step)
         run.write_config(dump_yaml(config))
@@ -177,6 +192,8 @@ def prepare_process(config: RunConfig) -> torch.device:
     """Sets torch's threads and matmul backend; returns the device. Raises BadInput."""
     settings = config.settings
     device = choose_device(settings.device)
+    if settings.cuda_graphs and WORLD.size > 1:
+        raise BadInput("cuda_graphs cannot be combined with torchrun; leave it out or say --no-cuda-graphs")
     if settings.cuda_graphs and device.type != "cuda":
         raise BadInput("cuda_graphs needs a GPU, and none is used; leave it out or say --no-cuda-graphs")
     choose_matmul_backend()
@@ -262,10 +279,10 @@ def _run(
         try:
             # An evaluation that a signal cut short is made up for before the run goes on.
             evaluation.evaluate_if_due(state.env_steps)
-            for progress in training_loop(state, settings.total_env_steps) if not interruption else ():
+            for progress in training_loop(state, settings.total_env_steps) if not interruption.agreed() else ():
                 for callback in (metrics, evaluation, videos, checkpoints):
                     callback(progress)
-                if interruption:
+                if interruption.agreed():
                     break
         except WorkerFailure:
             # The broken step was never stored: what stands is the state before it.
@@ -286,6 +303,24 @@ def _run(
         else:
             say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {folder}")
         run.set_status("done", interruption.exit_code)
+        return interruption.exit_code
+
+
+def _follow(config: RunConfig, suite: Suite, agent: Agent, resumed: Checkpoint | None) -> int:
+    """The run on a rank other than 0, which learns as rank 0 does and writes nothing; returns the exit code."""
+    settings = config.settings
+    with Interruption(settings.max_hours) as interruption, ExitStack() as stack:
+        state = build_train_state(config, suite, agent)
+        stack.callback(state.envs.close)
+        if resumed is not None:
+            restore(state, resumed)
+        try:
+            for _ in training_loop(state, settings.total_env_steps) if not interruption.agreed() else ():
+                if interruption.agreed():
+                    break
+        except (Diverged, WorkerFailure, RankFailure) as error:
+            error.reported = True  # by rank 0, where the same is raised
+            raise
         return interruption.exit_code
 
 

@@ -61,6 +61,7 @@ REGISTRIES: dict[str, Registry] = {
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
+TORCHRUN_FLAGS = {"nproc-per-node"}
 
 
 def between(name: str) -> str:
@@ -80,6 +81,7 @@ def known_flags() -> set[str]:
         *COMMAND_FLAGS,
         *EVALUATION_FLAGS,
         *REPORT_FLAGS,
+        *TORCHRUN_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():

@@ -72,7 +72,7 @@ def in_child(action: Callable[[], int], at_progress: int | None = None, fault: i
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             if at_progress is not None:
-                _meet_at(at_progress, fault)
+                meet_at(at_progress, fault)
             code = action()
         except Exception as error:
             code = getattr(error, "exit_code", 70)
@@ -84,7 +84,7 @@ def in_child(action: Callable[[], int], at_progress: int | None = None, fault: i
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _meet_at(at_progress: int, fault: int | Fault) -> None:
+def meet_at(at_progress: int, fault: int | Fault) -> None:
     loop = run.training_loop
 
     def counted(state: TrainState, total_env_steps: int) -> Iterator[Progress]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mtrl.aggregation.aggregator import aggregators
 from mtrl.aggregation.representation.representation_aggregator import RepresentationAggregator, sums_per_task
 from mtrl.aggregation.weighting.task_memory import adam_names, adam_step
+from mtrl.data_parallel.learning import totals
 from mtrl.types import Batch, State
 
 
@@ -58,7 +59,8 @@ class Great(RepresentationAggregator):
         error = (torch.softmax(logits, 1) - own) / (counts[tasks] * (counts > 0).sum()).unsqueeze(1)
         by_scale = sums_per_task(error @ self.memory[discriminator] * inverse * gradient, batch)
         every = torch.arange(self.num_tasks, device=gradient.device)
-        adam_step(self.memory, discriminator, error.T @ rows, every, self.config.learning_rate)
+        (by_discriminator,) = totals(error.T @ rows)
+        adam_step(self.memory, discriminator, by_discriminator, every, self.config.learning_rate)
         adam_step(self.memory, scale, -by_scale, every, self.config.learning_rate)
         self.memory[scale].clamp_(-self.config.bound, self.config.bound)
 

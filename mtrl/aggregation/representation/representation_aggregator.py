@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mtrl.aggregation.aggregator import GradientAggregator, write_gradients
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses
+from mtrl.data_parallel.learning import totals
 from mtrl.errors import BadInput
 from mtrl.networks import Output
 from mtrl.types import Batch
@@ -70,5 +71,6 @@ def representations(outputs: Iterable[Output]) -> Iterator[Tensor]:
 
 
 def sums_per_task(values: Tensor, batch: Batch) -> Tensor:
-    """Sums of values (B, ...) over the rows of each task (M, ...)."""
-    return values.new_zeros(len(batch.counts), *values.shape[1:]).index_add(0, batch.task_ids, values)
+    """Sums of values (B, ...) over the rows of each task (M, ...), those of all ranks."""
+    (sums,) = totals(values.new_zeros(len(batch.counts), *values.shape[1:]).index_add(0, batch.task_ids, values))
+    return sums

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mtrl.config.schema import (
 )
 from mtrl.config.validation import field_types
 from mtrl.config.yaml_io import load_mapping, read_text
+from mtrl.data_parallel.torchrun import launched, refuse_torchrun
 from mtrl.errors import BadInput
 from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
@@ -38,6 +40,22 @@ RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "wor
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises MtrlError."""
+    if not launched():
+        return _command(arguments)()
+
+    from mtrl.data_parallel.ranks import WORLD, agreed, joined
+    from mtrl.loggers.console import silence_stdout
+
+    with joined():
+        if WORLD.rank > 0:
+            silence_stdout()
+        with agreed(), named_plugin_faults():
+            command = _command(arguments)
+        return command()
+
+
+def _command(arguments: Sequence[str]) -> Callable[[], int]:
+    """What the command line asks for. Raises MtrlError."""
     given = _first_pass(arguments)
     if "resume" in given:
         return _resume(arguments, given.get("plugin", []))
@@ -74,26 +92,31 @@ def main(arguments: Sequence[str]) -> int:
         config = with_parameters_of(config, command["match_params"])
     if command["print_config"]:
         print(dump_yaml(config), end="")
-        return 0
+        return lambda: 0
 
     run_dir = None if command["run_dir"] is None else Path(command["run_dir"])
     if command["seeds"] is not None:
         from mtrl.launch.seeds import train_seeds
 
+        refuse_torchrun("--seeds")
         folder = default_run_dir(config, with_seed=False) if run_dir is None else run_dir
         jobs = 1 if command["jobs"] is None else command["jobs"]
-        return train_seeds(config, folder, command["seeds"], jobs, overwrite=bool(command["overwrite"]))
+        return partial(train_seeds, config, folder, command["seeds"], jobs, overwrite=bool(command["overwrite"]))
 
+    from mtrl.data_parallel.ranks import agreed
     from mtrl.training import run
 
-    run_dir = run_dir or default_run_dir(config)
-    with reported_in(run_dir), named_plugin_faults():
-        if config.settings.check_plugins:
-            check_chosen_plugins(config)
-        return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
+    def train(run_dir: Path) -> int:
+        with reported_in(run_dir), named_plugin_faults():
+            with agreed(), named_plugin_faults():
+                if config.settings.check_plugins:
+                    check_chosen_plugins(config)
+            return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
+
+    return partial(train, run_dir or default_run_dir(config))
 
 
-def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
+def _resume(arguments: Sequence[str], modules: Sequence[str]) -> Callable[[], int]:
     """The rest of a run, from its last checkpoint."""
     parser = FlagParser("train --resume", "Continue a run.", unknown="{flag} cannot be combined with --resume")
     parser.add_flag("--resume", "the run to continue, or with --seeds the folder of several", metavar="RUN_DIR")
@@ -107,10 +130,11 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
     if seeds is not None:
         from mtrl.launch.seeds import SEEDS, resume_seeds
 
+        refuse_torchrun("--seeds")
         config = resolve_config(
             load_mapping(read_text(run_dir / SEEDS), str(run_dir / SEEDS)), plugins=import_plugins(modules)
         )
-        return resume_seeds(config, run_dir, seeds, 1 if jobs is None else jobs, changes)
+        return partial(resume_seeds, config, run_dir, seeds, 1 if jobs is None else jobs, changes)
     if jobs is not None:
         raise BadInput("--jobs needs --seeds")
     document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
@@ -119,8 +143,11 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
 
     from mtrl.training import run
 
-    with reported_in(run_dir):
-        return run.resume(run_dir, changes, plugins)
+    def resume() -> int:
+        with reported_in(run_dir):
+            return run.resume(run_dir, changes, plugins)
+
+    return resume
 
 
 def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
