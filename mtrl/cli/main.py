@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from mtrl import __version__
-from mtrl.cli.limits import reached_limit
+from mtrl.api.limits import reached_limit
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.cpu import keep_freed_memory

@@ -14,6 +14,14 @@ from types import FrameType, TracebackType
 from typing import Self
 
 
+class Interrupted(Exception):
+    """A signal stopped what was to be done; `exit_code` is 128 + its number."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"stopped by a signal (exit code {exit_code})")
+        self.exit_code = exit_code
+
+
 class Interruption:
     """Truthy once the run shall stop; a context manager that installs the handlers and puts the old ones back."""
 

@@ -14,7 +14,7 @@ import torch
 
 import agents
 import envs
-from mtrl.cli.plugins import check_chosen_plugins
+from mtrl.api.plugins import check_chosen_plugins
 from mtrl.config.schema import resolve_config
 from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtrl.cli.bug_report import reported_in
+from mtrl.api.configuration import default_run_dir
+from mtrl.api.operations import RESUME_SETTINGS, resume, train
+from mtrl.api.plugins import import_plugins, trust_modules_of
 from mtrl.cli.flags import FlagParser, hyphenated
-from mtrl.cli.plugins import check_chosen_plugins, import_plugins, trust_modules_of
 from mtrl.config.schema import (
     AUXILIARY,
     CONFIG_GROUPS,
     GROUP_BY_NAME,
     RunConfig,
     RunSettings,
-    changed,
     chosen_suite,
     config_class,
     dump_yaml,
@@ -26,14 +26,10 @@ from mtrl.config.schema import (
 from mtrl.config.validation import field_types
 from mtrl.config.yaml_io import load_mapping, read_text
 from mtrl.errors import BadInput
-from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
-from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
 COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "num_workers", "device")
-RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
-"""Settings that a resume may change."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,13 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         jobs = 1 if command["jobs"] is None else command["jobs"]
         return train_seeds(config, folder, command["seeds"], jobs, overwrite=bool(command["overwrite"]))
 
-    from mtrl.training import run
-
-    run_dir = run_dir or default_run_dir(config)
-    with reported_in(run_dir), named_plugin_faults():
-        if config.settings.check_plugins:
-            check_chosen_plugins(config)
-        return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
+    return train(config, run_dir or default_run_dir(config), overwrite=bool(command["overwrite"]))
 
 
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
@@ -113,21 +103,7 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> int:
         return resume_seeds(config, run_dir, seeds, 1 if jobs is None else jobs, changes)
     if jobs is not None:
         raise BadInput("--jobs needs --seeds")
-    document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
-    plugins = import_plugins(modules, warm_up=chosen_suite(document))
-    changed(resolve_config(document, plugins=plugins), changes)
-
-    from mtrl.training import run
-
-    with reported_in(run_dir):
-        return run.resume(run_dir, changes, plugins)
-
-
-def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
-    """`runs/SUITE-AGENT-ARCHITECTURE-seedN`, with nothing in it that a file system or shell trips over."""
-    names = (config.suite.name, config.agent.name, config.architecture.name)
-    name = "-".join(["".join(c if c.isalnum() or c in "-." else "-" for c in name)[:60] for name in names])
-    return Path("runs") / (f"{name}-seed{config.settings.seed}" if with_seed else name)
+    return resume(run_dir, changes, modules, warm_up=True)
 
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:
