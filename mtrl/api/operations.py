@@ -23,6 +23,7 @@ from mtrl.types import Weights
 
 if TYPE_CHECKING:
     from mtrl.evaluation.evaluator import EvaluationResult
+    from mtrl.export.folder import ExportSettings
     from mtrl.loggers.metric_logger import MetricLogger
 
 RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
@@ -111,3 +112,16 @@ def evaluate(
             output=None if settings.output is None else Path(settings.output),
             plugins=plugins,
         )
+
+
+def export_run(run_dir: Path, settings: ExportSettings, modules: Sequence[str] = ()) -> Path:
+    """The policy of a run as a file, in a folder with a model card; returns the folder. Raises MtrlError."""
+    refuse_wrong_checkpoint(settings.checkpoint)
+    document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
+    plugins = import_plugins(modules)
+    resolve_config(document, plugins=plugins)
+
+    from mtrl.export import folder
+
+    with reported_in(run_dir):
+        return folder.export(run_dir, settings, plugins)

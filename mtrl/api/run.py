@@ -80,6 +80,16 @@ class Run:
             raise
 
     @process_left_alone()
+    def export(self, **settings: Any) -> Path:
+        """Writes the policy as a file for other programs, as `mtrl export` does; returns the folder.
+
+        settings: the flags of `mtrl export`: format="onnx", output="folder", checkpoint="best". Raises MtrlError.
+        """
+        from mtrl.export.folder import ExportSettings
+
+        return operations.export_run(self.path, validated(ExportSettings, settings, ""), self._modules)
+
+    @process_left_alone()
     def resume(self, *, loggers: Sequence[MetricLogger] = (), **settings: Any) -> Run:
         """The rest of the run from its last checkpoint, as `mtrl train --resume` does; returns the run anew.
 

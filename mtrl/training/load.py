@@ -122,9 +122,16 @@ def load_agent(
 
 
 def load_trained(
-    run_dir: str | Path, checkpoint: str, plugins: Sequence[str] | None, weights: Weights = "averaged"
+    run_dir: str | Path,
+    checkpoint: str,
+    plugins: Sequence[str] | None,
+    weights: Weights = "averaged",
+    device: str | None = None,
 ) -> TrainedAgent:
-    """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput."""
+    """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput.
+
+    device: "cpu", "cuda" or "auto"; None: as in the run, or the CPU where its GPU is missing.
+    """
     if weights not in get_args(Weights):
         raise BadInput(f"weights {weights!r}: must be 'averaged' or 'last'")
     run = RunDirectory.open(run_dir)
@@ -135,7 +142,8 @@ def load_trained(
     stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
     suite = build_suite(config.suite, config.settings.seed)
     # What was trained on a GPU can be looked at without one.
-    agent = build_agent(config, suite, choose_device("cpu" if config.settings.device == "cpu" else "auto"))
+    chosen = device or ("cpu" if config.settings.device == "cpu" else "auto")
+    agent = build_agent(config, suite, choose_device(chosen))
     try:
         agent.load_state(stored.state["agent"])
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
