@@ -72,9 +72,9 @@ agent `{config.agent.name}`, architecture `{config.architecture.name}`, policy `
 
 ## Use
 
-Inputs: `observation` (rows, {shape}) {spec.observation_space.dtype}, as the suite gives it, and `task_id` (rows,) int64.
-Output: `action`, the deterministic action, {_action(spec)}.
-Scaling of observations is inside.
+- Input `observation`: (rows, {shape}) {spec.observation_space.dtype}, as the suite gives it; any scaling is inside
+- Input `task_id`: (rows,) int64
+- Output `action`: {_action(spec)}, the deterministic action
 
 {uses}
 | task_id | task |

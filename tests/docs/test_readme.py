@@ -59,6 +59,7 @@ REGISTRIES: dict[str, Registry] = {
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
 REPORT_FLAGS = {"csv", "png"}
+EXPORT_FLAGS = {"format", "license", "common", "repo-id", "private"}
 
 
 def between(name: str) -> str:
@@ -70,7 +71,7 @@ def between(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """Every flag of `mtrl train`, `mtrl eval` and `mtrl report`, of all registered classes."""
+    """Every flag of the verbs, of all registered classes."""
     agents.register()
     envs.register()
     names = {
@@ -78,6 +79,7 @@ def known_flags() -> set[str]:
         *COMMAND_FLAGS,
         *EVALUATION_FLAGS,
         *REPORT_FLAGS,
+        *EXPORT_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():
@@ -134,7 +136,9 @@ def test_every_class_is_named_on_a_page(group: str) -> None:
 def test_the_python_example_calls_what_exists() -> None:
     (block,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "mtrl.load" in text]
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    assert {ast.unparse(call.func) for call in calls} == {"mtrl.load_metrics", "mtrl.load", "trained.predict"}
+    called = {"mtrl.train", "run.evaluate", "mtrl.load_metrics", "mtrl.load", "trained.predict"}
+    assert {ast.unparse(call.func) for call in calls} == called
+    assert {"suite", "agent", "run_dir", "settings"} <= set(inspect.signature(mtrl.train).parameters)
     assert {"run_dir"} <= set(inspect.signature(mtrl.load_metrics).parameters)
     assert {"run_dir", "checkpoint"} <= set(inspect.signature(mtrl.load).parameters)
     inspect.signature(TrainedAgent.predict).bind(None, "observation", "reach-v3")
