@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from mtrl.checkpoints.files import read_small_file
@@ -29,21 +29,23 @@ def scores_of(run: RunDirectory, trained: TrainedAgent, weights: str) -> tuple[l
 
     From eval.json, or the run's final evaluation; empty where neither is of this checkpoint and these weights.
     """
-    result = _evaluation(run)
-    if result.get("checkpoint") == trained.checkpoint and result.get("tasks") == list(trained.spec.task_names):
+    spec, result = trained.spec, _evaluation(run)
+    facts = (trained.checkpoint, spec.name, spec.protocol, list(spec.task_names))
+    if tuple(result.get(name) for name in ("checkpoint", "suite", "protocol", "tasks")) == facts:
         episodes: Mapping[str, Any] = result["episodes"]
-        return [
-            TaskScore(task, len(own["return"]), _mean(own["success"]), _mean(own["return"]))
-            for task, own in episodes.items()
-        ], result
+        try:
+            return [_task_score(task, episodes[task]) for task in spec.task_names], result
+        except (LookupError, TypeError, ValueError) as error:
+            raise BadInput(f"{run.path / EVALUATION} is not what mtrl eval writes: {error!r}") from error
     if weights != "averaged" or trained.checkpoint.startswith("best"):
         return [], {}
     rows = [row for row in run.evaluations.rows() if row.kind == "final" and row.env_steps == trained.env_steps]
     return [TaskScore(row.task, row.episodes, row.success_rate, row.mean_return) for row in rows], {}
 
 
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)
+def _task_score(task: str, episodes: Mapping[str, Sequence[float]]) -> TaskScore:
+    successes, returns = episodes["success"], episodes["return"]
+    return TaskScore(task, len(returns), fmean(successes), fmean(returns))
 
 
 def _evaluation(run: RunDirectory) -> Mapping[str, Any]:

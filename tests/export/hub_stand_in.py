@@ -22,10 +22,10 @@ class Hub:
         self.address = ""
 
     def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, Any]:
-        if path.startswith("/api/models/") and method == "GET":
-            return 200, {"sha": "0" * 40, "siblings": []}
         if token != f"Bearer {TOKEN}":
             return 401, {"error": "Invalid credentials"}
+        if path.startswith("/api/models/") and method == "GET":
+            return 200, {"id": path.removeprefix("/api/models/"), "sha": "0" * 40, "siblings": []}
         if path == "/api/repos/create":
             self.created.append(json.loads(body))
             name = f"{self.created[-1].get('organization') or 'someone'}/{self.created[-1]['name']}"

@@ -211,7 +211,12 @@ def test_scores_are_those_of_the_exported_checkpoint(run: mtrl.Run, tmp_path: Pa
     assert "with 3 episodes per task" in (folder / "README.md").read_text()
     shown = front_matter(folder)["model-index"][0]["results"][0]["metrics"][0]["value"]
     assert shown == pytest.approx(float(result.mean_returns[0]), abs=1e-3)
-    assert "run" not in json.loads((folder / "eval.json").read_text())
+    stored = json.loads((folder / "eval.json").read_text())
+    assert "run" not in stored
+    (run.path / "eval.json").write_text(json.dumps(stored | {"episodes": {"goal-0.8-0.8": 3}}))
+    with pytest.raises(BadInput, match=r"eval\.json is not what mtrl eval writes"):
+        run.export(output=str(folder), weights="last")
+    (run.path / "eval.json").unlink()
 
 
 def test_another_format_of_the_same_checkpoint_stays_and_that_of_another_goes(run: mtrl.Run, tmp_path: Path) -> None:
