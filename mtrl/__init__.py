@@ -110,10 +110,10 @@ def load(
     """
     from os import fspath
 
-    from mtrl.api.configuration import named_modules
+    from mtrl.api.configuration import plugin_modules
     from mtrl.training.load import load_agent
 
-    return load_agent(fspath(run_dir), checkpoint, named_modules(plugins), weights)
+    return load_agent(fspath(run_dir), checkpoint, plugin_modules(plugins), weights)
 
 
 def load_metrics(run_dir: str | PathLike[str]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtrl.api import operations
-from mtrl.api.configuration import Choosable, Plugins, configuration, default_run_dir, named_modules
+from mtrl.api.configuration import Choosable, Plugins, configuration, default_run_dir, plugin_modules
 from mtrl.api.operations import RESUME_SETTINGS, EvaluationSettings
 from mtrl.api.process import process_left_alone
 from mtrl.config.schema import RunConfig, parse_yaml
@@ -37,7 +37,7 @@ class Run:
     def __init__(self, path: str | PathLike[str], plugins: Plugins = ()):
         """plugins: modules to import, or classes, that the run's configuration names. Raises BadInput."""
         self.path = Path(path)
-        self._modules = named_modules(plugins)
+        self._modules = plugin_modules(plugins)
         RunDirectory.open(self.path)
 
     def __fspath__(self) -> str:

@@ -161,7 +161,13 @@ def test_it_trains_in_a_thread(tmp_path: Path) -> None:
         ({"seed": object()}, "settings: Object of type object is not JSON serializable"),
         ({"architecture": 3}, "architecture: 3 is not allowed"),
         ({"architecture": int}, "architecture 'builtins:int'"),
-        ({"architecture": "elsewhere:Net"}, "architecture 'elsewhere:Net' is code that"),
+        ({"architecture": "elsewhere:Net"}, "plug-in module 'elsewhere' cannot be imported"),
+        (
+            {"config": {"architecture": "elsewhere:Net"}, "architecture": {}},
+            "code that this command line does not name",
+        ),
+        ({"auxiliary": ["reward"]}, "did you mean 'reward-prediction'"),
+        ({"preset": "slow"}, "preset: 'slow' is not allowed"),
         ({"config": "missing.yaml"}, "missing.yaml"),
         ({"plugins": ["missing_module"]}, "plug-in module 'missing_module' cannot be imported"),
     ],
@@ -213,6 +219,22 @@ def test_a_registered_class_has_its_name(tmp_path: Path) -> None:
 
     film = architectures.get("film")
     assert configuration({"suite": "point-mass", "architecture": film}).architecture.name == "film"
+
+
+def test_code_that_the_keywords_name_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mtrl.api.configuration import configuration
+
+    text = f"from {__name__} import Linear\n\n\nclass Own(Linear):\n    pass\n"
+    (tmp_path / "own_module.py").write_text(text)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    config = configuration({"suite": "point-mass", "architecture": {"name": "own_module:Own", "bias": False}})
+    assert config.plugins == ("own_module",)
+    registry._trusted_modules.clear()
+    with pytest.raises(BadInput, match="code that this command line does not name"):
+        configuration({}, {"suite": "point-mass", "architecture": "own_module:Own"})
+    assert configuration({}, {"architecture": "own_module:Own"}, ["own_module"]).plugins == ("own_module",)
+    with pytest.raises(BadInput, match="'no_such_module' cannot be imported"):
+        configuration({"suite": {"name": "gym:CartPole-v1", "import_": ["no_such_module"]}})
 
 
 def test_a_class_inside_a_function_is_refused(tmp_path: Path) -> None:

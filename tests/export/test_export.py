@@ -101,6 +101,17 @@ def test_every_architecture_is_exported_to_onnx(name: str) -> None:
     export_and_compare(tiny_config(architecture=name, agent={"name": "ppo"}), "onnx")
 
 
+def test_normalized_observations_are_part_of_the_graph() -> None:
+    config = tiny_config(encoder="normalized")
+    agent = new_agent(config)
+    moments = next(module for module in agent.modules() if type(module).__name__ == "ObservationMoments")
+    moments.add(torch.tensor([[3.0, 4.0], [5.0, 8.0]]))  # type: ignore[operator]
+    moments.refresh()  # type: ignore[operator]
+    policy = DeterministicPolicy(agent, "sac")
+    _, write, load = FORMATS["torch"]
+    refuse_differences(load(write(policy, agent.spec, "mlp")), agent, policy, seed=3)
+
+
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_the_common_policy_of_distral_is_exported(kind: str) -> None:
     config = tiny_config(policy="distral", agent={"name": "ppo"}, architecture={"name": "separate", "width": 16})
