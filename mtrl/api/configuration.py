@@ -11,7 +11,7 @@ import numpy as np
 from mtrl.api.plugins import import_plugins, trust_modules_of
 from mtrl.config.schema import REGISTRY_GROUPS, ConfigGroup, RunConfig, config_class, named_modules, resolve_config
 from mtrl.config.yaml_io import load_mapping, read_text
-from mtrl.registry import trust_class, trust_module
+from mtrl.registry import trust_class, trust_module, trusted_modules
 
 Choosable = str | type | Mapping[str, Any]
 """A class by its registered name or `MODULE:Class`, the class itself, or a mapping of settings, `name` among them."""
@@ -60,7 +60,8 @@ def plugin_modules(plugins: Plugins) -> list[str]:
         if isinstance(plugin, type):
             modules.append(trust_class(plugin).partition(":")[0])
         else:
-            trust_module(plugin)
+            if plugin not in trusted_modules():
+                trust_module(plugin)
             modules.append(plugin)
     return modules
 

@@ -13,8 +13,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from mtrl.errors import MtrlError
 
-class Interrupted(Exception):
+
+class Interrupted(MtrlError):
     """A signal stopped what was to be done; `exit_code` is 128 + its number."""
 
     def __init__(self, exit_code: int):

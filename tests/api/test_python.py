@@ -26,6 +26,8 @@ from mtrl.faults import PluginFault
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.networks import PolicyArchitecture
 from mtrl.training import run as training
+from mtrl.training.interruption import Interruption
+from tests.cli.commands import call
 from tests.training.tiny_runs import differences, final_state, tiny_config
 
 SMALL: dict[str, Any] = {
@@ -89,7 +91,7 @@ def state_of_the_process() -> dict[str, Any]:
     }
 
 
-def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> None:
+def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = mtrl.train(**SMALL, run_dir=tmp_path / "run")
     assert run.path == tmp_path / "run"
     assert run.metrics()["env_steps"][-1] == 240
@@ -102,6 +104,11 @@ def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> None:
     longer = run.resume(total_env_steps=320)
     assert longer.policy.env_steps == 320
     assert longer.config.settings.total_env_steps == 320
+    # Ctrl-C in an evaluation.
+    monkeypatch.setattr(Interruption, "_signal", property(lambda self: signal.SIGINT, lambda self, number: None))
+    with pytest.raises(KeyboardInterrupt):
+        longer.evaluate(episodes_per_task=1, num_workers=0)
+    assert call("eval", str(run.path), "--num-workers", "0").code == 130
 
 
 def test_it_trains_the_bits_that_the_command_line_trains(tmp_path: Path) -> None:

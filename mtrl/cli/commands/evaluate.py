@@ -8,6 +8,7 @@ from pathlib import Path
 from mtrl.api.operations import EvaluationSettings, evaluate
 from mtrl.cli.flags import FlagParser
 from mtrl.config.validation import validated
+from mtrl.training.interruption import Interrupted
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,5 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_plugin_flag()
     flags = parser.parse(arguments)
     run_dir, modules = Path(flags.pop("run")), flags.pop("plugin", [])
-    evaluate(run_dir, validated(EvaluationSettings, flags, ""), modules, warm_up=True)
+    try:
+        evaluate(run_dir, validated(EvaluationSettings, flags, ""), modules, warm_up=True)
+    except Interrupted as stopped:
+        return stopped.exit_code
     return 0
