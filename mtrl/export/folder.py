@@ -15,6 +15,7 @@ from pydantic import Field
 from mtrl import __version__
 from mtrl.checkpoints.files import delete, printable, read_small_file, replace_file, storage_faults
 from mtrl.checkpoints.json_text import dump_json, parse_json
+from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import dump_yaml
 from mtrl.errors import BadInput
 from mtrl.export.card import model_card
@@ -90,6 +91,17 @@ def export(run_dir: Path, settings: ExportSettings, plugins: Sequence[str] | Non
 def is_export(folder: Path) -> bool:
     """Whether the folder is one that `export` wrote."""
     return (folder / ABOUT).is_file() and (folder / CARD).is_file()
+
+
+def refuse_outdated(run_dir: Path, folder: Path) -> None:
+    """Raises BadInput if a run was trained on after its export, which was not of its best checkpoint."""
+    about, steps = _earlier(folder), CheckpointStore(RunDirectory.open(run_dir).checkpoints).steps()
+    exported = about.get("env_steps")
+    if not str(about.get("checkpoint")).startswith("best") and exported not in (None, max(steps, default=exported)):
+        raise BadInput(
+            f"{printable(str(folder), 160)} is of step {exported}, the run has step {max(steps)}: "
+            "mtrl export it again, or push that folder"
+        )
 
 
 def _about(trained: TrainedAgent, settings: ExportSettings) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def random_inputs(spec: SuiteSpec, seed: int) -> tuple[np.ndarray, np.ndarray]:
     size = max(_NUM_INPUTS, 2 * spec.num_tasks)
     shape = (size, *space.shape)
     if space.dtype.kind in "iu":
-        observation = generator.integers(space.low, space.high, shape, dtype=space.dtype, endpoint=True)
+        low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+        observation = generator.integers(low, high, shape, endpoint=True).astype(space.dtype)
     else:
         bounded = np.isfinite(space.low) & np.isfinite(space.high) & (np.abs(space.high) < 1e6)
         low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)

@@ -278,6 +278,9 @@ def test_a_run_is_pushed_to_the_hub(run: mtrl.Run) -> None:
     gone = push(str(run.path), "--repo-id", "someone/reacher", address=there.address)
     assert gone.returncode == 5
     assert "cannot be reached" in gone.stderr
+    about = json.loads((run.path / "export" / "policy.json").read_text())
+    (run.path / "export" / "policy.json").write_text(json.dumps(about | {"env_steps": 80}))
+    assert_refused(call("push", str(run.path), "--repo-id", "someone/reacher"), "is of step 80", "step 160")
 
 
 def test_a_push_without_a_name_is_refused(run: mtrl.Run) -> None:

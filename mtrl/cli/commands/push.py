@@ -10,7 +10,7 @@ from mtrl.api.operations import export_run
 from mtrl.cli.flags import FlagParser
 from mtrl.config.validation import validated
 from mtrl.errors import BadInput
-from mtrl.export.folder import ExportSettings, is_export
+from mtrl.export.folder import ExportSettings, is_export, refuse_outdated
 from mtrl.export.hub import push
 from mtrl.loggers.console import say
 
@@ -37,6 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     if not settings.repo_id:
         raise BadInput("--repo-id is needed: the repository on the hub, such as --repo-id you/mt10-policy")
     if not is_export(path):
-        path = path / "export" if is_export(path / "export") else export_run(path, ExportSettings(), modules)
+        run_dir, path = path, path / "export"
+        if is_export(path):
+            refuse_outdated(run_dir, path)
+        else:
+            export_run(run_dir, ExportSettings(), modules)
     say(f"uploaded {path}: {push(path, settings.repo_id, private=settings.private)}")
     return 0
