@@ -34,11 +34,12 @@ class Hub:
             files = json.loads(body)["files"]
             return 200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
         if "/commit/" in path:
+            repository = path.removeprefix("/api/models/").partition("/commit/")[0]
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            return 200, {"success": True, "commitUrl": f"{self.address}/commit/1", "commitOid": "1" * 40}
+            return 200, {"success": True, "commitUrl": f"{self.address}/{repository}/commit/1", "commitOid": "1" * 40}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         return 404, {"error": f"no {path}"}
