@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from mtrl.api.plugins import import_plugins, trust_modules_of
-from mtrl.config.schema import REGISTRY_GROUPS, ConfigGroup, RunConfig, config_class, named_modules, resolve_config
+from mtrl.config.schema import (
+    REGISTRY_GROUPS,
+    ConfigGroup,
+    RunConfig,
+    RunSettings,
+    config_class,
+    named_modules,
+    resolve_config,
+)
 from mtrl.config.yaml_io import load_mapping, read_text
 from mtrl.registry import trust_class, trust_module, trusted_modules
 
@@ -34,8 +42,7 @@ def configuration(
     modules = plugin_modules(plugins)
     document = load_mapping(read_text(Path(file)), str(file)) if isinstance(file, str | Path) else file or {}
     document, settings = (
-        {key: _named(GROUPS[key], value, modules) if key in GROUPS else _plain(value) for key, value in layer.items()}
-        for layer in (document, settings)
+        {key: _named(GROUPS.get(key), value, modules) for key, value in layer.items()} for layer in (document, settings)
     )
     choices = {key: value for key, value in settings.items() if key in GROUPS or key == "preset"}
     trust_modules_of(_names(choices), modules)
@@ -45,11 +52,12 @@ def configuration(
         if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str))
     }
     base = resolve_config(document, names, plugins=modules)
-    for group, choice in base.choices():
-        values = settings.get(group.name)
-        for module in named_modules(config_class(group, choice.name), values if isinstance(values, dict) else {}):
-            trust_module(module)
-            modules.append(module)
+    given = [(config_class(group, choice.name), settings.get(group.name)) for group, choice in base.choices()]
+    for cls, values in (*given, (RunSettings, settings)):
+        for module in named_modules(cls, values if isinstance(values, dict) else {}):
+            if module not in modules:
+                trust_module(module)
+                modules.append(module)
     return resolve_config(document, settings, plugins=list(dict.fromkeys(modules)))
 
 
@@ -66,15 +74,19 @@ def plugin_modules(plugins: Plugins) -> list[str]:
     return modules
 
 
-def _named(group: ConfigGroup, choice: Any, modules: list[str]) -> Any:
-    """A choice as YAML would hold it: the name in place of a class, whose module is added to `modules`."""
+def _named(group: ConfigGroup | None, choice: Any, modules: list[str]) -> Any:
+    """A value as YAML would hold it: the name in place of a class, whose module is added to `modules`."""
     if isinstance(choice, Mapping):
         return {key: _named(group, value, modules) for key, value in choice.items()}
     if isinstance(choice, tuple | list):
         return [_named(group, value, modules) for value in choice]
+    if isinstance(choice, np.generic):
+        return choice.item()
+    if isinstance(choice, Path):
+        return str(choice)
     if not isinstance(choice, type):
-        return _plain(choice)
-    if ":" not in (name := group.registry.name_of(choice)):
+        return choice
+    if group is not None and ":" not in (name := group.registry.name_of(choice)):
         return name
     name = trust_class(choice)
     modules.append(name.partition(":")[0])
@@ -90,17 +102,6 @@ def _names(choices: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((key, name) for name in (own if isinstance(own, list) else [own]) if isinstance(name, str))
             if key == "aggregator" and isinstance(item, dict):
                 yield from _names({key: [value for value in item.values() if isinstance(value, dict)]})
-
-
-def _plain(value: Any) -> Any:
-    """A value as YAML would hold it."""
-    if isinstance(value, Mapping):
-        return {key: _plain(own) for key, own in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(own) for own in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
 
 
 def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:

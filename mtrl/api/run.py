@@ -93,7 +93,8 @@ class Run:
     def resume(self, *, loggers: Sequence[MetricLogger] = (), **settings: Any) -> Run:
         """The rest of the run from its last checkpoint, as `mtrl train --resume` does; returns the run anew.
 
-        settings: what a resume may change: total_env_steps, max_hours, num_workers, worker_timeout, device.
+        settings: what a resume may change: total_env_steps, max_hours, logger, num_workers,
+        worker_timeout, device.
         Raises MtrlError.
         """
         refuse_unknown(settings, RESUME_SETTINGS, "")
