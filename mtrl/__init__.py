@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from os import PathLike
     from pathlib import Path
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mtrl.api.run import Run as Run
     from mtrl.env.suite import Mode
     from mtrl.env.vector_env import MultiTaskVectorEnv
-    from mtrl.loggers.metric_logger import MetricLogger
     from mtrl.training.load import TrainedAgent
     from mtrl.types import Weights
 
@@ -37,7 +36,6 @@ def train(
     run_dir: str | PathLike[str] | None = None,
     overwrite: bool = False,
     plugins: Plugins = (),
-    loggers: Sequence[MetricLogger] = (),
     **settings: Any,
 ) -> Run:
     """Trains a new run, as `mtrl train` does: the same settings, checks and errors.
@@ -45,8 +43,8 @@ def train(
     The keywords are the keys of YAML: a class by name, `MODULE:Class` or as itself, or a mapping with its `name` and
     settings, `agent={"name": "sac", "batch_size": 640}`; and settings of the run, `total_env_steps=200_000, seed=2`.
     They override `config`, a YAML file or a mapping. `run_dir` is by default runs/SUITE-AGENT-ARCHITECTURE-seedN, and
-    `overwrite` replaces a run in it. `plugins` are modules to import, as with `--plugin`. `loggers` get rows of metrics
-    too (`mtrl.loggers.metric_logger`).
+    `overwrite` replaces a run in it. `plugins` are modules to import, as with `--plugin`. `logger` and `callback` take
+    classes of the caller too: `callback=[MyCallback]`.
 
     Raises MtrlError (`mtrl.errors`): BadInput for a wrong setting, say. After Ctrl-C the run has saved a checkpoint,
     and KeyboardInterrupt is raised; after SIGTERM or SIGHUP, SystemExit. Torch's settings, signal handlers, warnings
@@ -65,9 +63,7 @@ def train(
         "normalizer": normalizer,
     }
     chosen = {name: choice for name, choice in choices.items() if choice is not None}
-    return run.train(
-        chosen | settings, config=config, run_dir=run_dir, overwrite=overwrite, plugins=plugins, loggers=loggers
-    )
+    return run.train(chosen | settings, config=config, run_dir=run_dir, overwrite=overwrite, plugins=plugins)
 
 
 def make_env(

@@ -24,7 +24,6 @@ from mtrl.types import Weights
 if TYPE_CHECKING:
     from mtrl.evaluation.evaluator import EvaluationResult
     from mtrl.export.folder import ExportSettings
-    from mtrl.loggers.metric_logger import MetricLogger
 
 RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
 """Settings that a resume may change."""
@@ -54,14 +53,14 @@ def refuse_wrong_checkpoint(checkpoint: str) -> None:
         raise BadInput(f"checkpoint: {shown(checkpoint)} is not allowed; must be best, latest or a step{hint}")
 
 
-def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers: Sequence[MetricLogger] = ()) -> int:
+def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False) -> int:
     """A new run; returns the exit code. Raises MtrlError."""
     from mtrl.training import run
 
     with reported_in(run_dir), named_plugin_faults():
         if config.settings.check_plugins:
             check_chosen_plugins(config)
-        return run.train(config, run_dir, overwrite=overwrite, loggers=loggers)
+        return run.train(config, run_dir, overwrite=overwrite)
 
 
 def resume(
@@ -70,7 +69,6 @@ def resume(
     modules: Sequence[str] = (),
     *,
     warm_up: bool = False,
-    loggers: Sequence[MetricLogger] = (),
 ) -> int:
     """The rest of a run, from its last checkpoint; returns the exit code. Raises MtrlError.
 
@@ -83,7 +81,7 @@ def resume(
     from mtrl.training import run
 
     with reported_in(run_dir):
-        return run.resume(run_dir, changes, plugins, loggers)
+        return run.resume(run_dir, changes, plugins)
 
 
 def evaluate(

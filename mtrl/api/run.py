@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,7 +27,6 @@ from mtrl.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from mtrl.evaluation.evaluator import EvaluationResult
-    from mtrl.loggers.metric_logger import MetricLogger
     from mtrl.training.load import TrainedAgent
 
 
@@ -90,7 +89,7 @@ class Run:
         return operations.export_run(self.path, validated(ExportSettings, settings, ""), self._modules)
 
     @process_left_alone()
-    def resume(self, *, loggers: Sequence[MetricLogger] = (), **settings: Any) -> Run:
+    def resume(self, **settings: Any) -> Run:
         """The rest of the run from its last checkpoint, as `mtrl train --resume` does; returns the run anew.
 
         settings: what a resume may change: total_env_steps, max_hours, logger, num_workers,
@@ -98,7 +97,7 @@ class Run:
         Raises MtrlError.
         """
         refuse_unknown(settings, RESUME_SETTINGS, "")
-        end_program(operations.resume(self.path, settings, self._modules, loggers=loggers))
+        end_program(operations.resume(self.path, settings, self._modules))
         return Run(self.path, self._modules)
 
 
@@ -110,13 +109,12 @@ def train(
     run_dir: str | PathLike[str] | None = None,
     overwrite: bool = False,
     plugins: Plugins = (),
-    loggers: Sequence[MetricLogger] = (),
 ) -> Run:
     """See `mtrl.train`."""
     with named_plugin_faults():
         resolved = configuration(settings, config, plugins)
     folder = default_run_dir(resolved) if run_dir is None else Path(run_dir)
-    end_program(operations.train(resolved, folder, overwrite=overwrite, loggers=loggers))
+    end_program(operations.train(resolved, folder, overwrite=overwrite))
     return Run(folder, resolved.plugins)
 
 

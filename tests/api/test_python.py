@@ -23,7 +23,7 @@ from mtrl import registry
 from mtrl.config.schema import resolve_config
 from mtrl.errors import BadInput
 from mtrl.faults import PluginFault
-from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.loggers import Callback
 from mtrl.networks import PolicyArchitecture
 from mtrl.training import run as training
 from mtrl.training.interruption import Interruption
@@ -64,6 +64,16 @@ class Linear(PolicyArchitecture):
 class Broken(Linear):
     def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
         raise LookupError("no layer")
+
+
+class Meddling(Callback):
+    """Changes what a program has set."""
+
+    def on_metrics(self, row: Mapping[str, Any]) -> None:
+        torch.set_num_threads(2)
+        os.environ["MTRL_TEST"] = "1"
+        os.environ.pop("MTRL_TEST_KEPT", None)
+        warnings.simplefilter("always")
 
 
 @pytest.fixture(autouse=True)
@@ -121,19 +131,12 @@ def test_it_trains_the_bits_that_the_command_line_trains(tmp_path: Path) -> None
 
 
 def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Meddling(MetricLogger):
-        def on_metrics(self, row: Mapping[str, Any]) -> None:
-            torch.set_num_threads(2)
-            os.environ["MTRL_TEST"] = "1"
-            os.environ.pop("MTRL_TEST_KEPT", None)
-            warnings.simplefilter("error")
-
     monkeypatch.setenv("MTRL_TEST_KEPT", "1")
     monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "none")  # type: ignore[attr-defined]
     torch.set_num_threads(3)
     try:
         before = state_of_the_process()
-        run = mtrl.train(**SMALL, run_dir=tmp_path / "run", loggers=[Meddling()])
+        run = mtrl.train(**SMALL, run_dir=tmp_path / "run", callback=[Meddling])
         assert state_of_the_process() == before
         run.resume(total_env_steps=320)
         run.evaluate(episodes_per_task=1, num_workers=0)
@@ -173,7 +176,7 @@ def test_it_trains_in_a_thread(tmp_path: Path) -> None:
             {"config": {"architecture": "elsewhere:Net"}, "architecture": {}},
             "code that this command line does not name",
         ),
-        ({"auxiliary": ["reward"]}, "did you mean 'reward-prediction'"),
+        ({"auxiliary": ["reward"]}, "unknown auxiliary task 'reward'"),
         ({"preset": "slow"}, "preset: 'slow' is not allowed"),
         ({"config": "missing.yaml"}, "missing.yaml"),
         ({"plugins": ["missing_module"]}, "plug-in module 'missing_module' cannot be imported"),
@@ -260,15 +263,15 @@ def test_a_fault_of_a_class_is_named_as_its_own(tmp_path: Path) -> None:
 SCRIPT = """
 import os, signal, sys
 import mtrl
-from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.loggers import Callback
 
-class Signal(MetricLogger):
+class Signal(Callback):
     def on_metrics(self, row):
         os.kill(os.getpid(), signal.{signal})
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests to ignore it
 try:
-    mtrl.train(**{settings!r}, run_dir="run", loggers=[Signal()])
+    mtrl.train(**{settings!r}, run_dir="run", callback=[Signal])
 except BaseException as error:
     print(type(error).__name__, getattr(error, "code", None))
     sys.exit(3)
