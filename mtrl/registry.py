@@ -52,8 +52,9 @@ _class_modules: set[str] = set()
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_lower_case = {own.lower(): own for own in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[close[0]]!r}?)" if close else ""
 
 
 def listed(known: Iterable[str], command: str = "") -> str:
@@ -160,6 +161,20 @@ def trust_module(module_name: str) -> None:
     package = str(getattr(hook, "__module__", None)).partition(".")[0]
     if callable(hook) and package == module_name.partition(".")[0]:  # not another library's, which was imported there
         call_hook(hook, module_name)
+
+
+def trust_class(cls: type) -> str:
+    """`MODULE:Class` of a class that a program hands over: its module counts as named. Raises BadInput.
+
+    The class must be found in its module under its name, at the top level of a file, or in a notebook.
+    """
+    module = sys.modules.get(cls.__module__)
+    if getattr(module, cls.__qualname__, None) is not cls:
+        raise BadInput(
+            f"class {cls.__qualname__!r} is not at the top level of {cls.__module__!r} under this name: move it there"
+        )
+    _trusted_modules[cls.__module__] = module
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def trusted_function(name: str) -> Any:

@@ -26,7 +26,7 @@ UNITS = (
     "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "auxiliary",
     "optim", "agent",
     "config", "checkpoints", "runs", "loggers", "evaluation", "training", "testing", "report",
-    "launch", "cli", "__main__",
+    "launch", "export", "api", "cli", "__main__",
 )  # fmt: skip
 """The files and packages of `mtrl` from bottom to top, as docs/architecture.md has them: each imports earlier ones."""
 

@@ -171,7 +171,7 @@ class Teachers:
 def load_teacher(run: str, spec: SuiteSpec, checkpoint: str, device: torch.device) -> Teacher:
     """The teacher in a run directory. Raises BadInput for one without a policy for the spaces of the suite `spec`."""
     try:
-        trained = load_trained(run, checkpoint, None, device=device)
+        trained = load_trained(run, checkpoint, None, device=device.type)
     except BadInput as error:
         raise BadInput(f"teacher {run}: {error}") from error
     refuse_other_spaces(trained.spec, spec, f"teacher {run}")

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from mtrl import __version__
-from mtrl.cli.limits import reached_limit
+from mtrl.api.limits import reached_limit
 from mtrl.data_parallel.torchrun import refuse_torchrun
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
@@ -28,6 +28,8 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train   train an agent on a suite of tasks, or continue a run
   mtrl eval    success rate per task of a trained agent, by the suite's protocol
   mtrl report  compare runs: statistics over seeds, curves and matrices in one HTML file
+  mtrl export  the policy of a run as a file for other programs, with a model card
+  mtrl push    an exported policy to the Hugging Face hub
   mtrl list    what can be chosen: suites, tasks, agents, architectures, ...
   mtrl doctor  what is installed here, and what is missing
 
@@ -37,11 +39,20 @@ mtrl {__version__}: multi-task reinforcement learning
   torchrun --nproc-per-node 2 -m mtrl train --suite mt10    one run by two processes
   mtrl eval runs/a --episodes-per-task 50
   mtrl report runs --output report.html
+  mtrl export runs/a --format onnx --output policy
 
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
 
-VERBS = {"train": "train", "eval": "evaluate", "report": "report", "list": "listing", "doctor": "doctor"}
+VERBS = {
+    "train": "train",
+    "eval": "evaluate",
+    "report": "report",
+    "export": "export",
+    "push": "push",
+    "list": "listing",
+    "doctor": "doctor",
+}
 """The module of each verb, in `mtrl.cli.commands`."""
 
 MAX_LINE = 400

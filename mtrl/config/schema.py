@@ -423,6 +423,11 @@ def _plugins(document: Mapping[str, Any], trusted: set[str]) -> list[str]:
     if not isinstance(named, list | tuple) or not all(isinstance(module, str) for module in named):
         raise BadInput(f"plugins: {shown(named)} is not allowed; must be a list of module names")
     for module in named:
+        if module == "__main__" not in trusted:
+            raise BadInput(
+                "the configuration needs a class of the notebook or script that trained it; use the run there: "
+                "mtrl.Run(RUN_DIR, plugins=[CLASS]) or mtrl.load(RUN_DIR, plugins=[CLASS])"
+            )
         if module not in trusted:
             raise BadInput(
                 f"the configuration needs the plug-in {shown(module)}, which is code that this command line does not "

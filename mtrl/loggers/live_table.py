@@ -1,4 +1,4 @@
-"""The live table of a training run on a terminal, and plain lines at intervals where there is none. Shapes: M tasks."""
+"""The live table of a training run on a terminal or in a notebook, and plain lines elsewhere. Shapes: M tasks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from mtrl.loggers.console import guarded, make_console, rate_text, say
 from mtrl.loggers.metric_logger import MetricLogger
+from mtrl.loggers.notebook import NotebookDisplay
 from mtrl.runs.logs import EvaluationRow
 from mtrl.types import Progress, Score
 
@@ -52,7 +53,7 @@ class LiveTable(MetricLogger):
         self.task_names = tuple(task_names)
         self.total_env_steps = total_env_steps
         self._console = console or make_console()
-        self._live: Live | None = None
+        self._live: Live | NotebookDisplay | None = None
         self._successes = [deque[bool](maxlen=RECENT_EPISODES) for _ in self.task_names]
         self._returns = [deque[float](maxlen=RECENT_EPISODES) for _ in self.task_names]
         self._episodes = np.zeros(len(self.task_names), np.int64)
@@ -68,7 +69,10 @@ class LiveTable(MetricLogger):
     def __enter__(self) -> Self:
         if self._about:
             say(self._about)
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        if self._console.is_jupyter:
+            self._live = NotebookDisplay()
+            self._draw(self._live.start)
+        elif self._console.is_terminal and not self._console.is_dumb_terminal:
             # No refreshing thread: the table is drawn in the main thread, as the run goes on.
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
             self._draw(self._live.start)

@@ -106,7 +106,7 @@ def run(
     """
     # Only what is given is passed on: most architectures take neither noise nor route.
     given = {name: value for name, value in (("noise", noise), ("route", route)) if value is not None}
-    return as_output(architecture(features, task_ids, **given), (len(features), architecture.out_features))
+    return as_output(architecture(features, task_ids, **given), (features.shape[0], architecture.out_features))
 
 
 def as_output(output: Tensor | Output, expected: tuple[int, int]) -> Output:

@@ -105,6 +105,11 @@ class Distral(Policy):
             return PolicyOutput(prior, network)
         return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
 
+    def common_distribution(self, features: Tensor, task_ids: Tensor) -> Any:
+        """The common policy pi_0, with the legal actions of each task: features (B, F), task_ids (B,) int64."""
+        common = run(self.common, features, torch.zeros_like(task_ids))
+        return self.common_head.distribution(common.values, task_ids)
+
     def _joined(
         self, common: Output, task: Output, losses: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor]
     ) -> Output:

@@ -21,7 +21,7 @@ from mtrl.optim.torch_defaults import torch_defaults
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.run_directory import EVALUATION, VIDEOS
 from mtrl.training.build import build_suite, num_workers
-from mtrl.training.interruption import Interruption
+from mtrl.training.interruption import Interrupted, Interruption
 from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.restore import suite_facts
 from mtrl.types import SuiteSpec, Weights
@@ -42,10 +42,10 @@ def evaluate(
     video: bool = False,
     output: Path | None = None,
     plugins: Sequence[str] | None = None,
-) -> int:
-    """Plays the protocol with a checkpoint of a run, prints the success table and writes the result; returns 0.
+) -> EvaluationResult:
+    """Plays the protocol with a checkpoint of a run, prints the success table and writes the result.
 
-    The result goes to `output`, by default eval.json of the run. Raises MtrlError.
+    It is written to `output`, by default eval.json of the run. Raises MtrlError, and Interrupted after a signal.
     """
     choose_matmul_backend()
     trained = load_trained(run_dir, checkpoint, plugins, weights, policy_part=policy_part)
@@ -68,7 +68,7 @@ def evaluate(
             episodes = episodes_per_task or settings.final_eval_episodes_per_task or 50
             result = evaluator.evaluate(agent, episodes, lambda: bool(interruption))
         except EvaluationStopped:
-            return interruption.exit_code
+            raise Interrupted(interruption.exit_code) from None
     success_table(result, f"{run_dir}, {trained.checkpoint}")
     about = {"run": str(run_dir), "checkpoint": trained.checkpoint, "env_steps": trained.env_steps, "seed": played_seed}
     path = Path(run_dir) / EVALUATION if output is None else output
@@ -76,7 +76,7 @@ def evaluate(
     if video:
         for path in write_videos(agent, played, settings.seed, Path(run_dir) / VIDEOS, trained.env_steps):
             say(str(path))
-    return 0
+    return result
 
 
 def _result_json(result: EvaluationResult, spec: SuiteSpec, env_steps: int) -> dict[str, Any]:

@@ -14,6 +14,15 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from mtrl.data_parallel.ranks import largest
+from mtrl.errors import MtrlError
+
+
+class Interrupted(MtrlError):
+    """A signal stopped what was to be done; `exit_code` is 128 + its number."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"stopped by a signal (exit code {exit_code})")
+        self.exit_code = exit_code
 
 
 class Interruption:

@@ -130,12 +130,13 @@ def load_trained(
     checkpoint: str,
     plugins: Sequence[str] | None,
     weights: Weights = "averaged",
-    device: torch.device | None = None,
+    device: str | None = None,
     policy_part: str | None = None,
 ) -> TrainedAgent:
     """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput.
 
-    device: by default that of the run, if it is there. policy_part: of the policy, if not all of it is played.
+    device: "cpu", "cuda" or "auto"; None: as in the run, or the CPU where its GPU is missing. policy_part: of the
+    policy, if not all of it is played.
     """
     if weights not in get_args(Weights):
         raise BadInput(f"weights {weights!r}: must be 'averaged' or 'last'")
@@ -147,8 +148,8 @@ def load_trained(
     stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
     suite = build_suite(config.suite, config.settings.seed)
     # What was trained on a GPU can be looked at without one.
-    device = device or choose_device("cpu" if config.settings.device == "cpu" else "auto")
-    agent = build_agent(config, suite, device, learning=False)
+    chosen = device or ("cpu" if config.settings.device == "cpu" else "auto")
+    agent = build_agent(config, suite, choose_device(chosen), learning=False)
     try:
         agent.load_state(stored.state["agent"])
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:

@@ -62,6 +62,7 @@ COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", 
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
 TORCHRUN_FLAGS = {"nproc-per-node"}
+EXPORT_FLAGS = {"format", "license", "common", "repo-id", "private"}
 
 
 def between(name: str) -> str:
@@ -73,7 +74,7 @@ def between(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """Every flag of `mtrl train`, `mtrl eval` and `mtrl report`, of all registered classes."""
+    """Every flag of the verbs, of all registered classes."""
     agents.register()
     envs.register()
     names = {
@@ -82,6 +83,7 @@ def known_flags() -> set[str]:
         *EVALUATION_FLAGS,
         *REPORT_FLAGS,
         *TORCHRUN_FLAGS,
+        *EXPORT_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():
@@ -141,7 +143,9 @@ def test_every_class_is_named_on_a_page(group: str) -> None:
 def test_the_python_example_calls_what_exists() -> None:
     (block,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "mtrl.load" in text]
     calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    assert {ast.unparse(call.func) for call in calls} == {"mtrl.load_metrics", "mtrl.load", "trained.predict"}
+    called = {"mtrl.train", "run.evaluate", "mtrl.load_metrics", "mtrl.load", "trained.predict"}
+    assert {ast.unparse(call.func) for call in calls} == called
+    assert {"suite", "agent", "run_dir", "settings"} <= set(inspect.signature(mtrl.train).parameters)
     assert {"run_dir"} <= set(inspect.signature(mtrl.load_metrics).parameters)
     assert {"run_dir", "checkpoint"} <= set(inspect.signature(mtrl.load).parameters)
     inspect.signature(TrainedAgent.predict).bind(None, "observation", "reach-v3")

@@ -17,10 +17,11 @@ def test_an_evaluation_keeps_its_result_and_changes_no_resume(tmp_path: Path) ->
     config = tiny_config(total_env_steps=400, eval_interval=0, final_eval_episodes_per_task=3)
     for name in ("calm", "evaluated"):
         assert run.train(config, tmp_path / name) == 0
-    assert evaluate(tmp_path / "evaluated", episodes_per_task=3) == 0
+    returned = evaluate(tmp_path / "evaluated", episodes_per_task=3)
     result = json.loads((tmp_path / "evaluated" / "eval.json").read_text())
     final = log_rows(tmp_path / "evaluated")[1]
     assert (result["suite"], result["env_steps"], result["checkpoint"]) == ("point-mass", 400, "step 400")
+    assert result["episodes"]["goal-0.8-0.8"]["return"] == returned.returns[0].tolist()
     assert result["seed"] == config.settings.seed
     for row in final:
         episodes = result["episodes"][row.task]
@@ -38,7 +39,7 @@ def test_the_result_goes_where_the_user_says(tmp_path: Path, capsys: pytest.Capt
     config = tiny_config(total_env_steps=80, eval_interval=0, final_eval_episodes_per_task=0)
     assert run.train(config, tmp_path / "run") == 0
     before = sorted((tmp_path / "run").iterdir())
-    assert evaluate(tmp_path / "run", episodes_per_task=1, seed=5, output=tmp_path / "r.json") == 0
+    evaluate(tmp_path / "run", episodes_per_task=1, seed=5, output=tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text())["seed"] == 5
     assert sorted((tmp_path / "run").iterdir()) == before
     with pytest.raises(StorageFailure, match=r"r\.json"):

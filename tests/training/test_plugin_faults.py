@@ -14,7 +14,7 @@ import torch
 
 import agents
 import envs
-from mtrl.cli.plugins import check_chosen_plugins
+from mtrl.api.plugins import check_chosen_plugins
 from mtrl.config.schema import resolve_config
 from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
@@ -230,7 +230,8 @@ def test_what_was_trained_with_sound_code_may_meet_a_fault_of_the_next_version(
         os.chdir(tmp_path)
         trust_module(MODULE)
         if verb == "evaluate":
-            return evaluate(run_dir, episodes_per_task=1, plugins=[MODULE])
+            evaluate(run_dir, episodes_per_task=1, plugins=[MODULE])
+            return 0
         return run.resume(run_dir, {"total_env_steps": 160}, [MODULE])
 
     assert in_child(action) == 2

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mtrl.api.plugins import import_plugins
 from mtrl.cli.flags import FlagParser
-from mtrl.cli.plugins import import_plugins
 from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import Suite, suites

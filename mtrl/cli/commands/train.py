@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtrl.cli.bug_report import reported_in
+from mtrl.api.configuration import default_run_dir
+from mtrl.api.operations import RESUME_SETTINGS, plugins_of, resume, train
+from mtrl.api.plugins import import_plugins, trust_modules_of
 from mtrl.cli.flags import FlagParser, hyphenated
-from mtrl.cli.plugins import check_chosen_plugins, import_plugins, trust_modules_of
 from mtrl.config.schema import (
     AUXILIARY,
     CONFIG_GROUPS,
     GROUP_BY_NAME,
     RunConfig,
     RunSettings,
-    changed,
     chosen_suite,
     config_class,
     dump_yaml,
@@ -30,12 +30,9 @@ from mtrl.data_parallel.torchrun import launched, refuse_torchrun
 from mtrl.errors import BadInput
 from mtrl.faults import named_plugin_faults
 from mtrl.registry import trust_module
-from mtrl.runs.run_directory import RunDirectory
 
 COMMON_GROUPS = ("suite", "agent", "architecture")
 COMMON_SETTINGS = ("preset", "total_env_steps", "seed", "device")
-RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
-"""Settings that a resume may change."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,17 +100,7 @@ def _command(arguments: Sequence[str]) -> Callable[[], int]:
         jobs = 1 if command["jobs"] is None else command["jobs"]
         return partial(train_seeds, config, folder, command["seeds"], jobs, overwrite=bool(command["overwrite"]))
 
-    from mtrl.data_parallel.ranks import agreed
-    from mtrl.training import run
-
-    def train(run_dir: Path) -> int:
-        with reported_in(run_dir), named_plugin_faults():
-            with agreed(), named_plugin_faults():
-                if config.settings.check_plugins:
-                    check_chosen_plugins(config)
-            return run.train(config, run_dir, overwrite=bool(command["overwrite"]))
-
-    return partial(train, run_dir or default_run_dir(config))
+    return partial(train, config, run_dir or default_run_dir(config), overwrite=bool(command["overwrite"]))
 
 
 def _resume(arguments: Sequence[str], modules: Sequence[str]) -> Callable[[], int]:
@@ -137,24 +124,8 @@ def _resume(arguments: Sequence[str], modules: Sequence[str]) -> Callable[[], in
         return partial(resume_seeds, config, run_dir, seeds, 1 if jobs is None else jobs, changes)
     if jobs is not None:
         raise BadInput("--jobs needs --seeds")
-    document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
-    plugins = import_plugins(modules, warm_up=chosen_suite(document))
-    changed(resolve_config(document, plugins=plugins), changes)
-
-    from mtrl.training import run
-
-    def resume() -> int:
-        with reported_in(run_dir):
-            return run.resume(run_dir, changes, plugins)
-
-    return resume
-
-
-def default_run_dir(config: RunConfig, with_seed: bool = True) -> Path:
-    """`runs/SUITE-AGENT-ARCHITECTURE-seedN`, with nothing in it that a file system or shell trips over."""
-    names = (config.suite.name, config.agent.name, config.architecture.name)
-    name = "-".join(["".join(c if c.isalnum() or c in "-." else "-" for c in name)[:60] for name in names])
-    return Path("runs") / (f"{name}-seed{config.settings.seed}" if with_seed else name)
+    plugins = plugins_of(run_dir, changes, modules, warm_up=True)
+    return partial(resume, run_dir, changes, plugins)
 
 
 def _first_pass(arguments: Sequence[str]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class Separate(PolicyArchitecture):
 
     def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
         """features (B, in_features), task_ids (B,) int64 -> (B, out_features)."""
+        if torch.compiler.is_exporting():  # a graph has no sizes that depend on the tasks: every network, all samples
+            every = torch.stack([network(features) for network in self.networks], dim=1)  # (B, M, out)
+            return every.gather(1, task_ids.view(-1, 1, 1).expand(-1, 1, every.shape[-1])).squeeze(1)
         order = task_ids.argsort(stable=True)
         counts = torch.bincount(task_ids, minlength=self.num_tasks).tolist()
         # Each network sees its own samples alone: the work of one network, whatever the number of tasks. Batched

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtrl.cli.limits import reached_limit
+from mtrl.api.limits import reached_limit
 from mtrl.errors import MtrlError
 from mtrl.faults import PluginFault
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import mtrl
-from mtrl.cli import limits
-from mtrl.cli.limits import reached_limit
+from mtrl.api import limits
+from mtrl.api.limits import reached_limit
 
 TRAIN = (
     *("train", "--suite", "point-mass", "--num-workers", "0", "--torch-threads", "1", "--architecture", "mlp"),

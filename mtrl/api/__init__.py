@@ -1,0 +1,1 @@
+"""The operations behind the command line and `import mtrl`: one path for both."""
