@@ -1,0 +1,1 @@
+"""Relations between tasks: measures of affinity, and what to do with them."""
