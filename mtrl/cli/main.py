@@ -24,22 +24,31 @@ from mtrl.registry import nearest
 HELP = f"""\
 mtrl {__version__}: multi-task reinforcement learning
 
-  mtrl train   train an agent on a suite of tasks, or continue a run
-  mtrl eval    success rate per task of a trained agent, by the suite's protocol
-  mtrl report  compare runs: statistics over seeds, curves and matrices in one HTML file
-  mtrl list    what can be chosen: suites, tasks, agents, architectures, ...
-  mtrl doctor  what is installed here, and what is missing
+  mtrl train      train an agent on a suite of tasks, or continue a run
+  mtrl eval       success rate per task of a trained agent, by the suite's protocol
+  mtrl report     compare runs: statistics over seeds, curves and matrices in one HTML file
+  mtrl relations  how the tasks of a run are related, and which to train together
+  mtrl list       what can be chosen: suites, tasks, agents, architectures, ...
+  mtrl doctor     what is installed here, and what is missing
 
   mtrl train --suite mt10 --agent sac --architecture multi-head --total-env-steps 2000000 --run-dir runs/a
   mtrl train --config FILE.yaml --seed 2      flags override the file
   mtrl train --resume runs/a                  from the last checkpoint
   mtrl eval runs/a --episodes-per-task 50
   mtrl report runs --output report.html
+  mtrl relations runs/a --measure tag --groups 3
 
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
 
-VERBS = {"train": "train", "eval": "evaluate", "report": "report", "list": "listing", "doctor": "doctor"}
+VERBS = {
+    "train": "train",
+    "eval": "evaluate",
+    "report": "report",
+    "relations": "relations",
+    "list": "listing",
+    "doctor": "doctor",
+}
 """The module of each verb, in `mtrl.cli.commands`."""
 
 MAX_LINE = 400

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -10,9 +11,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.func import functional_call
 
-from dataclasses import dataclass
-
-from mtrl.aggregation import Parameters
 from mtrl.errors import BadInput
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.policies.distributions import DiagonalGaussian, Gaussian
@@ -25,7 +23,6 @@ from mtrl.relations.measures import (
     representation_similarity,
 )
 from mtrl.seeding import torch_stream
-from mtrl.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,10 @@ class MeasureSettings:
 
 
 def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
-    """Cosines of the tasks' gradients, which are means over the updates."""
+    """Cosines of the tasks' gradients, which are means over the updates.
+
+    Parameters that no two tasks share, such as heads, are left out: they would make all cosines small.
+    """
     group = run.group(settings.group)
     total: Tensor | float = 0.0
     counts = torch.zeros(run.num_tasks)
@@ -47,7 +47,8 @@ def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
         total = total + _flat(group.last_task_gradients())
         counts += torch.tensor(batch.counts)
     run.refuse_missing_tasks(counts)
-    return gradient_cosines(torch.as_tensor(total))
+    gradients = torch.as_tensor(total)
+    return gradient_cosines(gradients[:, (gradients != 0).sum(0) > 1])
 
 
 def tag(run: Continuation, settings: MeasureSettings) -> Tensor:

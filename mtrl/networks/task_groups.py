@@ -39,10 +39,8 @@ def symmetric(affinity: np.ndarray) -> np.ndarray:
 def tree(affinity: np.ndarray, branches: Sequence[int]) -> list[list[int]]:
     """The node of every task at every layer of a branched network: lists of M indices, one per layer from the input.
 
-    branches: the number of nodes per layer, which does not fall. Raises BadInput.
+    branches: the number of nodes per layer. Raises BadInput for one outside 1 to M.
     """
-    if any(later < earlier for earlier, later in zip(branches, branches[1:], strict=False)):
-        raise BadInput(f"branches: {list(branches)} is not allowed; the number of nodes does not fall from layer to layer")
     layers = []
     for number in branches:
         found = groups(affinity, number)
