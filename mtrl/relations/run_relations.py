@@ -123,7 +123,8 @@ def fisher(run: Continuation, settings: MeasureSettings) -> Tensor:
             for own, gradient in zip(total, score, strict=True):
                 if gradient is not None:
                     own.addcmul_(gradient, gradient)
-        diagonals.append(torch.cat([own.flatten() for own in total]) / share)
+        # As in the paper, the weights of a unit count as one: their mean.
+        diagonals.append(torch.cat([own.mean(-1).flatten() if own.dim() > 1 else own for own in total]) / share)
     return fisher_similarity(torch.stack(diagonals))
 
 
