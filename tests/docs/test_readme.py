@@ -19,6 +19,7 @@ import envs
 import mtrl
 from mtrl.agent import agent_types
 from mtrl.aggregation import aggregators
+from mtrl.cli.commands.relations import RelationsSettings
 from mtrl.cli.main import main
 from mtrl.config.schema import RunSettings
 from mtrl.encoders import encoders
@@ -27,6 +28,7 @@ from mtrl.networks import architectures
 from mtrl.normalization import normalizers
 from mtrl.policies import policies
 from mtrl.registry import Registry
+from mtrl.relations.run_relations import MeasureSettings
 from mtrl.scheduling import schedulers
 from mtrl.training.load import TrainedAgent
 
@@ -59,6 +61,7 @@ REGISTRIES: dict[str, Registry] = {
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output"}
 REPORT_FLAGS = {"csv", "png"}
+RELATIONS_FLAGS = {field.name for cls in (RelationsSettings, MeasureSettings) for field in fields(cls)}
 
 
 def between(name: str) -> str:
@@ -70,7 +73,7 @@ def between(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """Every flag of `mtrl train`, `mtrl eval` and `mtrl report`, of all registered classes."""
+    """Every flag of `mtrl train`, `mtrl eval`, `mtrl report` and `mtrl relations`, of all registered classes."""
     agents.register()
     envs.register()
     names = {
@@ -78,6 +81,7 @@ def known_flags() -> set[str]:
         *COMMAND_FLAGS,
         *EVALUATION_FLAGS,
         *REPORT_FLAGS,
+        *RELATIONS_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():
