@@ -67,7 +67,6 @@ class Continuation:
         """
         group.keeps_last_batch = True
         left, waited = number, 0
-        # One vector step of a replay agent more than it has room for would be harmless: the buffer is a ring.
         for progress in training_loop(self.state, 2**62):
             if progress.metrics:
                 yield group.last_losses()[1]
