@@ -45,6 +45,10 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
     "": ("four goals, the task is not in the observation", CORNERS),
     "visible": ("the goal is in the observation", CORNERS),
     "related": ("four goals near one corner", tuple(Goal((x, y)) for x, y in product((0.4, 0.8), repeat=2))),
+    "pairs": (
+        "two pairs of nearby goals in opposite corners",
+        tuple(Goal((x, y)) for x, y in ((0.8, 0.8), (0.8, 0.6), (-0.8, -0.8), (-0.8, -0.6))),
+    ),
     "conflict": ("two tasks with opposite optimal actions", (Goal((-0.8, 0.0)), Goal((0.8, 0.0)))),
     "scales": (
         "three tasks, rewards times 1, 10 and 100",

@@ -25,7 +25,7 @@ UNITS = (
     "errors", "registry", "faults", "types", "data_parallel", "seeding", "per_task",
     "env", "buffer", "networks", "encoders", "aggregation", "normalization", "policies", "scheduling", "auxiliary",
     "optim", "agent",
-    "config", "checkpoints", "runs", "loggers", "evaluation", "training", "testing", "report",
+    "config", "checkpoints", "runs", "loggers", "evaluation", "training", "testing", "relations", "report",
     "launch", "export", "api", "cli", "__main__",
 )  # fmt: skip
 """The files and packages of `mtrl` from bottom to top, as docs/architecture.md has them: each imports earlier ones."""

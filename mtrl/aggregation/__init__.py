@@ -8,6 +8,7 @@ from mtrl.aggregation.aggregator import (
     PresentTasks,
     aggregate,
     aggregators,
+    cosines_of,
     gramian_of,
 )
 from mtrl.aggregation.task_losses import LossFunction, Parameters, TaskLosses, task_gradients
@@ -25,6 +26,7 @@ __all__ = [
     "TaskLosses",
     "aggregate",
     "aggregators",
+    "cosines_of",
     "gramian_of",
     "optimization",
     "projection",

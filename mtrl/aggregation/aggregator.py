@@ -252,6 +252,12 @@ def gramian_of(rows: list[Tensor]) -> Tensor:
     return torch.stack([row @ row.T for row in rows]).double().sum(0).cpu()
 
 
+def cosines_of(gramian: Tensor) -> Tensor:
+    """Cosines (M, M) of vectors with these inner products; NaN for one that is 0."""
+    norms = gramian.diagonal().sqrt()
+    return (gramian / torch.outer(norms, norms)).clamp(-1, 1)
+
+
 @functools.cache  # once, whichever group meets it first
 def _report_refusal(reason: str) -> None:
     logging.getLogger(__name__).warning(

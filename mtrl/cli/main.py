@@ -25,13 +25,14 @@ from mtrl.registry import nearest
 HELP = f"""\
 mtrl {__version__}: multi-task reinforcement learning
 
-  mtrl train   train an agent on a suite of tasks, or continue a run
-  mtrl eval    success rate per task of a trained agent, by the suite's protocol
-  mtrl report  compare runs: statistics over seeds, curves and matrices in one HTML file
-  mtrl export  the policy of a run as a file for other programs, with a model card
-  mtrl push    an exported policy to the Hugging Face hub
-  mtrl list    what can be chosen: suites, tasks, agents, architectures, ...
-  mtrl doctor  what is installed here, and what is missing
+  mtrl train      train an agent on a suite of tasks, or continue a run
+  mtrl eval       success rate per task of a trained agent, by the suite's protocol
+  mtrl report     compare runs: statistics over seeds, curves and matrices in one HTML file
+  mtrl relations  how the tasks of a run are related, and which to train together
+  mtrl export     the policy of a run as a file for other programs, with a model card
+  mtrl push       an exported policy to the Hugging Face hub
+  mtrl list       what can be chosen: suites, tasks, agents, architectures, ...
+  mtrl doctor     what is installed here, and what is missing
 
   mtrl train --suite mt10 --agent sac --architecture multi-head --total-env-steps 2000000 --run-dir runs/a
   mtrl train --config FILE.yaml --seed 2      flags override the file
@@ -40,6 +41,7 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl eval runs/a --episodes-per-task 50
   mtrl report runs --output report.html
   mtrl export runs/a --format onnx --output policy
+  mtrl relations runs/a --measure tag --groups 3
 
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
@@ -50,6 +52,7 @@ VERBS = {
     "report": "report",
     "export": "export",
     "push": "push",
+    "relations": "relations",
     "list": "listing",
     "doctor": "doctor",
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, gramian_of
+from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, cosines_of, gramian_of
 from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask
 from mtrl.auxiliary.auxiliary_task import refuse_wrong_losses
 from mtrl.data_parallel.learning import average_gradients
@@ -150,15 +150,27 @@ class ParameterGroup:
         """
         if self._last.losses is None:
             return {}
-        loss_fn, batch = self._last.losses
-        with _backend_of(batch):
-            jacobian, _ = self.aggregator.task_gradients(self._complete(loss_fn), batch, self.parameters)
-        gramian = gramian_of([gradient.flatten(1) for gradient in jacobian.values()])
-        norms = gramian.diagonal().sqrt()
-        cosine = (gramian / torch.outer(norms, norms)).clamp(-1, 1)
+        cosine = cosines_of(gramian_of([gradient.flatten(1) for gradient in self.last_task_gradients().values()]))
         pairs = cosine[*torch.triu_indices(len(cosine), len(cosine), 1)]
         rate = (pairs < 0).sum() / pairs.isfinite().sum().clamp(min=1)
         return {f"{self.name}/cosine": cosine, f"{self.name}/conflict_rate": rate}
+
+    def last_losses(self) -> tuple[LossFunction, Batch]:
+        """The loss function of the last step, with all that is added to it, and its batch.
+
+        Raises ValueError unless `keeps_last_batch` was set before the step.
+        """
+        if self._last.losses is None:
+            raise ValueError(f"{self.name}: the last batch was not kept")
+        loss_fn, batch = self._last.losses
+        return self._complete(loss_fn), batch
+
+    @torch.no_grad()
+    def last_task_gradients(self) -> Mapping[str, Tensor]:
+        """Task gradients (M, *shape) by parameter of the last step's batch, at the parameters of now. As above."""
+        loss_fn, batch = self.last_losses()
+        with _backend_of(batch):
+            return self.aggregator.task_gradients(loss_fn, batch, self.parameters)[0]
 
     def _complete(self, loss_fn: LossFunction, gates: Mapping[str, Tensor] | None = None) -> LossFunction:
         """`loss_fn` in the group's precision, with the auxiliary losses of the networks and of the group.

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mtrl.relations.relations_file import Relations, relations_of
 from mtrl.report.methods import Method
 from mtrl.report.runs import RETURN, Protocol
 from mtrl.report.statistics import mean_band, performance_profile
@@ -137,6 +138,35 @@ def matrices(protocol: Protocol, methods: Sequence[Method], conflicts: bool) -> 
     return pictures
 
 
+def affinities(methods: Sequence[Method]) -> list[Picture]:
+    """The heat maps of what `mtrl relations` has left in the run directories."""
+    pictures: list[Picture] = []
+    for method in methods:
+        for run in method.runs:
+            for own in relations_of(run.path):
+                picture = affinity(own)
+                caption = f"{method.name}, seed {run.seed}: {picture.caption}"
+                name = f"{picture.name}-{len(pictures) + 1}"
+                pictures.append(Picture(name, caption, picture.figure))
+    return pictures
+
+
+def affinity(relations: Relations) -> Picture:
+    """The heat map of an affinity (M, M); colours leave out the diagonal."""
+    values = relations.affinity
+    others = values[~np.eye(len(values), dtype=bool)]
+    others = others[np.isfinite(others)]
+    low, high = (float(others.min()), float(others.max())) if len(others) else (0.0, 1.0)
+    signed = low < 0
+    if signed:
+        high = max(-low, high)
+        low = -high
+    figure = _heat_map(values, relations.tasks, relations.tasks, (low, max(high, low + 1e-12)), signed)
+    steps = ", ".join(f"{int(own['env_steps']):,}" for own in relations.runs[:1])
+    caption = f"{relations.measure} after {steps} env steps; row: what the task does for that of the column."
+    return Picture(f"relations-{relations.measure}", caption, figure)
+
+
 _BANDS = "Bands: 95 % bootstrap intervals over seeds."
 
 
@@ -159,29 +189,37 @@ def _last(column: np.ndarray) -> Any:
 
 
 def _matrix(values: np.ndarray, tasks: Sequence[str], conflicts: bool) -> Figure:
+    if conflicts:
+        return _heat_map(values, tasks, tasks, (-1.0, 1.0), signed=True)
+    # Shares have one scale in all figures.
+    figure = _heat_map(values, tasks, None, (min(0.0, float(values.min())), max(1.0, float(values.max()))), False)
+    axis = figure.axes[0]
+    axis.tick_params(axis="x", labelsize=7)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("number of the task's matrix, row by row", fontsize=7)
+    return figure
+
+
+def _heat_map(
+    values: np.ndarray, names: Sequence[str], columns: Sequence[str] | None, scale: tuple[float, float], signed: bool
+) -> Figure:
+    """A matrix with the names of its rows and columns. signed: 0 is the middle of the scale."""
     rows, numbers = values.shape
     figure = Figure(figsize=(min(9, 2.2 + 0.42 * max(numbers, 4)), 0.8 + 0.26 * rows), layout="constrained")
     axis = figure.subplots()
-    if conflicts:
-        low, high = -1.0, 1.0
-    else:  # shares have one scale in all figures
-        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
-    image = axis.imshow(values, aspect="auto", cmap="RdBu" if conflicts else "Blues", vmin=low, vmax=high)
+    low, high = scale
+    image = axis.imshow(values, aspect="auto", cmap="RdBu" if signed else "Blues", vmin=low, vmax=high)
     shades = np.asarray(image.norm(values))  # in [0, 1]
-    axis.set_yticks(range(rows), tasks, fontsize=7)
-    if conflicts:
-        axis.set_xticks(range(numbers), tasks, fontsize=7, rotation=45, ha="right")
-    else:
-        axis.tick_params(axis="x", labelsize=7)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_xlabel("number of the task's matrix, row by row", fontsize=7)
+    axis.set_yticks(range(rows), names, fontsize=7)
+    if columns is not None:
+        axis.set_xticks(range(numbers), columns, fontsize=7, rotation=45, ha="right")
     if numbers <= MAX_NUMBERS:
-        for row in range(rows):
-            for column in range(numbers):
-                shade = float(shades[row, column])
-                dark = abs(shade - 0.5) > 0.3 if conflicts else shade > 0.6
-                text = f"{values[row, column]:.2f}"
-                axis.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+        digits = 2 if max(-low, high) >= 0.1 else 4
+        for row, column in np.argwhere(np.isfinite(values)).tolist():
+            shade = float(shades[row, column])
+            dark = abs(shade - 0.5) > 0.3 if signed else shade > 0.6
+            text = f"{values[row, column]:.{digits}f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
     figure.colorbar(image, ax=axis).ax.tick_params(labelsize=7)
     return figure
 

@@ -105,6 +105,7 @@ def make_section(protocol: Protocol, methods: Sequence[Method]) -> Section:
         "shares": _some(figures.shares(protocol, ordered)),
         "matrices": figures.matrices(protocol, ordered, conflicts=False),
         "conflicts": figures.matrices(protocol, ordered, conflicts=True),
+        "relations": figures.affinities(ordered),
     }
     return Section(protocol, rows, _improvement(ordered), pictures)
 

@@ -20,6 +20,7 @@ import mtrl
 from mtrl.agent import agent_types
 from mtrl.aggregation import aggregators
 from mtrl.auxiliary import auxiliary_tasks
+from mtrl.cli.commands.relations import RelationsSettings
 from mtrl.cli.main import main
 from mtrl.config.schema import RunSettings
 from mtrl.encoders import encoders
@@ -28,6 +29,7 @@ from mtrl.networks import architectures
 from mtrl.normalization import normalizers
 from mtrl.policies import policies
 from mtrl.registry import Registry
+from mtrl.relations.run_relations import MeasureSettings
 from mtrl.scheduling import schedulers
 from mtrl.training.load import TrainedAgent
 
@@ -63,6 +65,7 @@ EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "outp
 REPORT_FLAGS = {"csv", "png"}
 TORCHRUN_FLAGS = {"nproc-per-node"}
 EXPORT_FLAGS = {"format", "license", "common", "repo-id", "private"}
+RELATIONS_FLAGS = {field.name for cls in (RelationsSettings, MeasureSettings) for field in fields(cls)}
 
 
 def between(name: str) -> str:
@@ -84,6 +87,7 @@ def known_flags() -> set[str]:
         *REPORT_FLAGS,
         *TORCHRUN_FLAGS,
         *EXPORT_FLAGS,
+        *RELATIONS_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():

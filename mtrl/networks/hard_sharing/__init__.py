@@ -1,5 +1,5 @@
 """Architectures whose tasks share a trunk: hard parameter sharing."""
 
-from mtrl.networks.hard_sharing import film, mlp, multi_head, residual, separate, task_routing
+from mtrl.networks.hard_sharing import branched, film, mlp, multi_head, residual, separate, task_routing
 
-__all__ = ["film", "mlp", "multi_head", "residual", "separate", "task_routing"]
+__all__ = ["branched", "film", "mlp", "multi_head", "residual", "separate", "task_routing"]
