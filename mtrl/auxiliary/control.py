@@ -103,7 +103,7 @@ class PixelControl(Control):
     class Config(Control.Config):
         coefficient: NonNegativeFloat = 0.05  # factor of the loss
         cell_size: PositiveInt = 4  # pixels per side of a cell
-        channels: PositiveInt = 32  # of the hidden map
+        channels: PositiveInt = 8  # of the hidden map
 
     def __init__(self, context: AuxiliaryContext, config: Config):
         super().__init__(context, config)
