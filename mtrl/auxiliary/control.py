@@ -88,7 +88,7 @@ class Deconvolution(nn.Module):
         self.coarse = -(-size[0] // 2), -(-size[1] // 2)
         self.hidden = hidden
         self.linear = hidden_linear(in_features, hidden * self.coarse[0] * self.coarse[1])
-        self.transposed = nn.ConvTranspose2d(hidden, channels, kernel_size=4, stride=2, padding=1)
+        self.transposed = nn.ConvTranspose2d(hidden, channels, kernel_size=2, stride=2)
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.transposed(self.linear(features).relu().view(-1, self.hidden, *self.coarse))

@@ -162,7 +162,7 @@ def _run_directories(path: Path) -> Iterator[Path]:
 
 
 def _listed_by_name(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose auxiliary tasks, a list, are a mapping with one name for all; left out if there are none."""
+    """A configuration whose list of auxiliary tasks is a mapping with one name for all; without any it is left out."""
     result = {key: value for key, value in document.items() if key != AUXILIARY.name}
     chosen = [own for own in document.get(AUXILIARY.name) or () if isinstance(own, Mapping) and "name" in own]
     if chosen:

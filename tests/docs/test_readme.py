@@ -90,6 +90,7 @@ def known_flags() -> set[str]:
             own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]
             of_class = f"{group}.{registry.name_of(cls)}" if group == "auxiliary" else group
             names |= {f"{of_class}.{prefix}{name}" for name in own for prefix in ("", "no-")}
+    # Of a class of one's own, or of any.
     names |= {"auxiliary.NAME.SETTING", "auxiliary.NAME.gate", "auxiliary.Ending.coefficient"}
     # A parameter group may have an aggregator of its own.
     of_aggregators = {name.partition(".")[2] for name in names if name.startswith("aggregator.")}
