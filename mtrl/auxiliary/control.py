@@ -61,11 +61,10 @@ class Control(AuxiliaryTask):
         tasks = inputs.batch.task_ids
         with torch.no_grad():
             next_features = inputs.encode(inputs.next_observation)
-            following = q_values(self.target(next_features)).amax(1)  # (B, C)
+            following = greedy_q(self.target(next_features))
             alive = (~inputs.terminated).float().unsqueeze(1)
             target = self.rewards(inputs, next_features) + self.discount * alive * following
-        action = inputs.batch.action.view(-1, 1, 1).expand(-1, 1, target.shape[1])
-        q = q_values(self.network(inputs.features)).gather(1, action).squeeze(1)
+        q = chosen_q(self.network(inputs.features), inputs.batch.action)
         return mean_per_task((target - q).square().sum(1), tasks, self.num_tasks)
 
     @torch.no_grad()
@@ -73,10 +72,17 @@ class Control(AuxiliaryTask):
         torch._foreach_lerp_(list(self.target.parameters()), list(self.network.parameters()), self.target_rate)
 
 
-def q_values(outputs: Tensor) -> Tensor:
-    """Values and advantages (B, 1 + A, C) -> Q values (B, A, C) float32."""
-    value, advantage = outputs.float()[:, :1], outputs.float()[:, 1:]
-    return value + advantage - advantage.mean(1, keepdim=True)
+def chosen_q(outputs: Tensor, action: Tensor) -> Tensor:
+    """Q values (B, C) of actions (B,), from values and advantages (B, 1 + A, C); never those of all actions."""
+    value, advantage = outputs[:, 0], outputs[:, 1:]
+    index = action.view(-1, 1, 1).expand(-1, 1, advantage.shape[2])
+    return value.float() + advantage.gather(1, index).squeeze(1).float() - advantage.mean(1).float()
+
+
+def greedy_q(outputs: Tensor) -> Tensor:
+    """The largest Q values (B, C)."""
+    value, advantage = outputs[:, 0], outputs[:, 1:]
+    return value.float() + advantage.amax(1).float() - advantage.mean(1).float()
 
 
 class Deconvolution(nn.Module):
@@ -127,8 +133,9 @@ class PixelControl(Control):
         )
 
     def rewards(self, inputs: AuxiliaryInputs, next_features: Tensor) -> Tensor:
-        frames = (each[:, -self.frame_channels :] for each in (inputs.batch.observation, inputs.next_observation))
-        return pixel_changes(*frames, self.cell_size) / self.brightness
+        frame = inputs.batch.observation[:, -self.frame_channels :]
+        following = inputs.next_observation[:, -self.frame_channels :]
+        return pixel_changes(frame, following, self.cell_size) / self.brightness
 
 
 def pixel_changes(frame: Tensor, following: Tensor, cell_size: int) -> Tensor:

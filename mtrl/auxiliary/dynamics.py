@@ -69,7 +69,8 @@ class ForwardDynamics(AuxiliaryTask):
         self.target = copy.deepcopy(context.encoder).requires_grad_(False)
 
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
-        predicted, total, count = inputs.features, 0.0, 0.0
+        predicted = inputs.features
+        total = count = torch.zeros_like(inputs.batch.reward)
         for action, following, valid in inputs.steps(self.horizon):
             given = action if self.num_actions is None else one_hot(action, self.num_actions)
             predicted = predicted + self.network(torch.cat([predicted, given], dim=1))

@@ -67,5 +67,6 @@ class ValueReplay(AuxiliaryTask):
 
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
         replayed, tasks = inputs.columns, inputs.batch.task_ids
+        assert inputs.value_error is not None  # `AuxiliaryContext.has_values`
         error = inputs.value_error(replayed["observation"], tasks, replayed["return"])
         return mean_per_task(replayed["stored"] * error, tasks, self.num_tasks)

@@ -68,7 +68,7 @@ class _FlatEncoder(Encoder):
         self.out_features = 6
         self.linear = nn.Linear(int(np.prod(observation_space.shape)), self.out_features)
 
-    def forward(self, observation: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, observation: Tensor) -> Tensor:
         return self.linear(observation.float().flatten(1) / 16)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtrl.auxiliary.contrastive import info_nce, shifted
-from mtrl.auxiliary.control import Control, feature_changes, pixel_changes, q_values
+from mtrl.auxiliary.control import Control, chosen_q, feature_changes, greedy_q, pixel_changes
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
 from mtrl.testing.auxiliary import SPACES, _Learner
@@ -39,7 +39,8 @@ def test_features_that_do_not_change_reward_nothing_and_others_by_the_mean_of_th
 
 def test_advantages_are_centred() -> None:
     outputs = torch.tensor([[[1.0], [2.0], [4.0]]])  # V = 1, A = 2, 4
-    assert q_values(outputs).tolist() == [[[0.0], [2.0]]]
+    assert [chosen_q(outputs, torch.tensor([action])).item() for action in (0, 1)] == [0.0, 2.0]
+    assert greedy_q(outputs).item() == 2.0
 
 
 class TwoCells(Control):
