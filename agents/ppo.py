@@ -94,6 +94,7 @@ class PPO(Agent):
             max_grad_norm=config.max_grad_norm,
             encoder=encoder,
             policy=policy,
+            value_error=self.value_error,
         )
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
@@ -142,7 +143,8 @@ class PPO(Agent):
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         # The shares have acted already: by them the environments chose the tasks of this rollout.
         self.group.anneal(self.env_steps, self.config.annealing_steps)
-        batch = self.with_advantages(buffer.rollout())
+        batch = self.with_advantages(buffer.rollout(self.group.horizon))
+        self.group.on_rollout(batch)
         metrics: list[Metrics] = []
         counts: list[tuple[int, ...]] = []
         for _ in range(self.config.epochs):
@@ -166,6 +168,7 @@ class PPO(Agent):
         """
         tasks = rollout.task_ids
         regularization = self.normalizer.regularization_scale(tasks) * rollout.extras["regularization"]
+        raw = rollout.reward
         rollout = replace(rollout, reward=self.normalizer.reward(rollout.reward, tasks) - regularization)
         with self.autocast():
             if "value" in rollout.extras:
@@ -175,7 +178,7 @@ class PPO(Agent):
             next_values = successor_values(self._values, rollout, values)
         advantage = advantages(rollout, values, next_values, self.config.discount, self.config.gae_lambda)
         extras = {**rollout.extras, "value": values, "advantage": advantage, "return": advantage + values}
-        batch = replace(rollout, extras=extras).map_columns(lambda column: column.flatten(0, 1))
+        batch = replace(rollout, reward=raw, extras=extras).map_columns(lambda column: column.flatten(0, 1))
         # Here, before the first minibatch: a later one might be the first to hold the sample.
         bad = ~torch.isfinite(batch.extras["return"])
         if bad.any():
@@ -234,6 +237,11 @@ class PPO(Agent):
         metrics = {name: values.detach() for name, values in metrics.items()}
         losses, gauge = (mean_per_task(values, tasks, self.num_tasks) for values in (loss, metrics["value_loss"]))
         return TaskLosses(losses, metrics, features, (network, value_network), gauge, distribution)
+
+    def value_error(self, parameters: Parameters, observation: Tensor, tasks: Tensor, returns: Tensor) -> Tensor:
+        """Squared error (B,) of the values, given returns in reward units; in the normalizer's units."""
+        value = self.group.bind(self.networks, parameters)(observation, tasks).value.values
+        return (value - self.normalizer.normalize(returns, tasks)).square()
 
     def _advantage(self, batch: Batch) -> Tensor:
         """The advantages (B,) of the policy gradient.

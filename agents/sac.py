@@ -130,7 +130,7 @@ class SAC(Agent):
         if not self.critic_group.optimizer.state:  # the first update, or the first after a reset
             self.normalizer.on_reset()
         for _ in range(self.config.gradient_steps + reset * self.config.reset_updates):
-            batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step)
+            batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step, self.critic_group.horizon)
             metrics = self.learn(batch.weighted(task_weights.loss_weights))
         return metrics
 

@@ -10,7 +10,7 @@ Names: `point-mass[-VARIANT][-discrete]`, or `point-mass:GOAL,GOAL` for some of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -26,6 +26,9 @@ from mtrl.types import SuiteSpec, TaskSpec
 EPISODE_STEPS = 20
 STEP_LENGTH = 0.2
 STARTS = np.array(list(product((-0.8, -0.4, 0.0, 0.4, 0.8), repeat=2)), np.float32)  # (25, 2)
+FRAME_SIZE = 36
+"""Pixels per side of an image, as few as the encoder `nature` takes."""
+POINT_SIZE = 4
 # Stay, right, left, up, down, and a second way to stay that only even tasks may use.
 MOVES = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0)], np.float32)
 
@@ -58,6 +61,10 @@ VARIANTS: Mapping[str, tuple[str, tuple[Goal, ...]]] = {
         "two tasks whose rewards differ by 1000",
         (Goal((-0.8, 0.0)), Goal((0.8, 0.0), reward_scale=1000.0)),
     ),
+    "sparse": (
+        "four goals, reward 1 at the goal and 0 elsewhere",
+        tuple(Goal(goal.position, radius=0.1) for goal in CORNERS),
+    ),
     "hard": (
         "seven tasks that any policy solves, and one that has to be learnt",
         (*(Goal((x, 0.0), radius=4.0) for x in (-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6)), Goal((0.8, 0.8))),
@@ -85,13 +92,14 @@ class PointMass(Suite):
     }
 
     def __init__(self, name: str, config: Any, seed: int):
-        names = name.removeprefix("point-mass:").split(",")
-        if name not in self.suite_names and (not set(names) <= SINGLE_GOALS.keys() or len({*names}) < len(names)):
-            raise BadInput(f"unknown suite {name!r}; known: {sorted(self.suite_names)}, goals: {sorted(SINGLE_GOALS)}")
+        names, known = name.removeprefix("point-mass:").split(","), PointMass.suite_names
+        if name not in known and (not set(names) <= SINGLE_GOALS.keys() or len({*names}) < len(names)):
+            raise BadInput(f"unknown suite {name!r}; known: {sorted(known)}, goals: {sorted(SINGLE_GOALS)}")
         self.discrete = name.endswith("-discrete")
         variant = name.removeprefix("point-mass").removesuffix("-discrete").removeprefix("-")
-        self.goals = VARIANTS[variant][1] if name in self.suite_names else tuple(SINGLE_GOALS[own] for own in names)
+        self.goals = VARIANTS[variant][1] if name in known else tuple(SINGLE_GOALS[own] for own in names)
         self.goal_visible = variant == "visible"
+        self.images = False
         tasks = tuple(
             TaskSpec(
                 name=goal_name(goal),
@@ -133,6 +141,27 @@ class PointMass(Suite):
         self, num_envs: int, episodes: EpisodeSource, *, mode: Mode, num_workers: int, worker_timeout: float
     ) -> MultiTaskVectorEnv:
         return PointMassEnvs(self, num_envs, episodes)
+
+
+@suites.register("point-mass-pixels")
+class PointMassPixels(PointMass):
+    """The point in a square as an image, rewarded at the goal alone: quick tests of features that are learnt."""
+
+    suite_names: ClassVar[Mapping[str, str]] = {
+        "point-mass-pixels": "four goals, images of the point, discrete actions, reward 1 at the goal and 0 elsewhere"
+    }
+
+    def __init__(self, name: str, config: Any, seed: int):
+        if name not in self.suite_names:
+            raise BadInput(f"unknown suite {name!r}; known: {sorted(self.suite_names)}")
+        super().__init__("point-mass-sparse-discrete", config, seed)
+        space = gym.spaces.Box(0, 255, (1, FRAME_SIZE, FRAME_SIZE), np.uint8)
+        self.spec = replace(self.spec, name=name, observation_space=space, score="success")
+        self.images = True
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        return name in cls.suite_names
 
 
 class PointMassEnvs(MultiTaskVectorEnv):
@@ -192,9 +221,21 @@ class PointMassEnvs(MultiTaskVectorEnv):
         return self._observe()
 
     def _observe(self) -> np.ndarray:
+        if self.suite.images:
+            return frames(self._position)
         if self.suite.goal_visible:
             return np.concatenate([self._position, self._goals[self._playing]], axis=1)
         return self._position.copy()
 
     def close(self) -> None:
         pass
+
+
+def frames(positions: np.ndarray) -> np.ndarray:
+    """Images (N, 1, FRAME_SIZE, FRAME_SIZE) uint8 of points (N, 2) in [-1, 1]: a bright square on a dark ground."""
+    images = np.zeros((len(positions), 1, FRAME_SIZE, FRAME_SIZE), np.uint8)
+    corner = np.rint((positions + 1) / 2 * (FRAME_SIZE - POINT_SIZE)).astype(np.int64)
+    side = np.arange(POINT_SIZE)
+    rows, columns = (corner[:, axis, None] + side for axis in (1, 0))
+    images[np.arange(len(positions))[:, None, None], 0, rows[:, :, None], columns[:, None, :]] = 255
+    return images

@@ -22,7 +22,7 @@ from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
 from mtrl.networks import PolicyArchitecture
 from mtrl.normalization import ReturnNormalizer
-from mtrl.optim.parameter_group import Auxiliary, ParameterGroup
+from mtrl.optim.parameter_group import Auxiliary, ParameterGroup, ValueErrors
 from mtrl.optim.precision import autocast
 from mtrl.policies import ActionHead, AveragedPolicy, Policy
 from mtrl.registry import Registry
@@ -61,15 +61,27 @@ class Components:
         max_grad_norm: float,
         encoder: Encoder | None = None,
         policy: Policy | None = None,
+        value_error: ValueErrors | None = None,
     ) -> ParameterGroup:
         """The parameters of `module`, which must be on the run's device already, with an aggregator of their own.
 
         encoder, policy: the parts of `module` that auxiliary tasks train with this group. They become parts of `module`
-        too, and losses of the group must return the features and the policy's distribution.
+        too, and losses of the group must return the features and the policy's distribution. value_error: of an agent's
+        value function, for value replay.
         """
         trained = {name for name, part in (("encoder", encoder), ("policy", policy)) if part is not None}
         tasks = {
-            own: maker.make(AuxiliaryContext(self.spec, encoder, own, policy, self.device, self.learning))  # type: ignore[arg-type]
+            own: maker.make(
+                AuxiliaryContext(
+                    self.spec,
+                    encoder,  # type: ignore[arg-type]
+                    own,
+                    policy,
+                    self.device,
+                    self.learning,
+                    has_values=value_error is not None,
+                )
+            )
             for own, maker in self.auxiliaries.items()
             if maker.trains in trained
         }
@@ -84,6 +96,7 @@ class Components:
             max_grad_norm=max_grad_norm,
             precision=self.precision,
             encoder=encoder,
+            value_error=value_error,
             auxiliaries={
                 own: Auxiliary(task, f"auxiliary.{own}.", self.stream(f"auxiliary {own}"))
                 for own, task in tasks.items()

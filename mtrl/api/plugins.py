@@ -47,7 +47,7 @@ def check_chosen_plugins(config: RunConfig) -> None:
     Agents are left out, whose check trains for minutes, and suites, whose environments are checked at every step.
     """
     chosen = [(group, choice) for _, group, choice in config.keyed_choices() if ":" in choice.name]
-    if {group.name for group, _ in chosen}.isdisjoint(("architecture", "aggregator", "scheduler")):
+    if {group.name for group, _ in chosen}.isdisjoint(("architecture", "aggregator", "scheduler", "auxiliary")):
         return
 
     from mtrl import testing
@@ -56,6 +56,7 @@ def check_chosen_plugins(config: RunConfig) -> None:
         "architecture": testing.check_architecture,
         "aggregator": testing.check_aggregator,
         "scheduler": testing.check_scheduler,
+        "auxiliary": testing.check_auxiliary,
     }
     for group, choice in chosen:
         if group.name in checks:

@@ -1,6 +1,6 @@
 """Auxiliary tasks: losses beside the agent's, which train the features that all tasks share."""
 
-from mtrl.auxiliary import reward_prediction
+from mtrl.auxiliary import contrastive, control, dynamics, reward_prediction, value_replay
 from mtrl.auxiliary.auxiliary_task import (
     AuxiliaryContext,
     AuxiliaryInputs,
@@ -15,5 +15,9 @@ __all__ = [
     "AuxiliaryMaker",
     "AuxiliaryTask",
     "auxiliary_tasks",
+    "contrastive",
+    "control",
+    "dynamics",
     "reward_prediction",
+    "value_replay",
 ]

@@ -6,7 +6,7 @@ Shapes: B batch, F features, M tasks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,7 @@ class AuxiliaryContext:
     policy: Any = None  # trained by the same parameter group, where `trains` is policy; to be looked at, never kept
     device: torch.device | str = "cpu"  # of the run
     learning: bool = True  # False: the agent will only play; the task loads nothing that only learning needs
+    has_values: bool = False  # whether there is `AuxiliaryInputs.value_error`
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,39 @@ class AuxiliaryInputs:
     result: TaskLosses  # of the agent: features, outputs of the networks, losses
     encode: Callable[[Tensor], Tensor]  # observation (B, *observation) -> features (B, F), by the group's parameters
     columns: Mapping[str, Tensor]  # what `AuxiliaryTask.columns` gave, by name
+    value_error: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """(observation, task_ids, returns in reward units) -> squared errors (B,) of the agent's value function."""
 
     @property
     def features(self) -> Tensor:
         """Features (B, F) of the batch's observations, with a graph."""
         assert self.result.features is not None
         return self.result.features
+
+    @property
+    def next_observation(self) -> Tensor:
+        """The observation one env step later (B, *observation), whatever the agent's `n_step`."""
+        extras = self.batch.extras
+        return extras["sequence_observation"][:, 0] if "sequence_observation" in extras else self.batch.next_observation
+
+    @property
+    def terminated(self) -> Tensor:
+        """Whether the step to `next_observation` terminated (B,)."""
+        extras = self.batch.extras
+        return extras["sequence_terminated"][:, 0] if "sequence_terminated" in extras else self.batch.terminated
+
+    def steps(self, horizon: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The first `horizon` steps: actions (B, ...), observations after them, and whether the step is there, 0 or 1.
+
+        The first always is; later ones are not where the episode ended before, or nothing newer is stored.
+        """
+        batch = self.batch
+        if "sequence_observation" not in batch.extras:
+            yield batch.action, batch.next_observation, torch.ones_like(batch.reward)
+            return
+        columns = (batch.extras[f"sequence_{name}"] for name in ("action", "observation", "valid"))
+        for action, following, valid in zip(*(column.unbind(1)[:horizon] for column in columns), strict=True):
+            yield action, following, valid.float()
 
     @property
     def representation(self) -> Tensor | None:
@@ -70,7 +98,7 @@ class AuxiliaryTask(nn.Module, ABC):
         gate: bool = False  # leave it out for a task whose gradient opposes the agent's; twice the cost of an update
 
     horizon: int = 0
-    """Env steps after each transition that it reads (`RolloutBuffer.sample`)."""
+    """Env steps that it reads from each observation on (`RolloutBuffer.sample`); 0: nothing of the next observation."""
     learns_features: bool = True
     """Whether it needs an encoder with parameters."""
     trains: Literal["encoder", "policy"] = "encoder"
@@ -109,6 +137,9 @@ class AuxiliaryTask(nn.Module, ABC):
     def inputs(self) -> Mapping[str, str]:
         """Hashes by name of what it learns from beside the environments, such as teachers (`Agent.inputs`)."""
         return {}
+
+    def on_rollout(self, batch: Batch) -> None:
+        """Called by agents without a replay with each rollout (B,), whose extra `return` is in reward units."""
 
     def after_step(self, encoder: nn.Module) -> None:
         """Called after each step of the optimiser: for target networks and counters."""

@@ -153,12 +153,17 @@ class RolloutBuffer:
             newest = self._columns["observation"][self._ring(self.rows_added), slot]
             self._finals[row * self.num_envs + int(slot)] = newest.copy()
 
-    def sample(self, batch_size: int, weights: np.ndarray | None = None, n_step: int = 1) -> Batch:
+    def sample(self, batch_size: int, weights: np.ndarray | None = None, n_step: int = 1, horizon: int = 0) -> Batch:
         """B transitions sorted by task, uniform with replacement within each task.
 
         With `n_step` above 1 each is followed for so many steps, fewer where its episode ends or the newest row is
         reached: `next_observation`, `terminated` and `truncated` are those of the last step L, extras `n_step_rewards`
         (B, n_step) the rewards of all of them, 0 beyond the last, and `n_step_length` (B,) is L.
+
+        With `horizon` K above 0 the extras `sequence_action` (B, K, ...), `sequence_observation` (B, K, *observation),
+        the successors, `sequence_reward` and `sequence_terminated` (B, K) have the next K steps whatever `n_step`, and
+        `sequence_valid` (B, K) says which of them are there; others repeat the first. They are left out where the batch
+        has them already: K and `n_step` 1.
 
         Task i gets the share weights[i] (M,) of the batch (equal shares by default), in expectation where that is no
         whole number of transitions. A task without stored transitions gives its share to the others, which share
@@ -169,16 +174,35 @@ class RolloutBuffer:
         counts = share_out(shares if shares.any() else stored, batch_size, self._stream)
         ids = self._index.draw(counts, self._stream)
         batch = self._batch(ids, torch.from_numpy(np.repeat(np.arange(self.num_tasks), counts)), counts)
+        if horizon > 1 or (horizon and n_step > 1):
+            batch = self._with_sequence(batch, ids, horizon)
         return batch if n_step == 1 else self._followed(batch, ids, n_step)
 
-    def _followed(self, batch: Batch, ids: np.ndarray, n_step: int) -> Batch:
-        """The batch of the rows `ids` (B,), followed for `n_step` steps."""
-        steps = np.arange(n_step)
+    def _with_sequence(self, batch: Batch, ids: np.ndarray, horizon: int) -> Batch:
+        """The batch of the rows `ids` (B,) with extras of the next `horizon` steps."""
+        places, valid = self._following(ids, horizon)
+        places = np.where(valid, places, ids[:, None])
+        successors = self._frames_around(places.reshape(-1))[:, 1:]
+        columns = {name: self._flat(name)[places] for name in ("action", "reward", "terminated")}
+        sequence = {name: self._tensor(column) for name, column in columns.items()}
+        sequence["observation"] = self._tensor(successors).flatten(1, 2).unflatten(0, places.shape)
+        sequence["valid"] = self._tensor(valid)
+        extras = {f"sequence_{name}": value for name, value in sequence.items()}
+        return replace(batch, extras={**batch.extras, **extras})
+
+    def _following(self, ids: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (B, steps) from `ids` (B,) on, and which of them are stored and of the same episode."""
+        steps = np.arange(num_steps)
         places = (ids[:, None] + self.num_envs * steps) % (self._ring_rows * self.num_envs)
         newer = (self.rows_added - 1 - ids // self.num_envs) % self._ring_rows  # rows stored after each
         ended = self._flat("terminated")[places] | self._flat("truncated")[places]
         taken = steps <= newer[:, None]
         taken[:, 1:] &= ~np.logical_or.accumulate(ended[:, :-1], axis=1)
+        return places, taken
+
+    def _followed(self, batch: Batch, ids: np.ndarray, n_step: int) -> Batch:
+        """The batch of the rows `ids` (B,), followed for `n_step` steps."""
+        places, taken = self._following(ids, n_step)
         length = taken.sum(1)
         last = places[np.arange(len(ids)), length - 1]
         return replace(
@@ -193,13 +217,14 @@ class RolloutBuffer:
             },
         )
 
-    def rollout(self) -> Batch:
-        """Everything stored, oldest first, with leading dimensions (T, N)."""
+    def rollout(self, horizon: int = 0) -> Batch:
+        """Everything stored, oldest first, with leading dimensions (T, N); `horizon` as in `sample`."""
         rows = self._ring(np.arange(self._oldest, self.rows_added))
         ids = (rows[:, None] * self.num_envs + np.arange(self.num_envs)).reshape(-1)
         task_ids = self._flat("task_ids")[ids].astype(np.int64)
         counts = np.bincount(task_ids, minlength=self.num_tasks)
         batch = self._batch(ids, torch.from_numpy(task_ids), counts)
+        batch = self._with_sequence(batch, ids, horizon) if horizon > 1 else batch
         return batch.map_columns(lambda value: value.unflatten(0, (len(rows), self.num_envs)))
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ Shapes: M tasks, B batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,10 @@ class LastStep:
     losses: tuple[LossFunction, Batch] | None = None
 
 
+ValueErrors = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
+"""(parameters, observation, task_ids, returns in reward units) -> squared errors (B,) of a value function."""
+
+
 @dataclass(frozen=True)
 class Auxiliary:
     """An auxiliary task of a group."""
@@ -63,6 +68,7 @@ class ParameterGroup:
         adam_epsilon: float = 1e-5,
         precision: Precision = "float32",
         encoder: nn.Module | None = None,
+        value_error: ValueErrors | None = None,
         auxiliaries: Mapping[str, Auxiliary] | None = None,
         cuda_graphs: bool = False,
     ):
@@ -73,6 +79,7 @@ class ParameterGroup:
         self.initial_learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
         self.encoder = encoder
+        self.value_error = value_error
         self.auxiliaries = dict(auxiliaries or {})
         self.horizon = max((auxiliary.task.horizon for auxiliary in self.auxiliaries.values()), default=0)
         self._gated = {name: own for name, own in self.auxiliaries.items() if own.task.config.gate}
@@ -191,6 +198,8 @@ class ParameterGroup:
                 for name, auxiliary in self.auxiliaries.items():
                     own = self._auxiliary_losses(name, auxiliary, result, parameters, batch)
                     metrics[f"auxiliary/{name}"] = own.detach()[batch.task_ids]
+                    if gates and name in gates:
+                        metrics[f"auxiliary/{name}_gate"] = gates[name][batch.task_ids]
                     total = total + auxiliary.task.weight() * (own * gates[name] if gates and name in gates else own)
             return result._replace(losses=total, metrics=metrics)
 
@@ -206,8 +215,14 @@ class ParameterGroup:
             result=result,
             encode=self.bind(self.encoder, parameters, self._encoder_prefix),  # type: ignore[arg-type]
             columns={key.removeprefix(start): own for key, own in batch.noise.items() if key.startswith(start)},
+            value_error=None if self.value_error is None else functools.partial(self.value_error, parameters),
         )
         return refuse_wrong_losses(auxiliary.task, self.bind(auxiliary.task, parameters, auxiliary.prefix)(inputs))
+
+    def on_rollout(self, batch: Batch) -> None:
+        """Shows the auxiliary tasks a rollout (B,), before it is learnt from."""
+        for auxiliary in self.auxiliaries.values():
+            auxiliary.task.on_rollout(batch)
 
     def _with_columns(self, batch: Batch) -> Batch:
         """The batch with what the auxiliary tasks read beside it."""

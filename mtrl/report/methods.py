@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl.config.schema import CONFIG_GROUPS
+from mtrl.config.schema import REGISTRY_GROUPS
 from mtrl.errors import BadInput
 from mtrl.report.runs import Protocol, Run
 
@@ -110,12 +110,12 @@ def name_methods(settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -
 
     One method alone is called by its agent and its architecture.
     """
-    groups = [f"{group.name}.name" for group in CONFIG_GROUPS]
+    groups = [f"{group.name}.name" for group in REGISTRY_GROUPS]
     classes = [name for name in groups if len({repr(own.get(name)) for own in settings}) > 1]
     names = []
     for own, label in zip(settings, labels, strict=True):
         chosen = classes or ["agent.name", "architecture.name"]
-        names.append(label or ", ".join(str(own.get(name)) for name in chosen))
+        names.append(label or ", ".join(str(own.get(name, "none")) for name in chosen))
     for name in dict.fromkeys(names):
         same = [index for index, other in enumerate(names) if other == name]
         if len(same) > 1:

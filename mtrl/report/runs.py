@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtrl.checkpoints.files import printable
+from mtrl.config.schema import AUXILIARY
 from mtrl.config.yaml_io import load_mapping
 from mtrl.env.target_quality import solved_fractions
 from mtrl.errors import BadInput
@@ -114,7 +115,7 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
 def read_run(path: Path, label: str = "") -> Run | None:
     """A run directory; None if it has no whole evaluation. Raises BadInput."""
     directory = RunDirectory.open(path)
-    config = dict(_flat(load_mapping(directory.config(), str(path / CONFIG))))
+    config = dict(_flat(_listed_by_name(load_mapping(directory.config(), str(path / CONFIG)))))
     meta = directory.meta()
     known = {name: type(meta.get(name)) for name in ("suite", "protocol", "tasks", "settings", "score")}
     if known != {"suite": str, "protocol": str, "tasks": list, "settings": dict, "score": str}:
@@ -158,6 +159,18 @@ def _run_directories(path: Path) -> Iterator[Path]:
             inside.clear()
             yield Path(folder)
         inside.sort()
+
+
+def _listed_by_name(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose list of auxiliary tasks is a mapping with one name for all; without any it is left out."""
+    result = {key: value for key, value in document.items() if key != AUXILIARY.name}
+    chosen = [own for own in document.get(AUXILIARY.name) or () if isinstance(own, Mapping) and "name" in own]
+    if chosen:
+        names = " + ".join(str(own["name"]) for own in chosen)
+        result[AUXILIARY.name] = {"name": names} | {
+            str(own["name"]): {key: value for key, value in own.items() if key != "name"} for own in chosen
+        }
+    return result
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

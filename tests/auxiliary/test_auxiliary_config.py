@@ -131,5 +131,7 @@ def test_a_class_from_this_folder_learns_and_its_fault_is_named(
         another_process.setattr(registry, "_trusted_modules", {})
         assert_refused(call("eval", "run", "--episodes-per-task", "1"), "add --plugin my_auxiliary")
     assert call("eval", "run", "--episodes-per-task", "1", "--plugin", "my_auxiliary").code == 0
-    wrong = call("train", *QUICK, "--auxiliary", "my_auxiliary:Wrong", "--run-dir", "wrong")
+    flags = ["--auxiliary", "my_auxiliary:Wrong", "--run-dir", "wrong"]
+    assert_refused(call("train", *QUICK, *flags), "Wrong", "losses ()", "expected losses (1,)")
+    wrong = call("train", *QUICK, *flags, "--no-check-plugins")
     assert_refused(wrong, "Wrong", "losses ()", "expected losses (4,)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import os
 import re
@@ -31,6 +32,7 @@ from mtrl.policies import policies
 from mtrl.registry import Registry
 from mtrl.relations.run_relations import MeasureSettings
 from mtrl.scheduling import schedulers
+from mtrl.testing import check_auxiliary
 from mtrl.training.load import TrainedAgent
 
 PROJECT = Path(__file__).parents[2]
@@ -59,6 +61,7 @@ REGISTRIES: dict[str, Registry] = {
     "aggregator": aggregators,
     "scheduler": schedulers,
     "normalizer": normalizers,
+    "auxiliary": auxiliary_tasks,
 }
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
@@ -93,10 +96,10 @@ def known_flags() -> set[str]:
     for group, registry in REGISTRIES.items():
         for cls in registry.classes():
             own = [field.name for field in fields(cls.Config)]  # type: ignore[attr-defined]
-            names |= {f"{group}.{prefix}{name}" for name in own for prefix in ("", "no-")}
-    for name in auxiliary_tasks.names():
-        own = [field.name for field in fields(auxiliary_tasks.get(name).Config)]
-        names |= {"auxiliary", *(f"auxiliary.{name}.{prefix}{key}" for key in own for prefix in ("", "no-"))}
+            of_class = f"{group}.{registry.name_of(cls)}" if group == "auxiliary" else group
+            names |= {f"{of_class}.{prefix}{name}" for name in own for prefix in ("", "no-")}
+    # Of a class of one's own, or of any.
+    names |= {"auxiliary.NAME.SETTING", "auxiliary.NAME.gate", "auxiliary.Ending.coefficient"}
     # A parameter group may have an aggregator of its own.
     of_aggregators = {name.partition(".")[2] for name in names if name.startswith("aggregator.")}
     for parameter_group in {name for cls in agent_types.classes() for name in cls.group_gauges}:
@@ -130,7 +133,7 @@ def test_every_flag_that_a_page_names_exists(name: str) -> None:
 
 # The others need a run or a file, or are run above.
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if not re.search(r"--resume|--config|--help|film:", command)]
+    "command", [command for command in COMMANDS if not re.search(r"--resume|--config|--help|film:|next_task:", command)]
 )
 def test_a_training_command_is_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*shlex.split(command)[1:], "--print-config"]) == 0, capsys.readouterr().err
@@ -142,6 +145,15 @@ def test_every_class_is_named_on_a_page(group: str) -> None:
     agents.register()
     text = "".join(PAGES.values())
     assert [name for name in REGISTRIES[group].names() if f"`{name}`" not in text and ":" not in name] == []
+
+
+def test_the_example_of_the_page_on_auxiliary_tasks_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"`next_task.py` in any folder:\n\n```python\n(.*?)```", PAGES["auxiliary.md"], re.DOTALL)
+    (tmp_path / "next_task.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    check_auxiliary(importlib.import_module("next_task").Ending)
 
 
 def test_the_python_example_calls_what_exists() -> None:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from envs.point_mass import EPISODE_STEPS, STARTS, STEP_LENGTH, PointMass
+from envs.point_mass import EPISODE_STEPS, STARTS, STEP_LENGTH, PointMass, PointMassPixels
 from mtrl.env.episodes import ListedEpisodes
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
@@ -46,3 +46,22 @@ def test_going_straight_to_the_goal_reaches_the_optimum(name: str) -> None:
             step = envs.step(np.clip(way / STEP_LENGTH, -1, 1).astype(np.float32))
             observation, returns = step.observation, returns + step.reward
         assert returns.mean() == pytest.approx(task.target_return, rel=1e-4)
+
+
+def test_the_image_shows_the_point_and_only_the_goal_is_rewarded() -> None:
+    suite = PointMassPixels("point-mass-pixels", PointMassPixels.Config(), 1)
+    assert suite.spec.observation_space.shape == (1, 36, 36)
+    # From (-0.8, -0.8) to the goal of the last task, (0.8, 0.8): eight steps right, eight up.
+    envs = suite.make_envs(1, ListedEpisodes([[(3, 0)]]), mode="evaluate", num_workers=0, worker_timeout=1.0)
+    observation, rewards, seen = envs.reset(), [], []
+    for step in range(17):
+        seen.append(np.argwhere(observation[0, 0] == 255).mean(0))
+        result = envs.step(np.array([1 if step < 8 else 3 if step < 16 else 0]))
+        observation = result.observation
+        rewards.append(float(result.reward[0]))
+    assert rewards == [0.0] * 15 + [1.0] * 2
+    # Rows go with y, columns with x: 0.9 and 0.1 of the 32 places, plus half a point.
+    assert np.allclose(seen[0], 3 + 1.5)
+    assert np.allclose(seen[8], (3 + 1.5, 29 + 1.5))
+    assert np.allclose(seen[16], 29 + 1.5)
+    assert suite.spec.score == "success"

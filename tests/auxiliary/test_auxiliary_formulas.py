@@ -1,0 +1,106 @@
+"""Auxiliary losses against numbers by hand. Shapes: B batch, F features, M tasks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtrl.auxiliary.contrastive import info_nce, shifted
+from mtrl.auxiliary.control import Control, chosen_q, feature_changes, greedy_q, pixel_changes
+from mtrl.auxiliary.value_replay import ValueReplay
+from mtrl.errors import BadInput
+from mtrl.testing.auxiliary import SPACES, _Learner
+from tests.agents.constants import batch_of
+
+
+def test_one_changed_pixel_is_a_quarter_of_its_cell() -> None:
+    frame = torch.zeros(1, 1, 4, 4)
+    following = frame.clone()
+    following[0, 0, 0, 0] = 1
+    assert pixel_changes(frame, following, 2).tolist() == [[0.25, 0, 0, 0]]
+
+
+def test_pixels_that_fill_no_cell_are_left_out_at_both_sides() -> None:
+    following = torch.zeros(1, 1, 6, 4)
+    following[:, :, 0] = 1
+    following[:, :, 5] = 1
+    assert pixel_changes(torch.zeros(1, 1, 6, 4), following, 4).tolist() == [[0.0]]
+
+
+def test_features_that_do_not_change_reward_nothing_and_others_by_the_mean_of_the_task() -> None:
+    features = torch.zeros(3, 2)
+    following = torch.tensor([[1.0, 3.0], [0.0, 0.0], [5.0, 0.0]])
+    changes = feature_changes(features, following, torch.tensor([0, 1, 2]), 3)
+    assert changes.tolist() == [[0.5, 1.5], [0.0, 0.0], [2.0, 0.0]]
+
+
+def test_advantages_are_centred() -> None:
+    outputs = torch.tensor([[[1.0], [2.0], [4.0]]])  # V = 1, A = 2, 4
+    assert [chosen_q(outputs, torch.tensor([action])).item() for action in (0, 1)] == [0.0, 2.0]
+    assert greedy_q(outputs).item() == 2.0
+
+
+class TwoCells(Control):
+    """Rewards 1 and 0; Q is 2 and 0 for both actions, and the target network's 3 and 1."""
+
+    def __init__(self, context, config):  # type: ignore[no-untyped-def]
+        super().__init__(context, config)
+        layer = nn.Linear(context.encoder.out_features, 4 * 2)
+        nn.init.zeros_(layer.weight)
+        layer.bias.data = torch.tensor([2.0, 0, 0, 0, 0, 0, 0, 0])
+        self.set_network(nn.Sequential(layer, nn.Unflatten(1, (4, 2))))
+        self.target[0].bias.data = torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 0])
+
+    def rewards(self, inputs, next_features):  # type: ignore[no-untyped-def]
+        return torch.tensor([[1.0, 0.0]]).expand(len(next_features), 2)
+
+
+def test_the_loss_of_control_is_the_squared_error_summed_over_cells() -> None:
+    learner = _Learner(TwoCells, TwoCells.Config(), 2, SPACES[1])
+    batch = batch_of([0, 1], num_tasks=2, action=torch.tensor([0, 2]), terminated=torch.tensor([False, True]))
+    result = learner.group.step(learner.losses, batch)
+    # (1 + .9 * 3 - 2)^2 + (.9 * 1)^2; without a bootstrap (1 - 2)^2
+    expected = torch.tensor([1.7**2 + 0.9**2, 1.0])
+    torch.testing.assert_close(result.metrics["auxiliary/task"], expected)
+
+
+def test_images_are_shifted_and_their_borders_repeated() -> None:
+    image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+    assert shifted(image, torch.tensor([[1, -1]]))[0, 0].tolist() == [[3, 3, 4], [6, 6, 7], [6, 6, 7]]
+
+
+def test_contrast_is_among_the_samples_of_a_task() -> None:
+    logits = torch.zeros(3, 3)
+    losses = info_nce(logits, torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(losses, torch.tensor([math.log(2), math.log(2), 0.0]))
+
+
+def test_the_replay_keeps_the_newest_of_each_task() -> None:
+    task = _Learner(ValueReplay, ValueReplay.Config(size=4), 2, SPACES[2]).task[0]
+    assert isinstance(task, ValueReplay)
+    returns = torch.tensor([1.0, 10.0, 2.0, 3.0])
+    rollout = batch_of([0, 1, 0, 0], num_tasks=2, extras={"return": returns})
+    task.on_rollout(rollout)
+    assert sorted(task.returns[0].tolist()) == [2.0, 3.0]
+    drawn = task.columns(batch_of([0] * 20 + [1] * 20, num_tasks=2), torch.Generator().manual_seed(1))
+    assert {*drawn["return"][:20].tolist()} == {2.0, 3.0}
+    assert {*drawn["return"][20:].tolist()} == {10.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "spaces", "message"),
+    [
+        ("pixel-control", SPACES[1], r"needs images \(channels, height, width\)"),
+        ("pixel-control", SPACES[2], "needs discrete actions"),
+        ("feature-control", SPACES[2], "needs discrete actions"),
+    ],
+)
+def test_what_a_task_cannot_learn_from_is_refused(name: str, spaces: object, message: str) -> None:
+    from mtrl.auxiliary import auxiliary_tasks
+
+    cls = auxiliary_tasks.get(name)
+    with pytest.raises(BadInput, match=message):
+        _Learner(cls, cls.Config(), 2, spaces)
