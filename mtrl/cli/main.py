@@ -2,7 +2,7 @@
 
 This module imports nothing heavy; a verb is imported when it is called. Every failure is one line on stderr and an
 exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker failed, 5 storage, 70 a bug; a run that a signal
-stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
+stopped has 129 (hang-up), 130 (interrupt), 138 (SIGUSR1) or 143 (termination).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mtrl import __version__
 from mtrl.cli.limits import reached_limit
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
-from mtrl.optim.cpu import keep_freed_memory
+from mtrl.optim.cpu import end_with_parent, keep_freed_memory
 from mtrl.registry import nearest
 
 HELP = f"""\
@@ -26,6 +26,8 @@ mtrl {__version__}: multi-task reinforcement learning
 
   mtrl train   train an agent on a suite of tasks, or continue a run
   mtrl eval    success rate per task of a trained agent, by the suite's protocol
+  mtrl sweep   many runs: every combination of some flags and seeds, here or on a cluster
+  mtrl status  how far the runs in a folder are
   mtrl report  compare runs: statistics over seeds, curves and matrices in one HTML file
   mtrl list    what can be chosen: suites, tasks, agents, architectures, ...
   mtrl doctor  what is installed here, and what is missing
@@ -34,12 +36,21 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train --config FILE.yaml --seed 2      flags override the file
   mtrl train --resume runs/a                  from the last checkpoint
   mtrl eval runs/a --episodes-per-task 50
+  mtrl sweep FILE.yaml --dry-run              lists the commands; again without, to run them
   mtrl report runs --output report.html
 
 mtrl VERB --help lists the flags of a verb; for train, those of the classes chosen.
 """
 
-VERBS = {"train": "train", "eval": "evaluate", "report": "report", "list": "listing", "doctor": "doctor"}
+VERBS = {
+    "train": "train",
+    "eval": "evaluate",
+    "sweep": "sweep",
+    "status": "status",
+    "report": "report",
+    "list": "listing",
+    "doctor": "doctor",
+}
 """The module of each verb, in `mtrl.cli.commands`."""
 
 MAX_LINE = 400
@@ -51,6 +62,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; nothing is raised."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    end_with_parent()
     keep_freed_memory()
     try:
         try:
