@@ -32,7 +32,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def test_a_sweep_that_was_killed_goes_on_when_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep, folder = write_sweep(tmp_path, flags={"total-env-steps": 4000}, seeds=[1, 2]), tmp_path / "runs"
+    sweep, folder = write_sweep(tmp_path, flags={"total-env-steps": 1600}, seeds=[1, 2]), tmp_path / "runs"
     started = subprocess.Popen([sys.executable, "-m", "mtrl", "sweep", str(sweep), "--jobs", "1"])
     wait_for(lambda: CheckpointStore(folder / "seed-1" / "checkpoints").steps())
     started.kill()
@@ -40,7 +40,7 @@ def test_a_sweep_that_was_killed_goes_on_when_repeated(tmp_path: Path, capsys: p
     # Its run died with it: the lock is free.
     with FileLock(folder / "seed-1" / "lock", timeout=60):
         step = CheckpointStore(folder / "seed-1" / "checkpoints").steps()[-1]
-    assert 0 < step < 4000
+    assert 0 < step < 1600
     assert not (folder / "seed-2").exists()
     wait_for(lambda: read_status(folder / "seed-1").status == "interrupted")
 
@@ -52,13 +52,13 @@ def test_a_sweep_that_was_killed_goes_on_when_repeated(tmp_path: Path, capsys: p
     assert error.count("\n") == 1
     write_sweep(tmp_path, flags={"total-env-steps": step + 80}, seeds=[1, 2])
     assert main(["sweep", str(sweep)]) == 2
-    assert f"total_env_steps is 4000, not {step + 80}" in capsys.readouterr().err
-    write_sweep(tmp_path, flags={"total-env-steps": 4080}, seeds=[1, 2])
+    assert f"total_env_steps is 1600, not {step + 80}" in capsys.readouterr().err
+    write_sweep(tmp_path, flags={"total-env-steps": 1680}, seeds=[1, 2])
     assert main(["sweep", str(sweep), "--jobs", "2"]) == 0
     output = capsys.readouterr().out
     assert "report:" in output
     assert "<h2>point-mass</h2>" in (folder / "report.html").read_text()
-    alone = tiny_config(total_env_steps=4080, checkpoint_interval=80)
+    alone = tiny_config(total_env_steps=1680, checkpoint_interval=80)
     assert run.train(alone, tmp_path / "alone") == 0
     assert differences(final_state(tmp_path / "alone"), final_state(folder / "seed-1")) == []
     assert log_rows(tmp_path / "alone") == log_rows(folder / "seed-1")
