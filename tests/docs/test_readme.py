@@ -61,6 +61,7 @@ REGISTRIES: dict[str, Registry] = {
 COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
+SWEEP_FLAGS = {"dry-run", "engine", "ray-address", "retry-failed", "search", "trials"}
 
 
 def between(name: str) -> str:
@@ -72,7 +73,7 @@ def between(name: str) -> str:
 
 
 def known_flags() -> set[str]:
-    """Every flag of `mtrl train`, `mtrl eval` and `mtrl report`, of all registered classes."""
+    """Every flag of `mtrl train`, `mtrl eval`, `mtrl report` and `mtrl sweep`, of all registered classes."""
     agents.register()
     envs.register()
     names = {
@@ -80,6 +81,7 @@ def known_flags() -> set[str]:
         *COMMAND_FLAGS,
         *EVALUATION_FLAGS,
         *REPORT_FLAGS,
+        *SWEEP_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():
