@@ -46,7 +46,7 @@ class RayEngine:
                 options["include_dashboard"] = False
             try:
                 ray.init(address, **options)
-            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            except Exception as error:  # of many types, Exception itself among them
                 where = f"cannot connect to Ray at {printable(address)}" if address else "cannot start Ray"
                 raise BadInput(f"{where}: {str(error).strip().partition(chr(10))[0]}") from error
         self._task = ray.remote(max_retries=0)(train_here)

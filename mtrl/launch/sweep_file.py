@@ -25,7 +25,9 @@ from typing import Annotated, Any, NamedTuple, cast
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from mtrl.config.schema import (
+    AUXILIARY,
     GROUP_BY_NAME,
+    ConfigGroup,
     RunConfig,
     RunSettings,
     changed,
@@ -33,7 +35,7 @@ from mtrl.config.schema import (
     dump_yaml,
     resolve_config,
 )
-from mtrl.config.validation import field_types, shown, validated
+from mtrl.config.validation import field_types, plain, shown, validated
 from mtrl.config.yaml_io import load_mapping, read_text
 from mtrl.errors import BadInput
 
@@ -184,7 +186,8 @@ def _labels(key: str, values: Sequence[Any]) -> list[str]:
             name = [str(parts.pop("name"))] if "name" in parts else [key]
             text = "-".join([*name, *(f"{_normal(part)}-{own}" for part, own in parts.items())])
         else:
-            text = Path(str(value)).stem if key == "config" else f"{key}-{value}"
+            words = "-".join(map(str, value)) if isinstance(value, list) else value
+            text = Path(str(value)).stem if key == "config" else f"{key}-{words}"
         labels.append("".join(c if c.isascii() and (c.isalnum() or c in "-.+") else "-" for c in text)[:60])
     # What was cut or replaced may have told two of them apart.
     labels = [f"{label}-{place}" if labels.count(label) > 1 else label for place, label in enumerate(labels, 1)]
@@ -194,9 +197,11 @@ def _labels(key: str, values: Sequence[Any]) -> list[str]:
 def _put(document: dict[str, Any], key: str, value: Any) -> None:
     """Sets `agent.batch-size` in a nested document. The name of a class stands beside its settings. Raises BadInput."""
     *inner, last = _normal(key).split(".")
+    if inner[:1] == [AUXILIARY.name]:
+        inner[1:2] = key.split(".")[1:-1]  # the name of a task
     for name in inner:
         child = document.setdefault(name, {})
-        if isinstance(child, str):
+        if isinstance(child, str | list):
             child = document[name] = {"name": child}
         if not isinstance(child, dict):
             raise BadInput(f"{shown(key)} cannot be set beside {name!r}, which is {shown(child)}")
@@ -205,7 +210,7 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
     if last not in document:
         document[last] = dict(value) if isinstance(value, Mapping) else value
         return
-    own = {"name": value} if isinstance(value, str) else value
+    own = {"name": value} if isinstance(value, str | list) else value
     if not isinstance(there, dict) or not isinstance(own, Mapping) or there.keys() & own.keys():
         raise BadInput(f"{shown(key)} is given twice")
     there.update(own)
@@ -215,21 +220,28 @@ def _flags(config: RunConfig, document: Mapping[str, Any]) -> list[str]:
     """A document of settings as flags of `mtrl train`."""
     words: list[str] = []
     for key, value in document.items():
+        if key == AUXILIARY.name:
+            words += [f"--{key}", *(choice.name for choice in config.auxiliary.values())]
+            for name, choice in config.auxiliary.items():
+                default = plain(type(choice.config)())
+                changes = {part: own for part, own in plain(choice.config).items() if own != default[part]}
+                words += _class_flags(f"{key}.{name}", AUXILIARY, choice.name, changes)
+            continue
         if key not in GROUP_BY_NAME:
             words += _setting_flags(f"--{key}", value, field_types(RunSettings)[key])
             continue
         choices = {"aggregator": config.group_aggregators} if key == "aggregator" else {}
         parts = {"name": value} if isinstance(value, str) else dict(value)
         own = {name: parts.pop(name) for name in choices.get(key, {}) if name in parts}
-        words += _class_flags(key, key, getattr(config, key).name, parts)
+        words += _class_flags(key, GROUP_BY_NAME[key], getattr(config, key).name, parts)
         for name, choice in own.items():
             inner = {"name": choice} if isinstance(choice, str) else choice
-            words += _class_flags(f"{key}.{name}", key, config.group_aggregators[name].name, inner)
+            words += _class_flags(f"{key}.{name}", GROUP_BY_NAME[key], config.group_aggregators[name].name, inner)
     return words
 
 
-def _class_flags(prefix: str, group: str, name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    types = field_types(config_class(GROUP_BY_NAME[group], name))
+def _class_flags(prefix: str, group: ConfigGroup, name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    types = field_types(config_class(group, name))
     if "name" in values:
         yield f"--{prefix}={values['name']}"
     for key, value in values.items():

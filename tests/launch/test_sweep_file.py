@@ -52,6 +52,9 @@ KINDS = {
     "aggregator.actor.c": 0.25,
     "scheduler": {"name": "fixed", "weights": {"goal-0.8-0.8": 2.0}},
     "suite": {"name": "point-mass"},
+    "encoder": "mlp",
+    "auxiliary": ["reward-prediction"],
+    "auxiliary.reward-prediction.coefficient": 0.5,
 }
 
 
