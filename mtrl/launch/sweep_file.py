@@ -234,8 +234,8 @@ def _flags(config: RunConfig, document: Mapping[str, Any]) -> list[str]:
         parts = {"name": value} if isinstance(value, str) else dict(value)
         own = {name: parts.pop(name) for name in choices.get(key, {}) if name in parts}
         words += _class_flags(key, GROUP_BY_NAME[key], getattr(config, key).name, parts)
-        for name, choice in own.items():
-            inner = {"name": choice} if isinstance(choice, str) else choice
+        for name, given in own.items():
+            inner = {"name": given} if isinstance(given, str) else given
             words += _class_flags(f"{key}.{name}", GROUP_BY_NAME[key], config.group_aggregators[name].name, inner)
     return words
 
