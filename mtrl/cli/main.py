@@ -2,7 +2,7 @@
 
 This module imports nothing heavy; a verb is imported when it is called. Every failure is one line on stderr and an
 exit code: 0 done, 2 bad input, 3 diverged, 4 an environment worker or another rank failed, 5 storage, 70 a bug; a run
-that a signal stopped has 129 (hang-up), 130 (interrupt) or 143 (termination).
+that a signal stopped has 129 (hang-up), 130 (interrupt), 138 (SIGUSR1) or 143 (termination).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtrl.api.limits import reached_limit
 from mtrl.data_parallel.torchrun import refuse_torchrun
 from mtrl.errors import BadInput, MtrlError, StorageFailure
 from mtrl.faults import named_plugin_faults
-from mtrl.optim.cpu import keep_freed_memory
+from mtrl.optim.cpu import end_with_parent, keep_freed_memory
 from mtrl.registry import nearest
 
 HELP = f"""\
@@ -27,6 +27,8 @@ mtrl {__version__}: multi-task reinforcement learning
 
   mtrl train      train an agent on a suite of tasks, or continue a run
   mtrl eval       success rate per task of a trained agent, by the suite's protocol
+  mtrl sweep      many runs: every combination of some flags and seeds, here or on a cluster
+  mtrl status     how far the runs in a folder are
   mtrl report     compare runs: statistics over seeds, curves and matrices in one HTML file
   mtrl relations  how the tasks of a run are related, and which to train together
   mtrl export     the policy of a run as a file for other programs, with a model card
@@ -39,6 +41,7 @@ mtrl {__version__}: multi-task reinforcement learning
   mtrl train --resume runs/a                  from the last checkpoint
   torchrun --nproc-per-node 2 -m mtrl train --suite mt10    one run by two processes
   mtrl eval runs/a --episodes-per-task 50
+  mtrl sweep FILE.yaml --dry-run              lists the commands; again without, to run them
   mtrl report runs --output report.html
   mtrl export runs/a --format onnx --output policy
   mtrl relations runs/a --measure tag --groups 3
@@ -49,10 +52,12 @@ mtrl VERB --help lists the flags of a verb; for train, those of the classes chos
 VERBS = {
     "train": "train",
     "eval": "evaluate",
+    "sweep": "sweep",
+    "status": "status",
     "report": "report",
+    "relations": "relations",
     "export": "export",
     "push": "push",
-    "relations": "relations",
     "list": "listing",
     "doctor": "doctor",
 }
@@ -67,6 +72,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; nothing is raised."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    end_with_parent()
     keep_freed_memory()
     try:
         try:

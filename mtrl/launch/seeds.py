@@ -15,9 +15,9 @@ from typing import Any
 from mtrl import report
 from mtrl.checkpoints.files import printable, replace_file, storage_faults
 from mtrl.checkpoints.store import CheckpointStore
-from mtrl.config.schema import RunConfig, changed, dump_yaml
+from mtrl.config.schema import RunConfig, RunSettings, changed, dump_yaml
 from mtrl.errors import BadInput, MtrlError
-from mtrl.launch.processes import ChildRun, run_all
+from mtrl.launch.processes import ChildRun, LocalEngine, run_all
 from mtrl.launch.table import RunsTable
 from mtrl.loggers.console import say
 from mtrl.optim.cpu import available_cores
@@ -95,31 +95,55 @@ def _is_evaluated(run_dir: Path, total_env_steps: int) -> bool:
 
 def _run(config: RunConfig, folder: Path, commands: Mapping[int, Sequence[str]], jobs: int) -> int:
     """Runs the commands by seed, shows how they stand, and writes the report."""
-    flags = [flag for module in config.plugins for flag in ("--plugin", module)]
-    environment: dict[str, str] = {}
-    side_by_side = min(jobs, len(commands))
-    if side_by_side > 1:  # they share the cores
-        cores = str(max(1, available_cores() // side_by_side))
-        if config.settings.num_workers is None:
-            flags.append(f"--num-workers={cores}")
-        if config.settings.torch_threads is None:
-            environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
+    share, environment = share_of_cores(config.settings, cores_of_each(min(jobs, len(commands))))
+    flags = [*(flag for module in config.plugins for flag in ("--plugin", module)), *share]
+    total = config.settings.total_env_steps
     runs = [
-        ChildRun(f"seed-{seed}", folder / f"seed-{seed}", [*command, *flags], folder / f"seed-{seed}.log")
+        ChildRun(
+            f"seed-{seed}",
+            folder / f"seed-{seed}",
+            [*command, *flags],
+            folder / f"seed-{seed}.log",
+            total,
+            environment=environment,
+        )
         for seed, command in commands.items()
     ]
-    with RunsTable(runs, config.settings.total_env_steps) as table:
-        code = run_all(runs, jobs, environment, table.update)
-    for run in runs:
-        if run.state == "failed":
-            say(f"{run.name} failed (exit code {run.exit_code}): {run.last_words()}; all it printed: {run.log}")
+    with RunsTable(runs) as table:
+        code = run_all(runs, LocalEngine(jobs), table.update)
+    say_failures(runs)
     unfinished = [run.name.removeprefix("seed-") for run in runs if run.state != "done"]
     if unfinished:
         say(f"go on: mtrl train --resume {quote(str(folder))} --seeds {' '.join(unfinished)}")
     if any(run.state == "done" for run in runs) or not runs:
-        try:
-            (written,) = report.write_report([str(folder)], folder / REPORT)
-            say(f"report: {written}")
-        except MtrlError as error:  # without evaluations, or without the extra: the runs are what counts
-            say(f"no report: {error}")
+        report_on(folder)
     return code
+
+
+def cores_of_each(side_by_side: int) -> int | None:
+    """Cores of this machine for each of the runs that share it; None for one that is alone."""
+    return max(1, available_cores() // side_by_side) if side_by_side > 1 else None
+
+
+def share_of_cores(settings: RunSettings, cores: int | None) -> tuple[list[str], dict[str, str]]:
+    """Flags and environment variables of a run that is to use so many cores, where its settings leave that open."""
+    if cores is None:
+        return [], {}
+    flags = [f"--num-workers={cores}"] if settings.num_workers is None else []
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores))}
+    return flags, threads if settings.torch_threads is None else {}
+
+
+def say_failures(runs: Sequence[ChildRun]) -> None:
+    for run in runs:
+        if run.state == "failed":
+            say(f"{run.name} failed (exit code {run.exit_code}): {run.last_words()}; all it printed: {run.log}")
+
+
+def report_on(folder: Path) -> None:
+    """Writes the report of the runs in a folder. Without evaluations, or without the extra, it says so."""
+    try:
+        (written,) = report.write_report([str(folder)], folder / REPORT)
+        say(f"report: {written}")
+    except MtrlError as error:  # the runs are what counts
+        say(f"no report: {error}")

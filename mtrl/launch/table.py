@@ -28,7 +28,18 @@ _LINE_SECONDS = 60.0
 _TAIL_BYTES = 2**19
 """Of metrics.jsonl that are read: the last rows."""
 
-STYLES = {"done": "green", "failed": "red", "stopped": "yellow", "running": "cyan", "waiting": ""}
+MAX_ROWS = 20
+"""Of the live table; of more runs it shows those that run, and how many there are of the others."""
+
+STYLES = {
+    "done": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "interrupted": "yellow",
+    "pruned": "yellow",
+    "running": "cyan",
+    "waiting": "",
+}
 
 
 @dataclass(frozen=True)
@@ -90,11 +101,18 @@ def _last_rows(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     return training, evaluation
 
 
+def counted(states: Sequence[str]) -> str:
+    """`12 runs: 8 done, 4 waiting`."""
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STYLES if state in states)
+    return f"{len(states)} run{'' if len(states) == 1 else 's'}" + (f": {counts}" if counts else "")
+
+
 class RunsTable:
     """A context manager; `update` draws when it is time to."""
 
-    def __init__(self, runs: Sequence[ChildRun], total_env_steps: int, console: Console | None = None):
-        self._runs, self._total = runs, total_env_steps
+    def __init__(self, runs: Sequence[ChildRun], console: Console | None = None):
+        """runs: more may be added later."""
+        self._runs = runs
         self._console = console or make_console()
         self._live: Live | None = None
         self._drawn = -_LINE_SECONDS
@@ -131,24 +149,29 @@ class RunsTable:
         if now - self._drawn >= _LINE_SECONDS:
             self._drawn = now
             standings = [(run, read_standing(run.run_dir)) for run in self._runs if run.state == "running"]
-            if any(standing.env_steps for _, standing in standings):
-                say("  ".join(f"{run.name} {standing.env_steps / self._total:.1%}" for run, standing in standings))
+            if any(at.env_steps for _, at in standings):
+                say("  ".join(f"{run.name} {at.env_steps / run.total_env_steps:.1%}" for run, at in standings))
 
     def render(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("run", style="cyan", no_wrap=True)
         for name in ("state", "env steps", "", "env steps/s", "left", "training", "evaluation"):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+        counts = counted([run.state for run in self._runs])
+        if len(self._runs) > MAX_ROWS:
+            table.caption, table.caption_justify = Text(counts), "left"
         for run in self._runs:
+            if self._live is not None and len(self._runs) > MAX_ROWS and run.state != "running":
+                continue
             standing = read_standing(run.run_dir)
             rate, left = standing.env_steps_per_second, "-"
             if rate and run.state == "running":
-                left = clock(max(0, self._total - standing.env_steps) / rate)
+                left = clock(max(0, run.total_env_steps - standing.env_steps) / rate)
             table.add_row(
                 Text(run.name),
                 Text(run.state if run.state != "failed" else f"failed ({run.exit_code})", style=STYLES[run.state]),
                 f"{standing.env_steps:,}",
-                f"{standing.env_steps / self._total:.1%}",
+                f"{standing.env_steps / run.total_env_steps:.1%}",
                 "-" if rate is None else f"{rate:,.0f}",
                 left,
                 standing.shown(standing.training),

@@ -1,4 +1,4 @@
-"""Threads and memory of this process."""
+"""Threads, memory and end of this process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PARENT = "MTRL_PARENT"
+"""Environment variable with the process without which this one shall not live."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
 _UNREADABLE = (OSError, ValueError, LookupError, MemoryError)  # a file of /proc that is not there, or not as on Linux
@@ -50,6 +56,19 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def end_with_parent() -> None:
+    """Has the system kill this process when its parent dies, if that is wanted (`PARENT`); elsewhere than on Linux, no.
+
+    Otherwise a run would go on, and hold its lock, when the program that looks after it is killed.
+    """
+    parent = os.environ.pop(PARENT, "")  # not meant for the children of this process
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if parent and prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it died before
+            sys.exit(128 + signal.SIGKILL)
 
 
 @contextmanager

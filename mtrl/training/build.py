@@ -216,10 +216,16 @@ def require_room(config: RunConfig, agent: Agent) -> None:
         parameters = sum(value.numel() for value in agent.parameters() if value.requires_grad)
         require_memory(12 * parameters, f"training {parameters:,} parameters")  # gradients and two moments, float32
     capacity = _capacity(agent, config.settings.total_env_steps // num_envs)
-    stored = WORLD.per_node * buffer_bytes(spec, num_envs, capacity, agent.extras)
+    stored = WORLD.per_node * buffer_bytes_of(config, agent)
     require_memory(stored, f"a buffer of {capacity:,} vector steps of {num_envs:,} slots")
     actions = 4 * num_envs * spec.max_episode_steps * math.prod(spec.action_space.shape or ())
     require_memory(stored + actions, f"the buffer with the episodes of {num_envs:,} slots")
+
+
+def buffer_bytes_of(config: RunConfig, agent: Agent) -> int:
+    """Bytes of the buffer of a run."""
+    capacity = _capacity(agent, config.settings.total_env_steps // agent.num_envs)
+    return buffer_bytes(agent.spec, agent.num_envs, capacity, agent.extras)
 
 
 def _capacity(agent: Agent, max_vector_steps: int) -> int:

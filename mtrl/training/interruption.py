@@ -1,4 +1,4 @@
-"""Stops a run in good order: on SIGTERM, Ctrl-C, a closed terminal, or when its hours are over.
+"""Stops a run in good order: on SIGTERM, SIGUSR1, Ctrl-C, a closed terminal, or when its hours are over.
 
 The handlers only set a flag, which the loop reads when nothing is in flight. A second signal changes nothing, so a save
 that has begun is always finished. A signal that the process was started to ignore stays ignored: SIGHUP under `nohup`,
@@ -15,6 +15,9 @@ from typing import Self
 
 from mtrl.data_parallel.ranks import largest
 from mtrl.errors import MtrlError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""SIGHUP is what a closed terminal sends, SIGUSR1 what a cluster may send before it takes a machine away."""
 
 
 class Interrupted(MtrlError):
@@ -59,8 +62,7 @@ class Interruption:
     def __enter__(self) -> Self:
         # Only the main thread of a process may set handlers; elsewhere (a notebook's worker) the default stays.
         if threading.current_thread() is threading.main_thread():
-            # SIGHUP is what a closed terminal sends.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
         return self

@@ -48,7 +48,7 @@ def test_suites_are_known_before_torch_is_imported() -> None:
     assert result.stdout.split() == ["False", "MetaWorld", "False"]
 
 
-@pytest.mark.parametrize("verb", ["eval", "list", "doctor", "train", "train --resume x"])
+@pytest.mark.parametrize("verb", ["eval", "list", "doctor", "sweep", "status", "train", "train --resume x"])
 def test_every_verb_has_help(verb: str) -> None:
     finished = call(*verb.split(), "--help")
     assert finished.code == 0

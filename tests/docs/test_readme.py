@@ -69,6 +69,7 @@ REPORT_FLAGS = {"csv", "png"}
 TORCHRUN_FLAGS = {"nproc-per-node"}
 EXPORT_FLAGS = {"format", "license", "common", "repo-id", "private"}
 RELATIONS_FLAGS = {field.name for cls in (RelationsSettings, MeasureSettings) for field in fields(cls)}
+SWEEP_FLAGS = {"dry-run", "engine", "ray-address", "retry-failed", "search", "trials"}
 
 
 def between(name: str) -> str:
@@ -91,6 +92,7 @@ def known_flags() -> set[str]:
         *TORCHRUN_FLAGS,
         *EXPORT_FLAGS,
         *RELATIONS_FLAGS,
+        *SWEEP_FLAGS,
         *(field.name for field in fields(RunSettings)),
     }
     for group, registry in REGISTRIES.items():

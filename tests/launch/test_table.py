@@ -30,10 +30,10 @@ def test_a_run_stands_where_its_last_rows_are(tmp_path: Path) -> None:
 
 def test_every_run_has_a_row(tmp_path: Path) -> None:
     write(tmp_path / "seed-1", {"env_steps": 50, "time/env_steps_per_second": 10.0, "train/mean_success_rate": 0.5})
-    runs = [ChildRun(f"seed-{seed}", tmp_path / f"seed-{seed}", [], tmp_path / "log") for seed in (1, 2)]
+    runs = [ChildRun(f"seed-{seed}", tmp_path / f"seed-{seed}", [], tmp_path / "log", 200) for seed in (1, 2)]
     runs[0].exit_code = 3
     output = io.StringIO()
-    with RunsTable(runs, 200, Console(file=output, width=100)) as table:
+    with RunsTable(runs, Console(file=output, width=100)) as table:
         table.update()
     lines = output.getvalue().splitlines()
     first, second = (next(line.split() for line in lines if line.strip().startswith(f"seed-{n}")) for n in (1, 2))

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from mtrl.training import run
-from mtrl.training.interruption import Interruption
+from mtrl.training.interruption import SIGNALS, Interruption
 from tests.training.tiny_runs import final_state, in_child, tiny_config
-
-SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
