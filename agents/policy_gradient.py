@@ -1,4 +1,4 @@
-"""Loss terms and statistics of policy-gradient agents. Shapes: B batch, M tasks, S gradient steps."""
+"""Loss terms, statistics and what is stored, of policy-gradient agents. Shapes: B batch, M tasks, S gradient steps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtrl.encoders import Encoder
 from mtrl.per_task import mean_per_task
-from mtrl.types import Metrics
+from mtrl.policies import Policy
+from mtrl.types import Metrics, SuiteSpec
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -47,3 +49,19 @@ def mean_metrics(metrics: Sequence[Metrics], counts: Sequence[Sequence[int]]) ->
         own = weights.view(*weights.shape, *(1 for _ in values.shape[2:]))
         means[name] = torch.where(own > 0, own * values, 0.0).sum(0) / own.sum(0)
     return means
+
+
+def stored_extras(spec: SuiteSpec, encoder: Encoder, policy: Policy) -> dict[str, tuple[int, ...]]:
+    """Shapes per transition of what has to be stored when the agent acts."""
+    extras: dict[str, tuple[int, ...]] = {"log_prob": (), "regularization": ()}
+    # Values are computed when the rollout is complete, where a few large batches cost less than one per vector step.
+    # But where an encoder learns, its features cost more than they do, and are there when the agent acts.
+    if any(True for _ in encoder.parameters()):
+        extras["value"] = ()
+    if policy.head.clips:
+        extras["sample"] = tuple(spec.action_space.shape or ())
+    if policy.route_size:
+        extras["route"] = (policy.route_size,)
+    elif policy.noise_size:
+        extras["noise"] = (policy.noise_size,)
+    return extras

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.actor_critic import ActorCritic
 from agents.gae import advantages, rollout_values, successor_values
-from agents.policy_gradient import clipped_surrogate, mean_metrics, normalized_per_task, value_error
+from agents.policy_gradient import clipped_surrogate, mean_metrics, normalized_per_task, stored_extras, value_error
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.minibatches import minibatches
@@ -75,17 +75,7 @@ class PPO(Agent):
         self.networks = ActorCritic(encoder, policy, value, self.normalizer.make_output(1))
         # A policy with an entropy coefficient of its own gets no bonus beside it.
         self.entropy_coefficient = config.entropy_coefficient if policy.temperature is None else 0.0
-        self.extras = {"log_prob": (), "regularization": ()}
-        # Values are computed when the rollout is complete, where a few large batches cost less than one per vector
-        # step. But where an encoder learns, its features cost more than they do, and are there when the agent acts.
-        if any(True for _ in encoder.parameters()):
-            self.extras["value"] = ()
-        if head.clips:
-            self.extras["sample"] = tuple(components.spec.action_space.shape or ())
-        if policy.route_size:
-            self.extras["route"] = (policy.route_size,)
-        elif policy.noise_size:
-            self.extras["noise"] = (policy.noise_size,)
+        self.extras = stored_extras(components.spec, encoder, policy)
         self.to(self.device)
         self.group = components.parameter_group(
             "actor-critic",

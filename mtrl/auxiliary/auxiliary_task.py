@@ -95,7 +95,7 @@ class AuxiliaryTask(nn.Module, ABC):
         """Hyperparameters; those of a subclass derive from these."""
 
         coefficient: NonNegativeFloat = 1.0  # factor of the loss
-        gate: bool = False  # leave it out for a task whose gradient opposes the agent's; twice the cost of an update
+        gate: bool = False  # leave it out for a task whose gradient opposes the agent's; thrice the cost of an update
 
     horizon: int = 0
     """Env steps that it reads from each observation on (`RolloutBuffer.sample`); 0: nothing of the next observation."""
