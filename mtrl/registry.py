@@ -150,6 +150,8 @@ def trust_module(module_name: str) -> None:
     Raises BadInput if it cannot be imported, or its `register` fails.
     """
     _refuse_file(module_name, "--plugin MODULE or MODULE:Class")
+    if module_name in _trusted_modules and _trusted_modules[module_name] is sys.modules.get(module_name):
+        return  # such as the module of a class that a program handed over
     try:
         if (folder := str(Path.cwd())) not in sys.path:
             sys.path.insert(0, folder)

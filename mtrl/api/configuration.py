@@ -19,7 +19,7 @@ from mtrl.config.schema import (
     resolve_config,
 )
 from mtrl.config.yaml_io import load_mapping, read_text
-from mtrl.registry import trust_class, trust_module, trusted_modules
+from mtrl.registry import trust_class, trust_module
 
 Choosable = str | type | Mapping[str, Any]
 """A class by its registered name or `MODULE:Class`, the class itself, or a mapping of settings, `name` among them."""
@@ -68,8 +68,7 @@ def plugin_modules(plugins: Plugins) -> list[str]:
         if isinstance(plugin, type):
             modules.append(trust_class(plugin).partition(":")[0])
         else:
-            if plugin not in trusted_modules():
-                trust_module(plugin)
+            trust_module(plugin)
             modules.append(plugin)
     return modules
 

@@ -25,6 +25,7 @@ from mtrl.errors import BadInput
 from mtrl.faults import PluginFault
 from mtrl.loggers import Callback
 from mtrl.networks import PolicyArchitecture
+from mtrl.optim.matmul_backend import SETTING
 from mtrl.training import run as training
 from mtrl.training.interruption import Interruption
 from tests.cli.commands import call
@@ -89,7 +90,7 @@ def state_of_the_process() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
-        "matmul": torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
+        "matmul": SETTING.fp32_precision,
         "torch generator": torch.random.get_rng_state().tolist(),
         "numpy generator": np.random.get_state()[1].tolist(),  # type: ignore[index, union-attr]
         "warnings": list(warnings.filters),
@@ -115,7 +116,9 @@ def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path, monkeypatch
     assert longer.policy.env_steps == 320
     assert longer.config.settings.total_env_steps == 320
     # Ctrl-C in an evaluation.
-    monkeypatch.setattr(Interruption, "_signal", property(lambda self: signal.SIGINT, lambda self, number: None))
+    monkeypatch.setattr(
+        Interruption, "_signal", property(lambda self: signal.SIGINT, lambda self, number: None), raising=False
+    )
     with pytest.raises(KeyboardInterrupt):
         longer.evaluate(episodes_per_task=1, num_workers=0)
     assert call("eval", str(run.path), "--num-workers", "0").code == 130
@@ -132,7 +135,8 @@ def test_it_trains_the_bits_that_the_command_line_trains(tmp_path: Path) -> None
 
 def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTRL_TEST_KEPT", "1")
-    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "none")  # type: ignore[attr-defined]
+    matmul = SETTING.fp32_precision
+    SETTING.fp32_precision = "none"
     torch.set_num_threads(3)
     try:
         before = state_of_the_process()
@@ -148,6 +152,7 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         torch.get_float32_matmul_precision()  # raises where torch's two interfaces to precision were mixed
     finally:
         torch.set_num_threads(1)
+        SETTING.fp32_precision = matmul
 
 
 def test_it_trains_in_a_thread(tmp_path: Path) -> None:
@@ -358,7 +363,8 @@ def study(folder: Path) -> np.ndarray:
         action: np.ndarray = mtrl.load(run, plugins=["film"]).predict(observation[0], "reach-v3")
     except BadInput:
         raise
-    return action + rates + columns["env_steps"] + run.policy.predict(observation, [0, 1, 2])
+    actions: np.ndarray = run.policy.predict(observation, [0, 1, 2])
+    return np.concatenate([action, rates, columns["env_steps"], actions.flatten()])
 """
 
 

