@@ -96,7 +96,7 @@ class Branched(PolicyArchitecture):
         for layer, logits in zip(self.layers, inner, strict=True):
             part = None if noise is None else noise[:, start : start + logits.numel()].unflatten(-1, logits.shape)
             start += logits.numel()
-            choice = self.choose(logits.expand(len(features), *logits.shape), part)  # (B, K, parents)
+            choice = self.choose(logits.expand(features.shape[0], *logits.shape), part)  # (B, K, parents)
             nodes = layer(mix(choice, nodes)).relu()
         own = mix(self.choose(task_rows(leaves, task_ids), None if noise is None else noise[:, start:]), nodes)
         diagnostics = {f"branch_{depth}": own for depth, own in enumerate(self.node_probabilities(task_ids), start=1)}
