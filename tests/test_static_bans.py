@@ -33,6 +33,7 @@ PICKLES_OF_OUR_OWN = {
 IMPORTERS = {
     "mtrl/registry.py",  # what the command line named
     "mtrl/config/schema.py",  # a table of our own modules
+    "mtrl/cli/main.py",  # the modules of the verbs
     "envs/__init__.py",  # our own modules
 }
 """Files that may import by name."""

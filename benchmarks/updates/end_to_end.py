@@ -19,9 +19,9 @@ from stable_baselines3 import SAC as SB3SAC
 
 import agents
 import envs
+from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.scheduling import task_weights

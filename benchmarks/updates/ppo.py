@@ -20,9 +20,9 @@ from stable_baselines3 import PPO as SB3PPO
 
 import agents
 import envs
+from benchmarks.gymnasium_vec_env import GymnasiumVecEnv
 from benchmarks.machine import prepare_process
 from benchmarks.repeats import Repeats
-from benchmarks.updates.gymnasium_vec_env import GymnasiumVecEnv
 from mtrl.config.schema import resolve_config
 from mtrl.optim.matmul_backend import default_matmul_backend
 from mtrl.training.build import build_agent, build_suite, build_train_state
