@@ -108,7 +108,7 @@ def make_critics(
     if bins is not None and type(output) is not ValueOutput:
         raise BadInput(
             "a categorical critic predicts within fixed bounds, which this normalizer would move; choose another, such "
-            "as --normalizer return-range, or --agent.critic-bins 0"
+            "as --normalizer return-range, or --agent.critic-bins null"
         )
     members = [
         components.value_network(in_features, out_features * (bins.num_bins if bins else 1)) for _ in range(num_critics)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from mtrl.agent import Agent, Components
+from mtrl.policies import AveragedPolicy
 from mtrl.seeding import seeded_construction
 
 
@@ -44,4 +45,7 @@ class NetworkResets:
             for parameter, value in pairs:
                 parameter.copy_(value)
         for group in agent.groups().values():
-            group.optimizer.state.clear()
+            group.forget()
+        for module in agent.modules():
+            if isinstance(module, AveragedPolicy):
+                module.num_updates = 0  # so that the initial weights are soon forgotten, as at the start

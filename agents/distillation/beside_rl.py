@@ -71,7 +71,7 @@ class Distillation(AuxiliaryTask):
             if faded == 1:  # nobody is asked any more
                 return {}
         self.num_steps += 1
-        return self.teachers.columns(batch.observation, batch.counts)
+        return self.teachers.columns(batch.observation, batch.own_counts)
 
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
         tasks, config = inputs.batch.task_ids, self.config

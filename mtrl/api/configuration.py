@@ -42,7 +42,7 @@ def configuration(
     modules = plugin_modules(plugins)
     document = load_mapping(read_text(Path(file)), str(file)) if isinstance(file, str | Path) else file or {}
     document, settings = (
-        {key: _named(GROUPS.get(key), value, modules) for key, value in layer.items()} for layer in (document, settings)
+        {key: named(GROUPS.get(key), value, modules) for key, value in layer.items()} for layer in (document, settings)
     )
     choices = {key: value for key, value in settings.items() if key in GROUPS or key == "preset"}
     trust_modules_of(_names(choices), modules)
@@ -73,12 +73,12 @@ def plugin_modules(plugins: Plugins) -> list[str]:
     return modules
 
 
-def _named(group: ConfigGroup | None, choice: Any, modules: list[str]) -> Any:
+def named(group: ConfigGroup | None, choice: Any, modules: list[str]) -> Any:
     """A value as YAML would hold it: the name in place of a class, whose module is added to `modules`."""
     if isinstance(choice, Mapping):
-        return {key: _named(group, value, modules) for key, value in choice.items()}
+        return {key: named(group, value, modules) for key, value in choice.items()}
     if isinstance(choice, tuple | list):
-        return [_named(group, value, modules) for value in choice]
+        return [named(group, value, modules) for value in choice]
     if isinstance(choice, np.generic):
         return choice.item()
     if isinstance(choice, Path):

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mtrl.api.bug_report import reported_in
 from mtrl.api.plugins import check_chosen_plugins, import_plugins
-from mtrl.config.schema import RunConfig, changed, chosen_suite, resolve_config
+from mtrl.config.schema import RunConfig, chosen_suite, resolve_config, resumed
 from mtrl.config.validation import shown
 from mtrl.config.yaml_io import load_mapping
 from mtrl.env.suite import find_suite
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from mtrl.evaluation.evaluator import EvaluationResult
     from mtrl.export.folder import ExportSettings
 
-RESUME_SETTINGS = ("total_env_steps", "max_hours", "logger", "num_workers", "worker_timeout", "device")
+RESUME_SETTINGS = (
+    "total_env_steps",
+    "max_hours",
+    "logger",
+    "logger_settings",
+    "num_workers",
+    "worker_timeout",
+    "device",
+)
 """Settings that a resume may change."""
 
 
@@ -75,7 +83,7 @@ def plugins_of(
     """
     document = load_mapping(RunDirectory.open(run_dir).config(), str(run_dir / "config.yaml"))
     plugins = import_plugins(modules, warm_up=chosen_suite(document) if warm_up else None)
-    changed(resolve_config(document, plugins=plugins), changes)
+    resumed(resolve_config(document, plugins=plugins), changes)
     return plugins
 
 

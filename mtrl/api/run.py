@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtrl.api import operations
-from mtrl.api.configuration import Choosable, Plugins, configuration, default_run_dir, plugin_modules
+from mtrl.api.configuration import GROUPS, Choosable, Plugins, configuration, default_run_dir, named, plugin_modules
 from mtrl.api.operations import RESUME_SETTINGS, EvaluationSettings
 from mtrl.api.process import process_left_alone
 from mtrl.config.schema import RunConfig, parse_yaml
 from mtrl.config.validation import refuse_unknown, validated
+from mtrl.data_parallel.torchrun import refuse_torchrun
 from mtrl.env.episodes import RandomEpisodes
 from mtrl.env.suite import Mode
 from mtrl.env.vector_env import MultiTaskVectorEnv
@@ -92,13 +93,16 @@ class Run:
     def resume(self, **settings: Any) -> Run:
         """The rest of the run from its last checkpoint, as `mtrl train --resume` does; returns the run anew.
 
-        settings: what a resume may change: total_env_steps, max_hours, logger, num_workers,
+        settings: what a resume may change: total_env_steps, max_hours, logger, logger_settings, num_workers,
         worker_timeout, device.
         Raises MtrlError.
         """
+        refuse_torchrun("Run.resume")
         refuse_unknown(settings, RESUME_SETTINGS, "")
-        end_program(operations.resume(self.path, settings, self._modules))
-        return Run(self.path, self._modules)
+        modules = list(self._modules)
+        settings = {key: named(GROUPS.get(key), value, modules) for key, value in settings.items()}
+        end_program(operations.resume(self.path, settings, modules))
+        return Run(self.path, tuple(modules))
 
 
 @process_left_alone()
@@ -111,6 +115,7 @@ def train(
     plugins: Plugins = (),
 ) -> Run:
     """See `mtrl.train`."""
+    refuse_torchrun("mtrl.train")
     with named_plugin_faults():
         resolved = configuration(settings, config, plugins)
     folder = default_run_dir(resolved) if run_dir is None else Path(run_dir)

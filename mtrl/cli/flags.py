@@ -137,7 +137,7 @@ class _Setting(NamedTuple):
     def help(self) -> str:
         """The trailing comment of the field, what is allowed, and the default."""
         limits = describe(self.annotation) if not _kinds(self.annotation) & {bool, Literal} else ""
-        default = " ".join(map(str, self.default)) if isinstance(self.default, tuple | list) else self.default
+        default = " ".join(map(str, self.default)) or "none" if isinstance(self.default, tuple | list) else self.default
         notes = "; ".join(filter(None, [limits, f"default: {default}"])).replace("null", "None")
         return f"{_comments(self.cls).get(self.name, '')} [{notes}]".strip().replace("%", "%%")
 
@@ -165,7 +165,8 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _metavar(annotation: Any) -> str:
-    choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    parts = (annotation, *typing.get_args(annotation))
+    choices = next((typing.get_args(part) for part in parts if typing.get_origin(part) is Literal), ())
     words = {int: "INT", float: "FLOAT", str: "TEXT", dict: "NAME VALUE"}
     return f"{{{','.join(map(str, choices))}}}" if choices else " or ".join(
         word for kind, word in words.items() if kind in _kinds(annotation)

@@ -96,13 +96,15 @@ Setting = str | int | float | bool | None
 class RunSettings:
     """Settings of the run itself: top-level flags and top-level keys."""
 
-    preset: str | None = None  # named settings of the suite for the agent, under all others; None: the first one
+    preset: str | None = (
+        None  # named settings of the suite, such as published or fast, which your own override; None: the first
+    )
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 1  # of every random stream of the run
     total_env_steps: PositiveInt = 1_000_000  # steps of single environments in the whole run
     num_envs: PositiveInt | None = None  # environment slots; None: one per task
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks live; auto: cuda if there is one
-    cuda_graphs: bool = False  # record what a GPU does in an update and replay it: faster, for what never reads values
+    cuda_graphs: bool = False  # record a GPU's work of an update once and replay it; with aggregators such as mean only
     precision: Precision = "float32"  # of products in networks; bfloat16 is faster where the hardware has it
     torch_threads: PositiveInt | None = None  # threads of one matrix product; None: torch's choice. Changes last bits
     eval_interval: NonNegativeInt = 100_000  # env steps between evaluations in training; 0: none
@@ -263,6 +265,16 @@ def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """`config` with other top-level settings, for instance `{"total_env_steps": 2_000_000}`. Raises BadInput."""
     settings = dataclasses.replace(config.settings, **validated_values(RunSettings, values, ""))
     return dataclasses.replace(config, settings=settings)
+
+
+def resumed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`changed` for a run that goes on, without settings of loggers that are not chosen any more. Raises BadInput."""
+    config = changed(config, values)
+    if "logger" in values and "logger_settings" not in values:
+        settings = config.settings
+        kept = {key: own for key, own in settings.logger_settings.items() if key.rpartition(".")[0] in settings.logger}
+        config = changed(config, {"logger_settings": kept})
+    return config
 
 
 def with_suite(config: RunConfig, name: str) -> RunConfig:

@@ -49,6 +49,14 @@ def own_part(batch: Batch) -> Batch:
     return batch.every_kth(WORLD.rank, WORLD.size)
 
 
+def own_generator(common: torch.Generator) -> torch.Generator:
+    """For noise of this rank's rows, of which another may have fewer; `common` moves alike on all ranks."""
+    if not _sharing:
+        return common
+    seed = int(torch.randint(2**62, (), generator=common, device=common.device))
+    return torch.Generator(common.device).manual_seed(seed + WORLD.rank)
+
+
 def totals(*values: Tensor) -> tuple[Tensor, ...]:
     """Sums of each of the values over the ranks; the values themselves outside `learning`. Differentiable."""
     if not _sharing:
@@ -88,7 +96,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 def total_of_tasks(values: Tensor, batch: Batch) -> Tensor:
     """Means (M, ...) within each task over the rows of all ranks, from those over this rank's rows."""
-    if not _sharing:
+    if not _sharing or batch.part == (0, 1):  # a whole batch, of which every rank has all rows
         return values
     fractions = [own / max(1, count) for own, count in zip(batch.own_counts, batch.counts, strict=True)]
     result = values * values.new_tensor(fractions).view(-1, *(1 for _ in values.shape[1:]))

@@ -41,7 +41,7 @@ class ExportSettings:
     output: str | None = None  # folder to write; None: `export` in the run directory
     checkpoint: str = "latest"  # latest, best or a step
     weights: Weights = "averaged"  # of the policy: averaged over updates, or those of the last update
-    common: bool = False  # the common policy of Distral in place of those of the tasks
+    policy_part: str | None = None  # common: that policy of Distral; None: the policies of the tasks
     license: Annotated[str, Field(min_length=1)] = "mit"  # of the exported policy, an identifier of the hub
 
 
@@ -53,21 +53,24 @@ def export(run_dir: Path, settings: ExportSettings, plugins: Sequence[str] | Non
     An export of the same checkpoint in another format stays beside it. Raises BadInput, StorageFailure.
     """
     run = RunDirectory.open(run_dir)
-    trained = load_trained(run_dir, settings.checkpoint, plugins, settings.weights, device="cpu")
+    trained = load_trained(
+        run_dir, settings.checkpoint, plugins, settings.weights, device="cpu", policy_part=settings.policy_part
+    )
     folder = run.path / "export" if settings.output is None else Path(settings.output)
     about = _about(trained, settings)
     earlier = _earlier(folder)
     kept = earlier["files"] if {**earlier, "files": 0} == {**about, "files": 0} else {}
     file, write, load = FORMATS[settings.format]
-    policy = DeterministicPolicy(trained.agent, trained.config.agent.name, settings.common)
+    policy = DeterministicPolicy(trained.agent, trained.config.agent.name)
     content = write(policy, trained.spec, trained.config.architecture.name)
-    refuse_differences(load(content), trained.agent, policy, trained.config.settings.seed)
+    refuse_differences(load(content), trained.agent, trained.config.settings.seed)
 
     about["files"] = {**kept, file: hashlib.sha256(content).hexdigest()}
-    scores, evaluation = ([], {}) if settings.common else scores_of(run, trained, settings.weights)
+    scores, evaluation = ([], {}) if settings.policy_part else scores_of(run, trained, settings.weights)
     name = run.path.resolve().name if settings.output is None else folder.resolve().name
+    part = f", {settings.policy_part} policy" if settings.policy_part else ""
     facts = {
-        "checkpoint": f"{trained.checkpoint}, {settings.weights} weights{', common policy' if settings.common else ''}",
+        "checkpoint": f"{trained.checkpoint}, {settings.weights} weights{part}",
         "env steps": f"{trained.env_steps:,}",
         "seed": str(trained.config.settings.seed),
         "protocol": trained.spec.protocol,
@@ -118,7 +121,7 @@ def _about(trained: TrainedAgent, settings: ExportSettings) -> dict[str, Any]:
         "output": {"num_actions": int(space.n)} if discrete else {"shape": list(space.shape), "low": -1, "high": 1},
         "checkpoint": trained.checkpoint,
         "weights": settings.weights,
-        "common": settings.common,
+        "policy_part": settings.policy_part,
         "env_steps": trained.env_steps,
         "version": __version__,
         "files": {},

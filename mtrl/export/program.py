@@ -35,27 +35,21 @@ _NUM_INPUTS = 256
 class DeterministicPolicy(nn.Module):
     """The averaged policy with its encoder, which scales pixels: (observation, task_id) -> action.
 
-    Raises BadInput for an agent that keeps no `AveragedPolicy`, and where there is no common policy.
+    Raises BadInput for an agent that keeps no `AveragedPolicy`.
     """
 
-    def __init__(self, agent: Agent, name: str, common: bool = False):
-        """name: of the agent, for errors. common: the policy that Distral distils from those of the tasks."""
+    def __init__(self, agent: Agent, name: str):
+        """name: of the agent, for errors."""
         super().__init__()
         average = next((module for module in agent.modules() if isinstance(module, AveragedPolicy)), None)
         if average is None:
             raise BadInput(f"agent {name!r} keeps no AveragedPolicy, which is what is exported")
-        self.encoder, self.policy, self.common = average.encoder, average.policy, common
-        if common and not hasattr(self.policy, "common_distribution"):
-            raise BadInput("this run has no common policy; that is what --policy distral trains")
+        self.encoder, self.policy = average.encoder, average.policy
 
     def forward(self, observation: Tensor, task_id: Tensor) -> Tensor:
         """observation (B, *observation), task_id (B,) int64 -> (B, A) float32 or (B,) int64."""
         features = self.encoder(observation)
-        if self.common:
-            distribution: Any = self.policy.common_distribution(features, task_id)  # type: ignore[operator]
-        else:
-            distribution = self.policy(features, task_id).distribution
-        return self.policy.head.to_environment(distribution.mode())
+        return self.policy.head.to_environment(self.policy(features, task_id).distribution.mode())
 
 
 def export_torch(policy: DeterministicPolicy, spec: SuiteSpec, architecture: str) -> bytes:
@@ -99,18 +93,15 @@ FORMATS = {"torch": ("policy.pt2", export_torch, load_torch), "onnx": ("policy.o
 
 
 @torch.no_grad()
-def refuse_differences(exported: ActionRule, agent: Agent, policy: DeterministicPolicy, seed: int) -> None:
+def refuse_differences(exported: ActionRule, agent: Agent, seed: int) -> None:
     """Compares what was written with the agent on random observations of every task, in batches of several sizes.
 
     Raises BadInput if they differ.
     """
     spec = agent.spec
     observation, task_ids = random_inputs(spec, seed)
-    if policy.common:
-        expected = policy(torch.from_numpy(observation), torch.from_numpy(task_ids)).numpy()
-    else:
-        agent.autocast = nullcontext  # exported is float32, in whatever precision it was trained
-        expected = mode_rule(agent)(observation, task_ids)
+    agent.autocast = nullcontext  # exported is float32, in whatever precision it was trained
+    expected = mode_rule(agent)(observation, task_ids)
     found = np.concatenate(
         [exported(observation[rows], task_ids[rows]) for rows in (slice(0, 1), slice(1, 8), slice(8, None))]
     )

@@ -39,4 +39,4 @@ class ReturnRange(ReturnDivider):
 
     def measure(self, sums: Tensor, task_ids: Tensor) -> None:
         finite = sums.abs().nan_to_num(0.0, posinf=0.0)
-        self.largest = self.largest.scatter_reduce(0, task_ids, finite, "amax")
+        self.largest.scatter_reduce_(0, task_ids, finite, "amax")

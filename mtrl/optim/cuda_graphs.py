@@ -49,8 +49,9 @@ class CudaGraphs:
         return self._graphs[form].replay(batch)
 
     def reset(self) -> None:
-        """Forgets all graphs: the memory that they read and write is no longer in use."""
+        """Forgets all graphs and starts to count anew: the memory that they read and write is no longer in use."""
         self._graphs.clear()
+        self._calls.clear()
 
 
 class _Graph:

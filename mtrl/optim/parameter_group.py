@@ -19,7 +19,7 @@ from torch.func import functional_call
 from mtrl.aggregation import GradientAggregator, LossFunction, Parameters, TaskLosses, aggregate, cosines_of, gramian_of
 from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask
 from mtrl.auxiliary.auxiliary_task import refuse_wrong_losses
-from mtrl.data_parallel.learning import average_gradients
+from mtrl.data_parallel.learning import average_gradients, own_generator
 from mtrl.errors import Diverged
 from mtrl.networks import SelfUpdating
 from mtrl.optim.cuda_graphs import CudaGraphs
@@ -118,7 +118,7 @@ class ParameterGroup:
         Raises Diverged, before the step, if a loss or gradient is not finite. On a GPU, where reading that would stall
         it, this step and all that follow are skipped instead, and `check` raises.
         """
-        batch = self._with_columns(batch)
+        batch = self.with_columns(batch)
         result = self._update(loss_fn, batch)
         self._last.weights = None if result.weights is None else (result.weights, batch.shares)
         self._last.losses = (loss_fn, batch) if self.keeps_last_batch else None
@@ -196,7 +196,7 @@ class ParameterGroup:
                 for auxiliary in self.auxiliaries.values():
                     total = total * auxiliary.task.agent_weight()
                 for name, auxiliary in self.auxiliaries.items():
-                    own = self._auxiliary_losses(name, auxiliary, result, parameters, batch)
+                    own = self.auxiliary_losses_of(name, auxiliary, result, parameters, batch)
                     metrics[f"auxiliary/{name}"] = own.detach()[batch.task_ids]
                     if gates and name in gates:
                         metrics[f"auxiliary/{name}_gate"] = gates[name][batch.task_ids]
@@ -205,7 +205,7 @@ class ParameterGroup:
 
         return losses
 
-    def _auxiliary_losses(
+    def auxiliary_losses_of(
         self, name: str, auxiliary: Auxiliary, result: TaskLosses, parameters: Parameters, batch: Batch
     ) -> Tensor:
         """Losses (M,) of one auxiliary task, without its weight."""
@@ -224,12 +224,12 @@ class ParameterGroup:
         for auxiliary in self.auxiliaries.values():
             auxiliary.task.on_rollout(batch)
 
-    def _with_columns(self, batch: Batch) -> Batch:
+    def with_columns(self, batch: Batch) -> Batch:
         """The batch with what the auxiliary tasks read beside it."""
         noise = {
             f"auxiliary.{name}.{key}": column
             for name, auxiliary in self.auxiliaries.items()
-            for key, column in auxiliary.task.columns(batch, auxiliary.generator).items()
+            for key, column in auxiliary.task.columns(batch, own_generator(auxiliary.generator)).items()
         }
         return replace(batch, noise={**batch.noise, **noise}) if noise else batch
 
@@ -258,7 +258,7 @@ class ParameterGroup:
             def own(parameters: Parameters, batch: Batch, name: str = name, auxiliary: Auxiliary = auxiliary) -> Any:
                 with self.autocast():
                     result = loss_fn(parameters, batch)
-                    return TaskLosses(self._auxiliary_losses(name, auxiliary, result, parameters, batch))
+                    return TaskLosses(self.auxiliary_losses_of(name, auxiliary, result, parameters, batch))
 
             products = [(value * agents[key]).flatten(1).sum(1) for key, value in gradients(own).items()]
             gates[name] = (torch.stack(products).sum(0) >= 0).float()
@@ -319,6 +319,12 @@ class ParameterGroup:
         ]
         raise Diverged(f"{self.name} gradient is not finite: {', '.join(names) or 'its norm overflows'}")
 
+    def forget(self) -> None:
+        """Starts the optimiser anew, without moments."""
+        self.optimizer.state.clear()
+        if isinstance(self._update, CudaGraphs):
+            self._update.reset()  # the captured graphs write to the old moments
+
     def state(self) -> State:
         """Adam's moments by parameter name, and the aggregator's state."""
         moments = {name: dict(self.optimizer.state.get(value, {})) for name, value in self._optimized.items()}
@@ -336,6 +342,9 @@ class ParameterGroup:
             moments = state["optimizer"][name]
             if any(moments[key].shape != parameter.shape for key in moments.keys() & {"exp_avg", "exp_avg_sq"}):
                 raise ValueError(f"{self.name}: the optimiser's moments of {name} have another shape")
+            if not moments:  # saved before the first step
+                self.optimizer.state.pop(parameter, None)
+                continue
             # In the memory layout of the parameter, which fused Adam takes for granted.
             self.optimizer.state[parameter] = {
                 key: torch.empty_like(parameter).copy_(value) if key != "step" else value.clone().to(parameter.device)

@@ -93,22 +93,17 @@ class Distral(Policy):
         common_noise, task_noise = _split(noise, self.common.noise_size)
         common_route, task_route = _split(route, self.common.route_size)
         common = run(self.common, features, torch.zeros_like(task_ids), common_noise, common_route)
-        task = run(self.task, features, task_ids, task_noise, task_route)
         prior = self.common_head.distribution(common.values, task_ids)
+        if self.played == "common":
+            return PolicyOutput(prior, common)
+        task = run(self.task, features, task_ids, task_noise, task_route)
         policy = self.head.distribution(task.values, task_ids)
         if self.num_columns == 2:
             policy = prior.power_product(self.alpha, policy, self.beta)
         divergence = detached(policy).kl_divergence(prior)
         distillation = self.kl_weight * mean_per_task(divergence, task_ids, self.head.num_tasks)
         network = self._joined(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
-        if self.played == "common":
-            return PolicyOutput(prior, network)
         return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
-
-    def common_distribution(self, features: Tensor, task_ids: Tensor) -> Any:
-        """The common policy pi_0, with the legal actions of each task: features (B, F), task_ids (B,) int64."""
-        common = run(self.common, features, torch.zeros_like(task_ids))
-        return self.common_head.distribution(common.values, task_ids)
 
     def _joined(
         self, common: Output, task: Output, losses: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor]

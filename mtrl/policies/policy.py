@@ -137,17 +137,20 @@ class AveragedPolicy(nn.Module):
         self._move(1.0)
 
     def _move(self, rate: float) -> None:
-        for average, newest in zip((self.encoder, self.policy), self._newest, strict=True):
-            for value, new in zip(average.parameters(), newest.parameters(), strict=True):
-                value.lerp_(new, rate)  # average <- (1 - rate) average + rate newest
-            for buffer, newest_buffer in zip(average.buffers(), newest.buffers(), strict=True):
-                buffer.copy_(newest_buffer)
+        for newest, average in self.pairs():
+            if isinstance(average, nn.Parameter):
+                average.lerp_(newest, rate)  # average <- (1 - rate) average + rate newest
+            else:
+                average.copy_(newest)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Parameters and buffers of the newest encoder and policy, each with its average."""
         for average, newest in zip((self.encoder, self.policy), self._newest, strict=True):
-            yield from zip(newest.parameters(), average.parameters(), strict=True)
-            yield from zip(newest.buffers(), average.buffers(), strict=True)
+            # By name: an auxiliary task may have joined the newest one, which no evaluation plays.
+            for name, value in average.named_parameters():
+                yield newest.get_parameter(name), value
+            for name, buffer in average.named_buffers():
+                yield newest.get_buffer(name), buffer
 
     def mode(self, observation: Tensor, task_ids: Tensor) -> Tensor:
         """The most likely actions (B, A) or (B,), before clipping, for observations (B, *observation)."""

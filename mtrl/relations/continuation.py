@@ -57,7 +57,9 @@ class Continuation:
         """A parameter group by name, the agent's first for None. Raises BadInput."""
         groups = self.agent.groups()
         if not groups or (name is not None and name not in groups):
-            raise BadInput(f"group: the agent of {self.path} has no parameter group {name!r}; it has {[*groups]}")
+            raise BadInput(
+                f"parameter_group: the agent of {self.path} has no parameter group {name!r}; it has {[*groups]}"
+            )
         return next(iter(groups.values())) if name is None else groups[name]
 
     def updates(self, number: int, group: ParameterGroup) -> Iterator[Batch]:

@@ -31,7 +31,7 @@ class MeasureSettings:
 
     updates: PositiveInt = 8  # updates of the run, continued in memory, whose batches are measured
     probes: Annotated[int, Field(ge=3)] = 256  # observations for rsa, attribution and fisher, of all tasks together
-    group: str | None = None  # parameter group for cosine and tag; None: the agent's first
+    parameter_group: str | None = None  # parameter group for cosine and tag; None: the agent's first
     lookahead_rate: Annotated[float, Field(gt=0)] = 0.01  # of the gradient step of tag
 
 
@@ -40,7 +40,7 @@ def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
 
     Parameters that no two tasks share, such as heads, are left out: they would make all cosines small.
     """
-    group = run.group(settings.group)
+    group = run.group(settings.parameter_group)
     total: Tensor | float = 0.0
     counts = torch.zeros(run.num_tasks)
     for batch in run.updates(settings.updates, group):
@@ -53,11 +53,11 @@ def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
 
 def tag(run: Continuation, settings: MeasureSettings) -> Tensor:
     """Lookahead affinity, mean over the updates."""
-    group = run.group(settings.group)
+    group = run.group(settings.parameter_group)
     if not run.agent.group_gauges.get(group.name, False):
         gauged = [name for name, has in run.agent.group_gauges.items() if has]
         raise BadInput(
-            f"group: tag compares losses that are never negative, and those of {group.name!r} are signed; "
+            f"parameter_group: tag compares losses that are never negative, and those of {group.name!r} are signed; "
             f"choose one of {gauged}"
         )
     found, counts = [], torch.zeros(run.num_tasks)

@@ -151,13 +151,13 @@ def _check_losses(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any, 
     group, (task,) = learner.group, learner.task
     batch = learner.batch(counts, 1)
     group.on_rollout(batch)
-    batch = group._with_columns(batch)
+    batch = group.with_columns(batch)
     for name, column in batch.noise.items():
         assert len(column) == len(batch.reward), f"{who}: columns gives {name.split('.', 2)[2]!r} with another length"
 
     def losses(parameters: Parameters, batch: Batch) -> TaskLosses:
         result = learner.losses(parameters, batch)
-        own = group._auxiliary_losses("task", group.auxiliaries["task"], result, parameters, batch)
+        own = group.auxiliary_losses_of("task", group.auxiliaries["task"], result, parameters, batch)
         return TaskLosses(own)
 
     before = leaves(learner.state_dict())

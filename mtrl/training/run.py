@@ -19,7 +19,7 @@ from mtrl.checkpoints.checkpoint import Checkpoint
 from mtrl.checkpoints.files import require_free_space
 from mtrl.checkpoints.state_tree import state_bytes
 from mtrl.checkpoints.store import CheckpointStore
-from mtrl.config.schema import RunConfig, changed, dump_yaml, parse_yaml
+from mtrl.config.schema import RunConfig, dump_yaml, parse_yaml, resumed
 from mtrl.data_parallel.learning import learning
 from mtrl.data_parallel.ranks import WORLD, agreed
 from mtrl.env.scores import reference_returns
@@ -162,7 +162,7 @@ def resume(
         run = RunDirectory.resume(run_dir) if WORLD.rank == 0 else RunDirectory.open(run_dir)
     with run:
         with agreed(), named_plugin_faults():
-            config = changed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
+            config = resumed(parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins), changes)
             device = prepare_process(config)
             suite = build_suite(config.suite, config.settings.seed)
             refuse_wrong_loggers(config)
@@ -224,7 +224,7 @@ def _run(
     agent: Agent,
     run: RunDirectory,
     store: CheckpointStore,
-    resumed: Checkpoint | None,
+    checkpoint: Checkpoint | None,
     own_loggers: Sequence[MetricLogger],
 ) -> int:
     settings = config.settings
@@ -244,13 +244,14 @@ def _run(
     room = refusals_named("the sizes of this run")
     with _status(run), named_plugin_faults(), room, ExitStack() as stack:
         interruption = stack.enter_context(Interruption(settings.max_hours))
-        state = build_train_state(config, suite, agent)
-        stack.callback(state.envs.close)
-        if resumed is not None:
-            restore(state, resumed)
+        with agreed(), named_plugin_faults():
+            state = build_train_state(config, suite, agent)
+            stack.callback(state.envs.close)
+            if checkpoint is not None:
+                restore(state, checkpoint)
         require_free_space(run.path, state_bytes(state.state()) + state.buffer.num_bytes)
         evaluator = stack.enter_context(Evaluator(suite, settings.seed, num_workers(config), settings.worker_timeout))
-        logged = LoggedRun(run.path, dump_yaml(config), None if resumed is None else resumed.step)
+        logged = LoggedRun(run.path, dump_yaml(config), None if checkpoint is None else checkpoint.step)
         loggers: list[MetricLogger] = [RunDirectoryLogger(run)]
         # Before the table, which has the terminal for itself; each is closed also if the next one cannot start.
         for made in make_loggers(chosen_loggers(settings), logged):
@@ -306,14 +307,15 @@ def _run(
         return interruption.exit_code
 
 
-def _follow(config: RunConfig, suite: Suite, agent: Agent, resumed: Checkpoint | None) -> int:
+def _follow(config: RunConfig, suite: Suite, agent: Agent, checkpoint: Checkpoint | None) -> int:
     """The run on a rank other than 0, which learns as rank 0 does and writes nothing; returns the exit code."""
     settings = config.settings
     with Interruption(settings.max_hours) as interruption, ExitStack() as stack:
-        state = build_train_state(config, suite, agent)
-        stack.callback(state.envs.close)
-        if resumed is not None:
-            restore(state, resumed)
+        with agreed(), named_plugin_faults():
+            state = build_train_state(config, suite, agent)
+            stack.callback(state.envs.close)
+            if checkpoint is not None:
+                restore(state, checkpoint)
         try:
             for _ in training_loop(state, settings.total_env_steps) if not interruption.agreed() else ():
                 if interruption.agreed():

@@ -21,7 +21,7 @@ class Batches:
 
     asked = 0
 
-    def sample(self, batch_size: int, shares: np.ndarray, n_step: int) -> Any:
+    def sample(self, batch_size: int, shares: np.ndarray, n_step: int, horizon: int = 0) -> Any:
         self.asked += 1
         return batch_of([0, 1, 2])
 
@@ -84,3 +84,21 @@ def test_units_of_task_mean_change_at_the_first_update_and_at_resets_only() -> N
         found.append(agent.normalizer.divisors().tolist())
     # Means 2 and 0.5, then 4 and 0.5; task 2 has no samples.
     assert found == [pytest.approx([1, 0.25, 1]), pytest.approx([1, 0.25, 1]), pytest.approx([1, 0.125, 1])]
+
+
+def test_after_a_reset_the_average_soon_forgets_the_initial_weights() -> None:
+    agent = sac(learning_starts=1, reset_interval=1000, reset_updates=0)
+    agent.average.num_updates = 50_000
+    agent.env_steps = 1000
+    agent.resets.apply(agent)
+    assert agent.average.num_updates == 0
+
+
+def test_a_run_saved_before_its_first_update_measures_its_units_then_all_the_same() -> None:
+    first, restored = (sac(components={"normalizer": TaskMean}, learning_starts=1) for _ in range(2))
+    first.normalizer.total.copy_(torch.tensor([8.0, 2.0, 1.0]))
+    first.normalizer.count.fill_(4)
+    restored.load_state(first.state())
+    for agent in (first, restored):
+        update_at(agent, 50)
+    assert restored.normalizer.divisors().tolist() == first.normalizer.divisors().tolist() == [1, 0.25, 0.125]

@@ -78,7 +78,7 @@ COMMAND_FLAGS = {
 EVALUATION_FLAGS = {"episodes-per-task", "checkpoint", "video", "weights", "output", "policy-part"}
 REPORT_FLAGS = {"csv", "png"}
 TORCHRUN_FLAGS = {"nproc-per-node"}
-EXPORT_FLAGS = {"format", "license", "common", "repo-id", "private"}
+EXPORT_FLAGS = {"format", "license", "repo-id", "private"}
 RELATIONS_FLAGS = {field.name for cls in (RelationsSettings, MeasureSettings) for field in fields(cls)}
 SWEEP_FLAGS = {"dry-run", "engine", "ray-address", "retry-failed", "search", "trials"}
 

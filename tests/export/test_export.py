@@ -67,19 +67,19 @@ def new_agent(config: RunConfig) -> Agent:
     return agent.eval()
 
 
-def export_and_compare(config: RunConfig, kind: str, common: bool = False) -> None:
+def export_and_compare(config: RunConfig, kind: str) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     agent = new_agent(config)
-    policy = DeterministicPolicy(agent, config.agent.name, common)
+    policy = DeterministicPolicy(agent, config.agent.name)
     _, write, load = FORMATS[kind]
     exported = load(write(policy, agent.spec, config.architecture.name))
-    refuse_differences(exported, agent, policy, seed=3)
+    refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     assert len(np.unique(exported(observation, task_ids), axis=0)) > 1
     with pytest.raises(BadInput, match="differs from the agent"):
-        refuse_differences(lambda rows, tasks: exported(rows, (tasks + 1) % 4), agent, policy, seed=3)
+        refuse_differences(lambda rows, tasks: exported(rows, (tasks + 1) % 4), agent, seed=3)
 
 
 tiny_config()  # registers the classes
@@ -109,23 +109,22 @@ def test_normalized_observations_are_part_of_the_graph() -> None:
     moments.refresh()  # type: ignore[operator]
     policy = DeterministicPolicy(agent, "sac")
     _, write, load = FORMATS["torch"]
-    refuse_differences(load(write(policy, agent.spec, "mlp")), agent, policy, seed=3)
+    refuse_differences(load(write(policy, agent.spec, "mlp")), agent, seed=3)
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_the_common_policy_of_distral_is_exported(kind: str) -> None:
     config = tiny_config(policy="distral", agent={"name": "ppo"}, architecture={"name": "separate", "width": 16})
     agent = new_agent(config)
-    policy = DeterministicPolicy(agent, "ppo", common=True)
+    agent.play_part("common")
+    policy = DeterministicPolicy(agent, "ppo")
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     _, write, load = FORMATS[kind]
     exported = load(write(policy, agent.spec, "separate"))
-    refuse_differences(exported, agent, policy, seed=3)
+    refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     np.testing.assert_array_equal(exported(observation, task_ids), exported(observation, 0 * task_ids))
-    with pytest.raises(BadInput, match="no common policy"):
-        DeterministicPolicy(new_agent(tiny_config()), "sac", common=True)
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
@@ -138,7 +137,7 @@ def test_pixels_and_masked_actions_are_exported(kind: str) -> None:
     policy = DeterministicPolicy(agent, "ppo")
     _, write, load = FORMATS[kind]
     exported = load(write(policy, agent.spec, "mlp"))
-    refuse_differences(exported, agent, policy, seed=3)
+    refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     assert observation.dtype == np.uint8
     actions = exported(observation, task_ids)
@@ -249,7 +248,7 @@ def test_wrong_exports_are_refused_and_leave_nothing(run: mtrl.Run, tmp_path: Pa
     assert_refused(call("export", path, "--format", "tflite"), "format: 'tflite' is not allowed", "'onnx'")
     assert_refused(call("export", path, "--checkpoint", "bst"), "did you mean 'best'")
     assert_refused(call("export", path, "--checkpoint", "7"), "7")
-    assert_refused(call("export", path, "--common"), "no common policy")
+    assert_refused(call("export", path, "--policy-part", "common"), "has no parts")
     assert_refused(call("export", str(tmp_path)), "config.yaml")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -36,3 +36,10 @@ def test_the_range_and_the_running_sums_are_part_of_the_state() -> None:
     for each in (normalizer, restored):
         each.on_env_step(step([3.0, 9.0], [0, 1], [False, False]))
     assert restored.largest.tolist() == normalizer.largest.tolist() == [3.5, 13.0]
+
+
+def test_the_range_stays_in_its_place_in_memory_which_captured_graphs_read() -> None:
+    normalizer = ReturnRange(1, ReturnRange.Config(), 0.9)
+    before = normalizer.largest.data_ptr()
+    normalizer.on_env_step(step([5.0], [0], [True]))
+    assert normalizer.largest.data_ptr() == before

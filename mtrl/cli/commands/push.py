@@ -26,7 +26,7 @@ class PushSettings:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Raises MtrlError."""
     parser = FlagParser(
-        "push", "Upload an exported policy to the Hugging Face hub; a run that is none is exported first."
+        "push", "Upload an exported policy to the Hugging Face hub; a run without an export is exported first."
     )
     parser.add_argument("path", metavar="RUN|FOLDER", help="run directory, or a folder of mtrl export")
     parser.add_settings(PushSettings, PushSettings())
