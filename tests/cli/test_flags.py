@@ -166,7 +166,7 @@ def test_help_of_train_begins_with_ten_common_flags_and_ends_with_those_of_the_c
         ("train --config missing.yaml", ["missing.yaml", "No such file"]),
         ("train --config .", ["directory"]),
         ("train --resume missing", ["missing", "does not exist"]),
-        ("train --resume . --seed 3", ["'--seed' cannot be combined with --resume", "--total-env-steps"]),
+        ("train --resume . --seed 3", ["'--seed' cannot be combined with --resume", "mtrl train --resume --help"]),
         ("train --resume . --agent.batch-size 3", ["--agent.batch-size", "--resume"]),
         ("train --resume . --config x.yaml", ["--config", "--resume"]),
         ("train --resume . --overwrite", ["--overwrite", "--resume"]),
