@@ -16,10 +16,15 @@ import envs
 from mtrl.cli.main import VERBS, main
 from mtrl.config.schema import resolve_config
 from mtrl.config.yaml_io import load_mapping
+from mtrl.launch.sweep_file import Sweep
 
 PROJECT = Path(__file__).parents[2]
 OWN_TEST = ("agent.md", "plug-in.md", "suite.md")
 """Guides, which test_guides.py runs as a whole. Pages with blocks that need more than a run have tests of their own."""
+PYTHON_ELSEWHERE = ("README.md", "docs/data-parallel.md", "docs/python.md")
+"""Pages whose Python trains (test_readme.py, test_notebook.py), or is one line of an agent."""
+SWEEPS = "docs/sweeps.md"
+"""Its YAML is not the configuration of a run."""
 PAGES = {
     path.relative_to(PROJECT).as_posix(): path.read_text()
     for path in (*PROJECT.glob("*.md"), *sorted(PROJECT.glob("docs/*.md")))
@@ -54,10 +59,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = "--eval-interval 0 --final-eval-episodes-per-task 1 --torch-threads 1"
     run_dir = str(folder / "runs" / "a")
     assert main(["train", "--suite", "mt10", *options.split(), *short.split(), "--run-dir", run_dir]) == 0
+    assert main(["export", run_dir]) == 0
     return folder
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize("page", sorted({*pages_with("python")} - {*PYTHON_ELSEWHERE}))
 def test_python_blocks_run_in_their_order(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "Agg")
@@ -67,12 +73,22 @@ def test_python_blocks_run_in_their_order(page: str, folder: Path, monkeypatch: 
         exec(compile(block, page, "exec"), names)
 
 
-@pytest.mark.parametrize("page", pages_with("yaml"))
+@pytest.mark.parametrize("page", sorted({*pages_with("yaml")} - {SWEEPS}))
 def test_yaml_blocks_are_configurations(page: str) -> None:
     agents.register()
     envs.register()
     for block in blocks("yaml", page):
         resolve_config(load_mapping(block, page))
+
+
+def test_yaml_blocks_of_the_page_on_sweeps_are_sweeps(tmp_path: Path) -> None:
+    agents.register()
+    envs.register()
+    grid, *_, search = blocks("yaml", SWEEPS)
+    for name, block in ("grid", grid), ("search", search):
+        (tmp_path / f"{name}.yaml").write_text(block)
+    assert len(Sweep(tmp_path / "grid.yaml").runs()) == 12
+    assert Sweep(tmp_path / "search.yaml").settings.search
 
 
 @pytest.mark.parametrize("page", pages_with("console"))

@@ -39,5 +39,5 @@ def test_mapping_rows_reaches_every_row_tensor(batch: Batch) -> None:
 
 def test_a_field_of_rows_cannot_be_forgotten(batch: Batch) -> None:
     # A new per-row field has to be named among the row tensors, or per-task gradients would see all of it.
-    rows = {field.name for field in dataclasses.fields(Batch)} - {"shares", "counts", "extras", "noise"}
+    rows = {field.name for field in dataclasses.fields(Batch)} - {"shares", "counts", "part", "extras", "noise"}
     assert rows == {name for name in batch.columns() if "." not in name}
