@@ -99,6 +99,7 @@ def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str
     settings = {
         "checkpoint": "latest",
         "weights": "averaged",
+        "policy_part": None,
         "episodes_per_task": None,
         "suite": None,
         "workers": None,
