@@ -247,7 +247,7 @@ def test_losses_are_means_over_the_log_interval(tmp_path: Path) -> None:
                 updates.append(progress.metrics["critic_loss"].tolist())
 
     config = tiny_config(total_env_steps=240, log_interval=120, **QUIET)
-    assert run.train(config, tmp_path / "run", loggers=[Losses()]) == 0
+    assert run.train(config, tmp_path / "run", loggers=[Losses(None, None)]) == 0
     first, last = log_rows(tmp_path / "run")[0]
     assert len(updates) == 20  # from turn 11 on, after 80 env steps
     expected = [np.mean(updates[:5], axis=0), np.mean(updates[5:], axis=0)]
