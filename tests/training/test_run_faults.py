@@ -79,8 +79,8 @@ def poison_gradient(state: TrainState) -> None:
 def poison_rollout(state: TrainState) -> None:
     rollout = state.buffer.rollout
 
-    def broken() -> Any:
-        batch = rollout()
+    def broken(horizon: int) -> Any:
+        batch = rollout(horizon)
         return replace(batch, reward=torch.where(batch.task_ids == 2, torch.inf, batch.reward))
 
     state.buffer.rollout = broken  # type: ignore[method-assign]

@@ -56,11 +56,11 @@ def test_what_has_another_shape_stays_as_it_is_and_is_told(source: str) -> None:
     agent = new(suite="point-mass-conflict")  # two tasks, not four, in the input
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     told = warm_start(agent, source)
-    assert "log_alpha" in told.other_shape
+    assert "temperatures.log_alpha" in told.other_shape
     assert told.taken
     after = agent.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in told.other_shape)
-    assert "of another shape: log_alpha" in str(told)
+    assert "of another shape: policy.architecture.trunk.0.weight, " in str(told)
 
 
 def test_another_kind_of_agent_takes_the_averaged_policy(source: str) -> None:

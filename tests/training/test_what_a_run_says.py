@@ -18,7 +18,7 @@ def test_the_first_line_says_what_is_trained_where(tmp_path: Path, capsys: pytes
     config = tiny_config(total_env_steps=80, eval_interval=0, final_eval_episodes_per_task=1)
     assert run.train(config, tmp_path / "run") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("point-mass (4 tasks), sac, mlp with ")
+    assert lines[0].startswith("point-mass (4 tasks), sac, 80 env steps, mlp with ")
     assert lines[0].endswith(f" parameters, cpu, {tmp_path / 'run'}")
     # Two critics of (2 + 2 + 4, 16, 1), a policy of (2 + 4, 16, 4), a temperature for each task.
     assert f"{2 * (8 * 16 + 16 + 17) + (6 * 16 + 16 + 17 * 4) + 4:,} parameters" in lines[0]
