@@ -106,7 +106,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     path = train(tmp_path / "run")
     refused({"measure": "cosines"}, path, "measure: 'cosines' is not allowed", "did you mean 'cosine'?")
     refused({"parameter_group": "critics"}, path, "has no parameter group 'critics'; it has ['critic', 'actor']")
-    refused({"parameter_group": "actor", "measure": "tag"}, path, "those of 'actor' are signed; choose one of ['critic']")
+    signed = "those of 'actor' are signed; choose one of ['critic']"
+    refused({"parameter_group": "actor", "measure": "tag"}, path, signed)
     refused({"budget": "2", "measure": "rsa"}, path, "budget: rsa does not say", "cosine, tag or transfer")
     refused({"groups": "5"}, path, "groups: 5 is not allowed; must be 1 to the number of tasks, 4")
     refused({"checkpoint": "best"}, path, "checkpoint: 'best' is not allowed; must be latest or a step")
