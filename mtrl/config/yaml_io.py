@@ -10,6 +10,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,12 @@ _Representer.add_representer(
     str,
     lambda self, text: self.represent_scalar(f"{_TAG}str", text, style=None if _PLAIN_WORD.fullmatch(text) else '"'),
 )
+
+
+def flattened(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, each with its dotted key: `agent.batch_size`."""
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

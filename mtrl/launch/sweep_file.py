@@ -36,7 +36,7 @@ from mtrl.config.schema import (
     resolve_config,
 )
 from mtrl.config.validation import field_types, plain, shown, validated
-from mtrl.config.yaml_io import load_mapping, read_text
+from mtrl.config.yaml_io import flattened, load_mapping, read_text
 from mtrl.errors import BadInput
 
 MAX_RUNS = 10_000
@@ -268,17 +268,9 @@ def difference(planned: RunConfig, text: str, ignored: Sequence[str]) -> str | N
     """The first setting in which the config.yaml of a run differs from what is planned, `agent.batch_size is 64, not
     32`; None if they agree. Raises BadInput for a file that cannot be read.
     """
-    there = dict(_flat(load_mapping(text, "config.yaml")))
-    wanted = dict(_flat(load_mapping(dump_yaml(planned), "")))
+    there = dict(flattened(load_mapping(text, "config.yaml")))
+    wanted = dict(flattened(load_mapping(dump_yaml(planned), "")))
     for key in {**wanted, **there}:
         if key not in ignored and key != "plugins" and there.get(key) != wanted.get(key):
             return f"{key} is {shown(there.get(key))}, not {shown(wanted.get(key))}"
     return None
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

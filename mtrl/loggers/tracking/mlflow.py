@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mtrl.config.yaml_io import load_mapping
+from mtrl.config.yaml_io import flattened, load_mapping
 from mtrl.loggers.metric_logger import loggers
 from mtrl.loggers.tracking.tracked_run import TrackedRun
 
@@ -43,7 +43,7 @@ class MLflowLogger(TrackedRun):
         found = self._client.get_experiment_by_name(self.config.experiment)
         experiment = self._client.create_experiment(self.config.experiment) if found is None else found.experiment_id
         new: str = self._client.create_run(experiment, run_name=self.run.name).info.run_id
-        flat = _flat(load_mapping(self.run.config, "config.yaml"))
+        flat = flattened(load_mapping(self.run.config, "config.yaml"))
         params = [Param(_allowed(key), str(value)) for key, value in flat]
         for first in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(new, params=params[first : first + MAX_PARAMS])
@@ -64,11 +64,3 @@ class MLflowLogger(TrackedRun):
 def _allowed(name: str) -> str:
     """MLflow takes few characters beside letters and digits."""
     return re.sub(r"[^\w\-. :/]", "_", name)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
