@@ -34,6 +34,20 @@ observation = np.zeros((1, {shape}), np.{dtype})
 (action,) = policy.run(None, {{"observation": observation, "task_id": np.array([0])}})  # task 0: {first}
 ```
 """,
+    "policy.safetensors": """\
+In the folder of this file, with {project} installed:
+
+```console
+$ mtrl eval . --video
+```
+
+```python
+import mtrl
+import numpy as np
+
+action = mtrl.load(".").predict(np.zeros({shape}), "{first}")
+```
+""",
 }
 
 
@@ -52,7 +66,12 @@ def model_card(
     license: an identifier of the hub, such as mit.
     """
     shape = ", ".join(map(str, spec.observation_space.shape))
-    first = {"shape": shape, "dtype": str(spec.observation_space.dtype), "first": spec.task_names[0]}
+    first = {
+        "project": PROJECT,
+        "shape": shape,
+        "dtype": str(spec.observation_space.dtype),
+        "first": spec.task_names[0],
+    }
     uses = "\n".join(_USE[file].format(**first) for file in _USE if file in files)
     tasks = "\n".join(f"| {index} | {task} |" for index, task in enumerate(spec.task_names))
     plugins = "".join(f" --plugin {module}" for module in config.plugins)

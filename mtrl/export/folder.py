@@ -23,13 +23,13 @@ from mtrl.export.program import FORMATS, DeterministicPolicy, refuse_differences
 from mtrl.export.scores import scores_of
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.torch_defaults import torch_defaults
-from mtrl.runs.run_directory import EVALUATION, RunDirectory
+from mtrl.runs.run_directory import CONFIG, EVALUATION, EXPORT_FACTS, RunDirectory
 from mtrl.training.load import TrainedAgent, load_trained
 from mtrl.training.restore import suite_facts
 from mtrl.types import Weights
 
-CARD, CONFIG, ABOUT = "README.md", "config.yaml", "policy.json"
-FILES = (CARD, CONFIG, ABOUT, EVALUATION, *(file for file, _, _ in FORMATS.values()))
+CARD = "README.md"
+FILES = (CARD, CONFIG, EXPORT_FACTS, EVALUATION, *(file for file, _, _ in FORMATS.values()))
 """Everything that an export writes; other files of its folder are the user's."""
 
 
@@ -37,7 +37,7 @@ FILES = (CARD, CONFIG, ABOUT, EVALUATION, *(file for file, _, _ in FORMATS.value
 class ExportSettings:
     """Settings of an export."""
 
-    format: Literal["torch", "onnx"] = "torch"  # torch: a program of torch.export; onnx: needs the extra `onnx`
+    format: Literal["torch", "onnx", "weights"] = "torch"  # for torch, for runtimes of ONNX, for `mtrl eval`
     output: str | None = None  # folder to write; None: `export` in the run directory
     checkpoint: str = "latest"  # latest, best or a step
     weights: Weights = "averaged"  # of the policy: averaged over updates, or those of the last update
@@ -63,7 +63,7 @@ def export(run_dir: Path, settings: ExportSettings, plugins: Sequence[str] | Non
     file, write, load = FORMATS[settings.format]
     policy = DeterministicPolicy(trained.agent, trained.config.agent.name)
     content = write(policy, trained.spec, trained.config.architecture.name)
-    refuse_differences(load(content), trained.agent, trained.config.settings.seed)
+    refuse_differences(load(content, policy), trained.agent, trained.config.settings.seed)
 
     about["files"] = {**kept, file: hashlib.sha256(content).hexdigest()}
     scores, evaluation = ([], {}) if settings.policy_part else scores_of(run, trained, settings.weights)
@@ -87,13 +87,13 @@ def export(run_dir: Path, settings: ExportSettings, plugins: Sequence[str] | Non
         without_path = {key: value for key, value in evaluation.items() if key != "run"}
         replace_file(folder / EVALUATION, dump_json(without_path, indent=2) + b"\n")
     replace_file(folder / CARD, card.encode())
-    replace_file(folder / ABOUT, dump_json(about, indent=2) + b"\n")
+    replace_file(folder / EXPORT_FACTS, dump_json(about, indent=2) + b"\n")
     return folder
 
 
 def is_export(folder: Path) -> bool:
     """Whether the folder is one that `export` wrote."""
-    return (folder / ABOUT).is_file() and (folder / CARD).is_file()
+    return (folder / EXPORT_FACTS).is_file() and (folder / CARD).is_file()
 
 
 def refuse_outdated(run_dir: Path, folder: Path) -> None:
@@ -135,10 +135,10 @@ def _earlier(folder: Path) -> dict[str, Any]:
             return {"files": {}}
         if not is_export(folder):
             raise BadInput(f"{printable(str(folder), 160)} is not empty and no export; choose another --output")
-        about = parse_json(read_small_file(folder / ABOUT, 2**20))
+        about = parse_json(read_small_file(folder / EXPORT_FACTS, 2**20))
     except OSError as error:
         raise BadInput(f"{printable(str(folder), 160)} cannot be written: {error.strerror}") from error
     files = about.get("files") if isinstance(about, dict) else None
     if not isinstance(files, dict):
-        raise BadInput(f"{printable(str(folder / ABOUT), 160)} is not what an export writes")
+        raise BadInput(f"{printable(str(folder / EXPORT_FACTS), 160)} is not what an export writes")
     return {**about, "files": {name: digest for name, digest in files.items() if (folder / name).is_file()}}

@@ -1,11 +1,13 @@
-"""A policy as one graph: observation and task in, deterministic action out. Shapes: B batch, A action.
+"""A policy as one file: observation and task in, deterministic action out. Shapes: B batch, A action.
 
 torch: a program of `torch.export` (`policy.pt2`), torch's format for deployment; TorchScript is deprecated. ONNX:
-`policy.onnx`, made from the same program, for whatever has a runtime of ONNX. Either takes any number of rows.
+`policy.onnx`, made from the same program, for whatever has a runtime of ONNX. Either takes any number of rows. weights:
+`policy.safetensors`, parameters and buffers alone, which this library reads (`mtrl.training.load`).
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -19,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from mtrl.agent import Agent
+from mtrl.checkpoints import tensor_file
 from mtrl.errors import BadInput, MtrlError
 from mtrl.evaluation.protocol_policy import ActionRule, mode_rule
 from mtrl.policies import AveragedPolicy
+from mtrl.runs.run_directory import EXPORTED_WEIGHTS
 from mtrl.seeding import stream
 from mtrl.types import SuiteSpec
 
@@ -74,13 +78,18 @@ def export_onnx(policy: DeterministicPolicy, spec: SuiteSpec, architecture: str)
         return exported.model_proto.SerializeToString()
 
 
-def load_torch(content: bytes) -> ActionRule:
+def export_weights(policy: DeterministicPolicy, spec: SuiteSpec, architecture: str) -> bytes:
+    """The bytes of policy.safetensors."""
+    return tensor_file.encode(policy.state_dict())
+
+
+def load_torch(content: bytes, policy: DeterministicPolicy) -> ActionRule:
     """The exported program as a function of arrays."""
     program: Callable[..., Tensor] = torch.export.load(io.BytesIO(content)).module()
     return lambda observation, task_ids: program(torch.from_numpy(observation), torch.from_numpy(task_ids)).numpy()
 
 
-def load_onnx(content: bytes) -> ActionRule:
+def load_onnx(content: bytes, policy: DeterministicPolicy) -> ActionRule:
     """The exported model in onnxruntime, as a function of arrays."""
     import onnxruntime
 
@@ -88,8 +97,19 @@ def load_onnx(content: bytes) -> ActionRule:
     return lambda observation, task_ids: session.run(None, {"observation": observation, "task_id": task_ids})[0]
 
 
-FORMATS = {"torch": ("policy.pt2", export_torch, load_torch), "onnx": ("policy.onnx", export_onnx, load_onnx)}
-"""File, writer and reader of each format."""
+def load_weights(content: bytes, policy: DeterministicPolicy) -> ActionRule:
+    """A copy of `policy` with the exported weights, as a function of arrays."""
+    copied = copy.deepcopy(policy)
+    copied.load_state_dict(tensor_file.decode(content))
+    return lambda observation, task_ids: copied(torch.from_numpy(observation), torch.from_numpy(task_ids)).numpy()
+
+
+FORMATS = {
+    "torch": ("policy.pt2", export_torch, load_torch),
+    "onnx": ("policy.onnx", export_onnx, load_onnx),
+    "weights": (EXPORTED_WEIGHTS, export_weights, load_weights),
+}
+"""File, writer and reader of each format; a reader is given the policy that was written."""
 
 
 @torch.no_grad()

@@ -43,6 +43,8 @@ from mtrl.runs.logs import EvaluationLog, EvaluationRow, MetricsLog
 CONFIG, META, METRICS, EVALUATIONS, LOCK = "config.yaml", "meta.json", "metrics.jsonl", "eval.csv", "lock"
 EVALUATION = "eval.json"
 METRICS_TABLE = "metrics.csv"
+EXPORTED_WEIGHTS, EXPORT_FACTS = "policy.safetensors", "policy.json"
+"""Of the folder of an exported policy, which has a CONFIG too: it can be opened like a run."""
 TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "loggers", "checkpoints", "videos", "diagnostics"
 FOLDERS = (TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
 CONTENT = (*FOLDERS, METRICS, METRICS_TABLE, EVALUATIONS, EVALUATION, CONFIG)

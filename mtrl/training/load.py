@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -16,14 +17,18 @@ from torch import nn
 
 from mtrl.agent import Agent
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.checkpoints import tensor_file
+from mtrl.checkpoints.files import read_small_file
+from mtrl.checkpoints.json_text import parse_json
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, parse_yaml
 from mtrl.errors import BadInput
 from mtrl.evaluation.protocol_policy import mode_rule, sampling_rule
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.optim.torch_defaults import torch_defaults
+from mtrl.policies import AveragedPolicy
 from mtrl.registry import discover_plugins, nearest, trust_module
-from mtrl.runs.run_directory import RunDirectory
+from mtrl.runs.run_directory import EXPORT_FACTS, EXPORTED_WEIGHTS, MAX_TEXT_BYTES, RunDirectory
 from mtrl.seeding import torch_stream
 from mtrl.training.build import build_agent, build_suite, choose_device
 from mtrl.types import ActionStep, Metrics, SuiteSpec, TaskWeights, Weights
@@ -133,7 +138,7 @@ def load_trained(
     device: str | None = None,
     policy_part: str | None = None,
 ) -> TrainedAgent:
-    """A run's agent; `checkpoint` is "latest", "best" or a step. Raises BadInput.
+    """The agent of a run, or of an exported policy; `checkpoint` is "latest", "best" or a step. Raises BadInput.
 
     device: "cpu", "cuda" or "auto"; None: as in the run, or the CPU where its GPU is missing. policy_part: of the
     policy, if not all of it is played.
@@ -144,19 +149,19 @@ def load_trained(
     config = parse_yaml(run.config(), str(run.path / "config.yaml"), plugins=plugins)
     if checkpoint not in ("latest", "best") and not checkpoint.isdecimal():
         raise BadInput(f"checkpoint {checkpoint!r}: must be 'latest', 'best' or a step")
-    which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
-    stored = CheckpointStore(run.checkpoints).load(which, with_chunks=False)  # type: ignore[arg-type]
+    is_export = (run.path / EXPORT_FACTS).is_file()
+    if is_export and (checkpoint, weights, policy_part) != ("latest", "averaged", None):
+        raise BadInput(f"{run.path} is an exported policy: it has no other checkpoint, weights or part to choose")
+    stored = _exported(run.path) if is_export else _checkpoint(run, checkpoint)
     suite = build_suite(config.suite, config.settings.seed)
     # What was trained on a GPU can be looked at without one.
     chosen = device or ("cpu" if config.settings.device == "cpu" else "auto")
     agent = build_agent(config, suite, choose_device(chosen), learning=False)
     try:
-        agent.load_state(stored.state["agent"])
+        stored.load_into(agent)
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise BadInput(f"checkpoint {stored.path} does not fit its config.yaml: {error}") from error
-    label = f"step {stored.step}"
-    if stored.kind == "best":
-        label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"
+        raise BadInput(f"{stored.name} does not fit its config.yaml: {error}") from error
+    label = stored.label
     if weights == "last":
         agent.use_last_weights()
         label += ", weights of the last update"
@@ -164,7 +169,52 @@ def load_trained(
         agent.play_part(policy_part)
         label += f", {policy_part} policy"
     generator = torch_stream(config.settings.seed, "predict", device=agent.device)
-    return TrainedAgent(agent.eval(), suite.spec, config, label, stored.step, generator)
+    return TrainedAgent(agent.eval(), suite.spec, config, label, stored.env_steps, generator)
+
+
+class _Stored(NamedTuple):
+    """Weights as they lie on the disk."""
+
+    name: str
+    label: str
+    env_steps: int
+    load_into: Callable[[Agent], object]
+
+
+def _checkpoint(run: RunDirectory, which: str) -> _Stored:
+    """Raises BadInput."""
+    step_or_kind: Any = int(which) if which.isdecimal() else which
+    stored = CheckpointStore(run.checkpoints).load(step_or_kind, with_chunks=False)
+    label = f"step {stored.step}"
+    if stored.kind == "best":
+        label = f"best checkpoint (step {stored.step}, chosen on goals of this protocol)"
+    name = f"checkpoint {stored.path}"
+    return _Stored(name, label, stored.step, lambda agent: agent.load_state(stored.state["agent"]))
+
+
+def _exported(folder: Path) -> _Stored:
+    """The policy that `mtrl export --format weights` wrote. Raises BadInput."""
+    try:
+        facts = parse_json(read_small_file(folder / EXPORT_FACTS, MAX_TEXT_BYTES))
+        digest, label, env_steps = facts["files"][EXPORTED_WEIGHTS], str(facts["checkpoint"]), int(facts["env_steps"])
+        part = facts["policy_part"]
+        content = (folder / EXPORTED_WEIGHTS).read_bytes()
+    except (LookupError, TypeError, ValueError, OSError) as error:
+        raise BadInput(f"{folder} has no {EXPORTED_WEIGHTS}; write one by mtrl export --format weights") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BadInput(f"{folder / EXPORTED_WEIGHTS} is damaged: it is not what {EXPORT_FACTS} says")
+    tensors = tensor_file.decode(content)
+
+    def load_into(agent: Agent) -> None:
+        average = next(module for module in agent.modules() if isinstance(module, AveragedPolicy))
+        for name, module in (("encoder.", average.encoder), ("policy.", average.policy)):
+            module.load_state_dict(
+                {key.removeprefix(name): own for key, own in tensors.items() if key.startswith(name)}
+            )
+        if part is not None:
+            agent.play_part(part)
+
+    return _Stored(str(folder / EXPORTED_WEIGHTS), label, env_steps, load_into)
 
 
 class TaskNames(Agent):

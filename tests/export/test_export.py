@@ -74,7 +74,7 @@ def export_and_compare(config: RunConfig, kind: str) -> None:
     agent = new_agent(config)
     policy = DeterministicPolicy(agent, config.agent.name)
     _, write, load = FORMATS[kind]
-    exported = load(write(policy, agent.spec, config.architecture.name))
+    exported = load(write(policy, agent.spec, config.architecture.name), policy)
     refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     assert len(np.unique(exported(observation, task_ids), axis=0)) > 1
@@ -109,7 +109,7 @@ def test_normalized_observations_are_part_of_the_graph() -> None:
     moments.refresh()  # type: ignore[operator]
     policy = DeterministicPolicy(agent, "sac")
     _, write, load = FORMATS["torch"]
-    refuse_differences(load(write(policy, agent.spec, "mlp")), agent, seed=3)
+    refuse_differences(load(write(policy, agent.spec, "mlp"), policy), agent, seed=3)
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
@@ -121,7 +121,7 @@ def test_the_common_policy_of_distral_is_exported(kind: str) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     _, write, load = FORMATS[kind]
-    exported = load(write(policy, agent.spec, "separate"))
+    exported = load(write(policy, agent.spec, "separate"), policy)
     refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     np.testing.assert_array_equal(exported(observation, task_ids), exported(observation, 0 * task_ids))
@@ -136,7 +136,7 @@ def test_pixels_and_masked_actions_are_exported(kind: str) -> None:
     agent = new_agent(config)
     policy = DeterministicPolicy(agent, "ppo")
     _, write, load = FORMATS[kind]
-    exported = load(write(policy, agent.spec, "mlp"))
+    exported = load(write(policy, agent.spec, "mlp"), policy)
     refuse_differences(exported, agent, seed=3)
     observation, task_ids = random_inputs(agent.spec, 4)
     assert observation.dtype == np.uint8
@@ -209,6 +209,24 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
     import csv
 
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_exported_weights_are_played_like_their_run(run: mtrl.Run, tmp_path: Path) -> None:
+    folder = run.export(output=str(tmp_path / "policy"), format="weights")
+    assert "mtrl.load" in (folder / "README.md").read_text()
+    played = mtrl.load(folder)
+    assert (played.checkpoint, played.env_steps) == ("step 160", 160)
+    observation, task_ids = random_inputs(played.spec, 4)
+    np.testing.assert_array_equal(played.predict(observation, task_ids), run.policy.predict(observation, task_ids))
+    done = call("eval", str(folder), "--episodes-per-task", "2", "--num-workers", "0")
+    assert done.code == 0, done.error
+    assert json.loads((folder / "eval.json").read_text())["checkpoint"] == "step 160"
+
+    assert_refused(call("eval", str(folder), "--checkpoint", "best"), "is an exported policy: it has no other")
+    (folder / "policy.safetensors").write_bytes(b"\0" + (folder / "policy.safetensors").read_bytes()[1:])
+    assert_refused(call("eval", str(folder)), "is damaged")
+    (folder / "policy.safetensors").unlink()
+    assert_refused(call("eval", str(folder)), "mtrl export --format weights")
 
 
 def test_scores_are_those_of_the_exported_checkpoint(run: mtrl.Run, tmp_path: Path) -> None:
