@@ -132,6 +132,7 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         device = prepare_process(config)
         suite = build_suite(config.suite, config.settings.seed)
         refuse_wrong_loggers(config)
+        refuse_ended_annealing(config)
         # These may refuse the suite, or not fit the memory: not after there is a run directory.
         build_scheduler(config, suite)
         agent = build_agent(config, suite, device)
@@ -166,6 +167,7 @@ def resume(
             device = prepare_process(config)
             suite = build_suite(config.suite, config.settings.seed)
             refuse_wrong_loggers(config)
+            refuse_ended_annealing(config)
             store = checkpoint_store(run, config, suite, device)
             checkpoint = store.load("latest")
             refuse_another_suite(checkpoint, suite)
@@ -206,6 +208,16 @@ def refuse_wrong_loggers(config: RunConfig) -> None:
     """Raises BadInput for loggers and callbacks that are unknown, or whose settings or packages are not right."""
     chosen_loggers(config.settings)
     chosen_callbacks(config.settings)
+
+
+def refuse_ended_annealing(config: RunConfig) -> None:
+    """Raises BadInput if the agent's learning rate, as it is set, is 0 before the run ends."""
+    end, total = getattr(config.agent.config, "annealing_steps", None), config.settings.total_env_steps
+    if end is not None and end < total:
+        raise BadInput(
+            f"agent.annealing_steps: {end} is not allowed; nothing would be learned from then to total_env_steps "
+            f"{total}: give it as many, or null for a constant learning rate"
+        )
 
 
 def refuse_cuda_graphs(agent: Agent) -> None:

@@ -76,6 +76,12 @@ def test_a_wrong_file_is_refused_with_what_is_wrong(tmp_path: Path, text: str, f
     assert_refused(call("train", "--config", "run.yaml"), fragment)
 
 
+def test_a_learning_rate_that_is_0_before_the_end_is_refused(tmp_path: Path) -> None:
+    flags = ["--suite", "point-mass", "--agent.annealing-steps", "100", "--total-env-steps", "200"]
+    assert_refused(call("train", *flags, "--run-dir", "run"), "agent.annealing_steps: 100 is not allowed", "null")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_printed_configuration_gives_itself(tmp_path: Path) -> None:
     flags = ["--suite", "point-mass", "--agent.batch-size", "33", "--architecture", "mlp", "--seed", str(2**64 - 1)]
     printed = call("train", *flags, "--print-config")
