@@ -26,6 +26,7 @@ from mtrl.networks import PolicyArchitecture, architectures
 from mtrl.training.build import build_agent, build_suite
 from tests.cli.commands import assert_refused, call
 from tests.export.hub_stand_in import TOKEN, hub
+from tests.fresh_process import run_fresh
 from tests.training.tiny_runs import tiny_config
 
 ONNX_IN_SHORT = ("film", "routing", "separate")
@@ -275,8 +276,7 @@ def test_wrong_exports_are_refused_and_leave_nothing(run: mtrl.Run, tmp_path: Pa
 def push(*arguments: str, address: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
     """`mtrl push` in a process of its own: the hub's address is read when the library is imported."""
     environment = os.environ | {"HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "mtrl", "push", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return run_fresh("mtrl", "push", *arguments, folder=Path.cwd(), environment=environment, timeout=600)
 
 
 def test_a_run_is_pushed_to_the_hub(run: mtrl.Run) -> None:
