@@ -11,6 +11,7 @@ import pytest
 
 import mtrl
 from mtrl.training import run
+from tests.fresh_process import run_fresh
 from tests.training.tiny_runs import in_child, tiny_config
 
 ROOT = Path(mtrl.__file__).parents[1]
@@ -33,8 +34,7 @@ LOAD = f"{INSTALLED}import mtrl; print(mtrl.load('run').predict([0.1, 0.2], 0).s
 def python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(script)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "script.py"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return run_fresh("python", "script.py", folder=folder, environment=environment, timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import mtrl
 from mtrl.api import limits
 from mtrl.api.limits import reached_limit
+from tests.fresh_process import run_fresh
 
 TRAIN = (
     *("train", "--suite", "point-mass", "--num-workers", "0", "--torch-threads", "1", "--architecture", "mlp"),
@@ -40,9 +38,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, used + {spare}))
 
 def call(folder: Path, preparation: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = f"{IMPORTS}{preparation}\nsys.exit(main({list(arguments)!r}))"
-    command = [sys.executable, "-c", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(mtrl.__file__).parents[1])}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return run_fresh("python", "-c", script, folder=folder, timeout=120)
 
 
 @pytest.mark.parametrize("arguments", [TRAIN, ("doctor",)], ids=["train", "doctor"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fresh_process import run_fresh
 
 MODULE = '''
 """A plug-in of somebody else."""
@@ -43,8 +44,7 @@ TRAIN = [
 
 
 def mtrl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mtrl", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run_fresh("mtrl", *arguments, folder=folder, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +171,7 @@ if __name__ == "__main__":
 
 def test_a_scheduler_of_a_user_keeps_the_contract_and_schedules(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text(SCHEDULER)
-    command = [sys.executable, "my_module.py"]
-    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    checked = run_fresh("python", "my_module.py", folder=tmp_path, timeout=120)
     assert checked.returncode == 0, checked.stderr
     settings = ["--scheduler.power", "3", "--scheduler.uniform-episodes", "1", "--log-interval", "80"]
     small = [*TRAIN[5:], "--suite", "point-mass-hard"]

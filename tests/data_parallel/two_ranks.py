@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 import agents
 import envs
 from mtrl.data_parallel.ranks import joined
@@ -20,8 +18,6 @@ from tests.training.tiny_runs import Fault, meet_at
 
 agents.register()
 envs.register()
-# Torch imports a compiler with the first optimizer: once here, and not in every child.
-torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 
 SECONDS = 120
 """After which a rank that hangs is killed."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.fresh_process import run_fresh
 
 PROJECT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(?:`(?P<file>[\w./-]+)`:\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
@@ -19,11 +19,11 @@ BLOCK = re.compile(r"(?:`(?P<file>[\w./-]+)`:\n\n)?^```(?P<language>\w*)\n(?P<te
 
 def run(command: str, folder: Path) -> str:
     """The standard output of a command of a guide, run in `folder`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    program, *arguments = shlex.split(command)
+    if program == "cp":
+        shutil.copy(*(folder / name for name in arguments))
+        return ""
+    result = run_fresh(program, *arguments, folder=folder)
     assert result.returncode == 0, f"{command}\n{result.stderr}"
     return result.stdout
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fresh_process import run_fresh
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOK = DOCS / "notebook.ipynb"
@@ -19,15 +19,8 @@ PAGE = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_te
 def run_script(text: str, folder: Path) -> str:
     """What a script prints, run in `folder`."""
     (folder / "script.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    environment = os.environ | {"MPLBACKEND": "agg"}
+    done = run_fresh("python", "script.py", folder=folder, environment=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

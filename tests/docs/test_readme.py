@@ -5,11 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from mtrl.relations.run_relations import MeasureSettings
 from mtrl.scheduling import schedulers
 from mtrl.testing import check_auxiliary
 from mtrl.training.load import TrainedAgent
+from tests.fresh_process import run_fresh
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
@@ -124,16 +122,8 @@ def test_the_plugin_example_is_checked_trained_and_evaluated(tmp_path: Path) -> 
     (tmp_path / "film.py").write_text(between("example"))
     commands = [line.removeprefix("$ ") for line in between("example-commands").splitlines()]
     assert len(commands) == 3
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
-        result = subprocess.run(
-            shlex.split(command),
-            cwd=tmp_path,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        result = run_fresh(*shlex.split(command), folder=tmp_path)
         assert result.returncode == 0, f"{command}\n{result.stderr}"
     assert "mean return" in result.stdout
 

@@ -30,7 +30,7 @@ def test_seeds_are_the_runs_that_each_of_them_would_be_alone(
     folder = tmp_path / "a folder"
     (folder / "seed-7").mkdir(parents=True)
     (folder / "seed-7" / "notes").write_text("of the user")
-    seeds = ["--seeds", "1", "7", "2", "--jobs", "2", "--run-dir", str(folder)]
+    seeds = ["--seeds", "7", "2", "--jobs", "2", "--run-dir", str(folder)]
     assert main(["train", *TINY, *seeds, "--total-env-steps", "160"]) == 2
     assert "has seed-7; use --resume" in capsys.readouterr().err
     assert main(["train", *TINY, *seeds, "--total-env-steps", "160", "--overwrite"]) == 2
@@ -43,13 +43,9 @@ def test_seeds_are_the_runs_that_each_of_them_would_be_alone(
     assert run.train(alone, tmp_path / "alone") == 0
     assert differences(final_state(tmp_path / "alone"), final_state(folder / "seed-2")) == []
     assert log_rows(tmp_path / "alone") == log_rows(folder / "seed-2")
-    # What is complete is left alone.
-    capsys.readouterr()
-    assert main(["train", "--resume", str(folder), "--seeds", "1", "2"]) == 0
-    assert "seed-1 is complete\nseed-2 is complete\n" in capsys.readouterr().out
 
 
-def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path) -> None:
+def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = ["--seeds", "1", "2"]
     total = ["--total-env-steps", "100000", "--run-dir", str(tmp_path)]
     started = subprocess.Popen(
@@ -69,12 +65,17 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path) -> None:
     assert not (tmp_path / "seed-2").exists()
     step = CheckpointStore(tmp_path / "seed-1" / "checkpoints").steps()[-1]
     assert 0 < step < 100_000
-    assert main(["train", "--resume", str(tmp_path), *seeds, "--jobs", "2", f"--total-env-steps={step + 80}"]) == 0
+    resume = ["train", "--resume", str(tmp_path), *seeds, f"--total-env-steps={step + 80}"]
+    assert main([*resume, "--jobs", "2"]) == 0
     for seed in (1, 2):
         assert final_state(tmp_path / f"seed-{seed}")["step"] == step + 80
     alone = tiny_config(total_env_steps=step + 80, checkpoint_interval=80)
     assert run.train(alone, tmp_path / "alone") == 0
     assert differences(final_state(tmp_path / "alone"), final_state(tmp_path / "seed-1")) == []
+    # What is complete is left alone.
+    capsys.readouterr()
+    assert main(resume) == 0
+    assert "seed-1 is complete\nseed-2 is complete\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

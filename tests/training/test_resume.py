@@ -74,14 +74,14 @@ CELLS = {
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_three_kills_between_checkpoints_change_no_bit(tmp_path: Path, cell: str) -> None:
-    config = tiny_config(**CELLS[cell])
+    config = tiny_config(total_env_steps=1040, **CELLS[cell])
     assert train_with_kills(config, tmp_path / "calm", []) == [0]
     # 40 vector steps lie between checkpoints and 20 in an episode: all three kills hit the middle of one.
     assert train_with_kills(config, tmp_path / "killed", [53, 67, 35]) == [-9, -9, -9, 0]
     assert_same_run(tmp_path / "calm", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("agent", "total_env_steps", "kills"), [("sac", 1400, [130, 77, 200]), ("ppo", 480, [75, 91])])
+@pytest.mark.parametrize(("agent", "total_env_steps", "kills"), [("sac", 1080, [130, 77, 200]), ("ppo", 480, [75, 91])])
 def test_meta_world_resumes_in_the_middle_of_an_episode(
     tmp_path: Path, agent: str, total_env_steps: int, kills: list[int]
 ) -> None:
@@ -103,7 +103,7 @@ def test_meta_world_resumes_in_the_middle_of_an_episode(
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_exact_step(tmp_path: Path, number: int, exit_code: int) -> None:
-    config = tiny_config()
+    config = tiny_config(total_env_steps=800)
     assert train_with_kills(config, tmp_path / "calm", []) == [0]
     assert train_with_kills(config, tmp_path / "stopped", [33, 50], number) == [exit_code, exit_code, 0]
     assert_same_run(tmp_path / "calm", tmp_path / "stopped")
@@ -111,8 +111,9 @@ def test_a_signal_saves_the_exact_step(tmp_path: Path, number: int, exit_code: i
 
 
 def test_observers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
-    often = tiny_config()
-    never = tiny_config(log_interval=10**6, eval_interval=0, checkpoint_interval=10**6, final_eval_episodes_per_task=0)
+    seldom = {"log_interval": 10**6, "eval_interval": 0, "checkpoint_interval": 10**6}
+    often = tiny_config(total_env_steps=800)
+    never = tiny_config(total_env_steps=800, final_eval_episodes_per_task=0, **seldom)
     for name, config in (("often", often), ("never", never)):
         assert in_child(lambda config=config, name=name: run.train(config, tmp_path / name)) == 0
     assert differences(final_state(tmp_path / "often"), final_state(tmp_path / "never")) == []
@@ -128,16 +129,16 @@ def test_the_number_of_workers_does_not_change_what_is_learnt(tmp_path: Path) ->
 
 def test_a_finished_run_can_be_extended_and_keeps_its_final_evaluation(tmp_path: Path) -> None:
     long, extended = tmp_path / "long", tmp_path / "extended"
-    short_config, long_config = tiny_config(), tiny_config(total_env_steps=2400)
+    short_config, long_config = tiny_config(total_env_steps=800), tiny_config(total_env_steps=1200)
     assert in_child(lambda: run.train(long_config, long)) == 0
     assert in_child(lambda: run.train(short_config, extended)) == 0
     final = [row for row in log_rows(extended)[1] if row.kind == "final"]
-    assert in_child(lambda: run.resume(extended, {"total_env_steps": 2400})) == 0
+    assert in_child(lambda: run.resume(extended, {"total_env_steps": 1200})) == 0
     assert differences(final_state(long), final_state(extended)) == []
     metrics, evaluations = log_rows(extended)
     # That of the first end is the only row that the long run lacks.
-    assert final[0].env_steps == 1600
-    added = [row for row in metrics if row.get("eval/kind") == "final" and row["env_steps"] == 1600]
+    assert final[0].env_steps == 800
+    added = [row for row in metrics if row.get("eval/kind") == "final" and row["env_steps"] == 800]
     assert len(added) == 1
     assert [row for row in metrics if row not in added] == log_rows(long)[0]
     assert [row for row in evaluations if row in final] == final
@@ -145,16 +146,16 @@ def test_a_finished_run_can_be_extended_and_keeps_its_final_evaluation(tmp_path:
 
 
 def test_a_resume_to_an_end_that_is_past_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    config = tiny_config()
+    config = tiny_config(total_env_steps=320)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run" / "config.yaml", tmp_path / "run" / "eval.csv")}
-    assert in_child(lambda: run.resume(tmp_path / "run", {"total_env_steps": 800})) == 2
-    assert LAST_WORDS.read_text() == f"total_env_steps: 800 is not allowed; {tmp_path}/run is at 1600 env steps already"
+    assert in_child(lambda: run.resume(tmp_path / "run", {"total_env_steps": 160})) == 2
+    assert LAST_WORDS.read_text() == f"total_env_steps: 160 is not allowed; {tmp_path}/run is at 320 env steps already"
     assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_final_evaluation_at_the_same_end_is_made_once(tmp_path: Path) -> None:
-    config = tiny_config()
+    config = tiny_config(total_env_steps=320)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
     rows = log_rows(tmp_path / "run")
     assert in_child(lambda: run.resume(tmp_path / "run", {})) == 0
@@ -180,11 +181,11 @@ def test_a_resume_says_that_another_matmul_backend_is_used(
 
 
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:
-    config = tiny_config(max_hours=1e-7)
+    config = tiny_config(max_hours=1e-7, total_env_steps=320)
     assert in_child(lambda: run.train(config, tmp_path / "run")) == 0
-    assert final_state(tmp_path / "run")["step"] < 1600
+    assert final_state(tmp_path / "run")["step"] < 320
     assert in_child(lambda: run.resume(tmp_path / "run", {"max_hours": 1.0})) == 0
-    assert final_state(tmp_path / "run")["step"] == 1600
+    assert final_state(tmp_path / "run")["step"] == 320
 
 
 @pytest.mark.full

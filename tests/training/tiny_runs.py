@@ -23,6 +23,9 @@ from mtrl.training import run
 from mtrl.training.train_state import TrainState
 from mtrl.types import Progress
 
+# Torch imports a compiler with the first optimizer: once here, and not in every child.
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+
 LAST_WORDS = Path(tempfile.gettempdir()) / f"last-words-{os.getpid()}"
 """Where a child leaves the message of the error that ended it."""
 
