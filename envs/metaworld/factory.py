@@ -20,7 +20,8 @@ class MetaWorldFactory:
     """Makes slots that share one stock of environments (per process that calls it)."""
 
     task_names: tuple[str, ...]
-    goals: tuple[np.ndarray, ...]  # (50, G) of each task
+    goals: tuple[np.ndarray, ...]  # (up to 50, G) of each task
+    hides_goals: bool = False  # zeros in place of the goal in the observation
     reward_function: Literal["v1", "v2"]
     end_at_success: bool
     _stock: EnvironmentStock | None = field(default=None, init=False)
@@ -30,4 +31,4 @@ class MetaWorldFactory:
 
         if self._stock is None:
             self._stock = EnvironmentStock(self.task_names, self.reward_function)
-        return MetaWorldSlot(self._stock, self.task_names, self.goals, self.end_at_success)
+        return MetaWorldSlot(self._stock, self.task_names, self.goals, self.end_at_success, self.hides_goals)

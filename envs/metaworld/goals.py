@@ -40,7 +40,7 @@ Goals = dict[str, np.ndarray]
 
 
 def benchmark_goals(benchmark: str, seed: int) -> Goals:
-    """Goals of `MT10`, `MT25`, `MT50` or `MT1-TASK` with a seed in [0, 2**32), from the cache where it has them.
+    """Goals of one of `BENCHMARKS` or of `MT1-TASK` with a seed in [0, 2**32), from the cache where it has them.
 
     Raises WorkerFailure if they cannot be computed.
     """

@@ -22,16 +22,22 @@ def _place_bodies(env: SawyerXYZEnv, *_: object) -> None:
 
 
 def official_goals(benchmark: str, seed: int) -> dict[str, np.ndarray]:
-    """The goal vectors (50, G) of `metaworld.MT10(seed=seed)` and the like, by task name."""
+    """The goal vectors (50, G) of `metaworld.MT10(seed=seed)` and the like, by task name.
+
+    Of `ML10-test` they are those of its test tasks.
+    """
     # The vectors are drawn, and drawn again where a task rejects them, without a look at the simulation: leaving out
     # the dynamics of the 100 settling steps of each reset changes no goal and saves most of the time.
     with mock.patch.object(SawyerXYZEnv, "do_simulation", _place_bodies):
         if benchmark in BENCHMARKS:
-            official = getattr(metaworld, benchmark)(seed=seed)
+            official = getattr(metaworld, benchmark.partition("-")[0])(seed=seed)
         else:
             official = metaworld.MT1(benchmark.removeprefix("MT1-"), seed=seed)
-    goals: dict[str, list[np.ndarray]] = {name: [] for name in official.train_classes}
-    for task in official.train_tasks:
+    of_test = benchmark.endswith("-test")
+    goals: dict[str, list[np.ndarray]] = {
+        name: [] for name in (official.test_classes if of_test else official.train_classes)
+    }
+    for task in official.test_tasks if of_test else official.train_tasks:
         goals[task.env_name].append(pickle.loads(task.data)["rand_vec"])
     return {name: np.array(vectors, np.float64) for name, vectors in goals.items()}
 

@@ -5,6 +5,8 @@
 per environment and rollout, 16 epochs of 32 minibatches) but for the advantages, which are normalised within each task,
 and for values, which are learnt in PopArt's units: returns are of order 1000 here.
 
+`fine-tuning` is for the test tasks of ML10 and ML45, from the weights of a run on their training tasks.
+
 `fast` is for few env steps on a machine without a GPU. Its settings were found by measurement
 (benchmarks/results/README.md). Its scores cannot be compared with published ones: the budget is another.
 """
@@ -86,7 +88,10 @@ def presets(name: str, num_tasks: int, agent: str) -> Mapping[str, Mapping[str, 
     published = {**_published(num_tasks), **(_published_sac(num_tasks) if agent == "sac" else _published_ppo())}
     if name == "mt3":
         return {"fast": _MT3_SAC if agent == "sac" else _MT3_PPO, "published": published}
-    return {"published": published, "fast": _fast_sac(num_tasks) if agent == "sac" else _fast_ppo(num_tasks)}
+    fast = _fast_sac(num_tasks) if agent == "sac" else _fast_ppo(num_tasks)
+    if name.startswith(("ml10-test", "ml45-test")):
+        return {"fine-tuning": _fine_tuning(num_tasks, agent), "published": published, "fast": fast}
+    return {"published": published, "fast": fast}
 
 
 def _published(num_tasks: int) -> dict[str, Any]:
@@ -151,4 +156,26 @@ def _fast_ppo(num_tasks: int) -> dict[str, Any]:
         "architecture": _MT3_PPO["architecture"],
         "normalizer": _POPART,
         "agent": _MT3_PPO["agent"],
+    }
+
+
+def _fine_tuning(num_tasks: int, agent: str) -> dict[str, Any]:
+    """Ten episodes of each of the 50 goals, as many as the official evaluation of meta-learning gives to adapt.
+
+    Ten slots per task. PPO makes an update of one episode of each. SAC, whose actions are random until then, learns
+    after 50 env steps of each.
+    """
+    settings: dict[str, Any] = {
+        "ppo": {**_PUBLISHED_PPO, "rollout_steps": 500, "epochs": 10, "minibatches": 20},
+        "sac": {"name": "sac", "learning_starts": 500 * num_tasks, "buffer_size": 250_000 * num_tasks},
+    }
+    return {
+        "total_env_steps": 250_000 * num_tasks,
+        "num_envs": 10 * num_tasks,
+        "eval_interval": 50_000 * num_tasks,
+        "eval_episodes_per_task": 50,
+        "checkpoint_interval": 50_000 * num_tasks,
+        "log_interval": 5_000 * num_tasks,
+        "agent": settings[agent],
+        **({"normalizer": _POPART} if agent == "ppo" else {}),
     }

@@ -27,7 +27,7 @@ def render_episode(
 ) -> RenderedEpisode:
     """One episode, in frames (SIZE, SIZE, 3) uint8. Raises BadInput without a renderer."""
     stock = _RenderingStock(factory.task_names, factory.reward_function)
-    slot = MetaWorldSlot(stock, factory.task_names, factory.goals, end_at_success=True)
+    slot = MetaWorldSlot(stock, factory.task_names, factory.goals, end_at_success=True, hides_goals=factory.hides_goals)
     observation = slot.begin(task, variation).astype(np.float32)
     env = stock.made
     try:

@@ -36,13 +36,19 @@ class MetaWorldSlot:
     """Plays one episode at a time, of any task (`envs.workers.slots.SlotEnv`)."""
 
     def __init__(
-        self, stock: EnvironmentStock, task_names: tuple[str, ...], goals: tuple[np.ndarray, ...], end_at_success: bool
+        self,
+        stock: EnvironmentStock,
+        task_names: tuple[str, ...],
+        goals: tuple[np.ndarray, ...],
+        end_at_success: bool,
+        hides_goals: bool,
     ):
-        """`goals`: of each task the vectors (50, G) that fix where objects and goal are."""
+        """`goals`: of each task the vectors (up to 50, G) that fix where objects and goal are."""
         self._stock = stock
         self._task_names = task_names
         self._goals = goals
         self._end_at_success = end_at_success
+        self._hides_goals = hides_goals
         self._task = NOBODY
         self._env: SawyerXYZEnv | None = None
 
@@ -72,7 +78,7 @@ class MetaWorldSlot:
         data = {
             "rand_vec": self._goals[task][variation],
             "env_cls": ALL_V3_ENVIRONMENTS[name],
-            "partially_observable": False,
+            "partially_observable": self._hides_goals,
         }
         # The official `set_task` wants its argument pickled; it is made and read in this process.
         return Task(env_name=name, data=pickle.dumps(data))

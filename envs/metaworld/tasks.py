@@ -101,8 +101,83 @@ MT50 = tuple(STEP_COSTS)
 
 MT3 = ("reach-v3", "drawer-close-v3", "window-close-v3")
 
-BENCHMARKS = {"MT10": MT10, "MT25": MT25, "MT50": MT50}
+ML10_TRAIN = (
+    "reach-v3",
+    "push-v3",
+    "pick-place-v3",
+    "door-open-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "peg-insert-side-v3",
+    "window-open-v3",
+    "sweep-v3",
+    "basketball-v3",
+)
+
+ML10_TEST = ("drawer-open-v3", "door-close-v3", "shelf-place-v3", "sweep-into-v3", "lever-pull-v3")
+
+ML45_TRAIN = (
+    "assembly-v3",
+    "basketball-v3",
+    "button-press-topdown-v3",
+    "button-press-topdown-wall-v3",
+    "button-press-v3",
+    "button-press-wall-v3",
+    "coffee-button-v3",
+    "coffee-pull-v3",
+    "coffee-push-v3",
+    "dial-turn-v3",
+    "disassemble-v3",
+    "door-close-v3",
+    "door-open-v3",
+    "drawer-close-v3",
+    "drawer-open-v3",
+    "faucet-open-v3",
+    "faucet-close-v3",
+    "hammer-v3",
+    "handle-press-side-v3",
+    "handle-press-v3",
+    "handle-pull-side-v3",
+    "handle-pull-v3",
+    "lever-pull-v3",
+    "pick-place-wall-v3",
+    "pick-out-of-hole-v3",
+    "push-back-v3",
+    "pick-place-v3",
+    "plate-slide-v3",
+    "plate-slide-side-v3",
+    "plate-slide-back-v3",
+    "plate-slide-back-side-v3",
+    "peg-insert-side-v3",
+    "peg-unplug-side-v3",
+    "soccer-v3",
+    "stick-push-v3",
+    "stick-pull-v3",
+    "push-wall-v3",
+    "push-v3",
+    "reach-wall-v3",
+    "reach-v3",
+    "shelf-place-v3",
+    "sweep-into-v3",
+    "sweep-v3",
+    "window-open-v3",
+    "window-close-v3",
+)
+
+ML45_TEST = ("bin-picking-v3", "box-close-v3", "hand-insert-v3", "door-lock-v3", "door-unlock-v3")
+
+BENCHMARKS = {
+    "MT10": MT10,
+    "MT25": MT25,
+    "MT50": MT50,
+    "ML10-train": ML10_TRAIN,
+    "ML10-test": ML10_TEST,
+    "ML45-train": ML45_TRAIN,
+    "ML45-test": ML45_TEST,
+}
 """Task lists of the official benchmarks, in their order; `MT1-TASK` is the official benchmark of one task."""
+
+_BY_SUITE = {benchmark.lower(): benchmark for benchmark in BENCHMARKS}
 
 
 @dataclass(frozen=True)
@@ -113,35 +188,45 @@ class NamedTasks:
     tasks: tuple[str, ...]
     benchmarks: tuple[str, ...]  # of each task: the official benchmark whose goals it has
 
+    @property
+    def hides_goals(self) -> bool:
+        """Whether observations have zeros in place of the goal, as in the meta-learning benchmarks."""
+        return self.benchmarks[0].startswith("ML")
+
 
 def parse(name: str) -> NamedTasks:
     """The tasks of a suite name. Raises BadInput for one that is not Meta-World's.
 
-    Goals depend on the list that they are drawn with: `mt10`, `mt25` and `mt50` have those of the benchmark, `mt3`
-    those of its tasks in MT10, and `mt1-TASK` and lists those of MT1 of each task.
+    Goals depend on the list that they are drawn with: `mt10`, `mt25`, `mt50` and the splits of ML10 and ML45 have those
+    of the benchmark, `mt3` those of its tasks in MT10, and `mt1-TASK` and lists those of MT1 of each task.
     """
-    if (benchmark := name.upper()) in BENCHMARKS and name.islower():
-        tasks = BENCHMARKS[benchmark]
-        return NamedTasks(name, tasks, len(tasks) * (benchmark,))
+    suite, colon, listed = name.partition(":")
+    if suite in _BY_SUITE and (not colon or suite.startswith("ml")):
+        benchmark = _BY_SUITE[suite]
+        known = BENCHMARKS[benchmark]
+        tasks = _task_list(name, listed) if colon else known
+        for task in tasks:
+            if task not in known:
+                raise BadInput(f"suite {name!r}: {task!r} is not in {suite}, which has {', '.join(known)}")
+        return NamedTasks(f"{suite}:{','.join(tasks)}" if colon else suite, tasks, len(tasks) * (benchmark,))
     if name == "mt3":
         return NamedTasks(name, MT3, len(MT3) * ("MT10",))
     if name.startswith("mt1-"):
         task = full_task_name(name.removeprefix("mt1-"))
         return NamedTasks(f"mt1-{task}", (task,), (f"MT1-{task}",))
     if name.startswith("metaworld:"):
-        tasks = tuple(full_task_name(task) for task in name.removeprefix("metaworld:").split(","))
-        for task in tasks:
-            if tasks.count(task) > 1:
-                raise BadInput(f"suite {name!r} names task {task!r} twice")
+        tasks = _task_list(name, listed)
         return NamedTasks("metaworld:" + ",".join(tasks), tasks, tuple(f"MT1-{task}" for task in tasks))
     raise BadInput(f"suite {name!r} is not one of Meta-World's")
 
 
 def suggested_name(name: str) -> str | None:
-    """The suite that is meant by `MT10`, `Meta-World/MT10`, `reach-v2`, `reach,push` or `MT1-reach`."""
+    """The suite that is meant by `MT10`, `Meta-World/MT10`, `ML10`, `reach-v2`, `reach,push` or `MT1-reach`."""
     plain = name.rpartition("/")[2].lower()
-    if plain.upper() in BENCHMARKS or plain == "mt3":
+    if plain in _BY_SUITE or plain == "mt3":
         return plain
+    if f"{plain}-train" in _BY_SUITE:
+        return f"{plain}-train"
     tasks = [re.sub(r"-v\d$", "", task) for task in plain.removeprefix("mt1-").split(",")]
     if not all(f"{task}-v3" in MT50 for task in tasks):
         return None
@@ -154,3 +239,12 @@ def full_task_name(name: str) -> str:
     if full not in MT50:
         raise BadInput(f"unknown Meta-World task {name!r}{nearest(full, MT50)}; known: {', '.join(sorted(MT50))}")
     return full
+
+
+def _task_list(suite: str, listed: str) -> tuple[str, ...]:
+    """The official names of `TASK,TASK`. Raises BadInput for an unknown one, or one that stands there twice."""
+    tasks = tuple(full_task_name(task) for task in listed.split(","))
+    for task in tasks:
+        if tasks.count(task) > 1:
+            raise BadInput(f"suite {suite!r} names task {task!r} twice")
+    return tasks

@@ -16,13 +16,13 @@ import metaworld
 import numpy as np
 import psutil
 import pytest
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3, MT25_V3, MT50_V3
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3, MT10_V3, MT25_V3, MT50_V3
 from metaworld.policies import SawyerReachV3Policy
 
 from envs.metaworld import goals as goal_store
 from envs.metaworld.factory import MetaWorldFactory
 from envs.metaworld.suite import MetaWorld
-from envs.metaworld.tasks import MT3, MT10, MT25, MT50, parse
+from envs.metaworld.tasks import BENCHMARKS, MT3, MT10, MT25, MT50, parse
 from envs.workers.pool import WorkerPool
 from mtrl.env.episodes import EpisodeSource, ListedEpisodes, RandomEpisodes
 from mtrl.env.suite import Mode, find_suite
@@ -53,12 +53,12 @@ def draw_actions(num_steps: int, num_envs: int) -> np.ndarray:
     return np.random.default_rng(5).uniform(-1, 1, (num_steps, num_envs, 4)).astype(np.float32)
 
 
-def official_goals(benchmark: Any) -> dict[str, np.ndarray]:
+def official_goals(benchmark: Any, split: str = "train", hidden: bool = False) -> dict[str, np.ndarray]:
     """Goal vectors (50, G) of an official benchmark object."""
     goals: dict[str, list[np.ndarray]] = {}
-    for task in benchmark.train_tasks:
+    for task in getattr(benchmark, f"{split}_tasks"):
         data = pickle.loads(task.data)
-        assert data["partially_observable"] is False
+        assert data["partially_observable"] is hidden
         goals.setdefault(task.env_name, []).append(data["rand_vec"])
     return {name: np.array(vectors) for name, vectors in goals.items()}
 
@@ -71,6 +71,9 @@ def test_task_lists_are_the_official_ones() -> None:
     assert tuple(MT25_V3) == MT25
     assert tuple(MT50_V3) == MT50 == tuple(metaworld.MT1.ENV_NAMES)
     assert set(MT3) < set(MT10)
+    for name, official in (("ML10", ML10_V3), ("ML45", ML45_V3)):
+        for split in ("train", "test"):
+            assert tuple(official[split]) == BENCHMARKS[f"{name}-{split}"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,14 @@ def test_task_lists_are_the_official_ones() -> None:
             "metaworld:push-v3,reach-v3",
             ("push-v3", "reach-v3"),
             ("MT1-push-v3", "MT1-reach-v3"),
+        ),
+        ("ml10-train", "ml10-train", BENCHMARKS["ML10-train"], 10 * ("ML10-train",)),
+        ("ml45-test", "ml45-test", BENCHMARKS["ML45-test"], 5 * ("ML45-test",)),
+        (
+            "ml10-test:lever-pull,door-close-v3",
+            "ml10-test:lever-pull-v3,door-close-v3",
+            ("lever-pull-v3", "door-close-v3"),
+            2 * ("ML10-test",),
         ),
     ],
 )
@@ -109,6 +120,9 @@ def test_a_suite_name_stands_for_tasks_and_goals(
         ("metaworld:push,push-v3", "names task 'push-v3' twice"),
         ("metaworld:", "unknown Meta-World task ''"),
         ("MT10", "'MT10' is not one of Meta-World's"),
+        ("mt10:reach", "'mt10:reach' is not one of Meta-World's"),
+        ("ml10-test:reach", "'reach-v3' is not in ml10-test, which has drawer-open-v3, door-close-v3"),
+        ("ml10-test:door-close,door-close", "names task 'door-close-v3' twice"),
     ],
 )
 def test_a_wrong_name_is_refused(name: str, said: str) -> None:
@@ -235,18 +249,44 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     assert len(goal_store.benchmark_goals("MT1-reach-v3", 1)["reach-v3"]) == 50
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_goals_of_a_split_are_those_of_the_official_benchmark(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = official_goals(metaworld.ML10(seed=1), split, hidden=True)
+    monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
+    suite = MetaWorld(f"ml10-{split}", CONFIG, 1)
+    assert suite.spec.task_names == tuple(expected)
+    for task, goals in zip(suite.spec.task_names, suite.goals, strict=True):
+        np.testing.assert_array_equal(goals, expected[task])
+
+
+def test_some_of_the_goals_can_be_chosen_by_number() -> None:
+    every = MetaWorld("ml10-test:door-close", CONFIG, 1)
+    chosen = MetaWorld("ml10-test:door-close", MetaWorld.Config(goals=(7, 3)), 1)
+    np.testing.assert_array_equal(chosen.goals[0], every.goals[0][[7, 3]])
+    assert chosen.spec.tasks[0].num_variations == 2
+    settings = dict(chosen.spec.settings)
+    assert (settings["num_goals"], settings["goals"]) == (2, [7, 3])
+    assert settings["goal"] == "hidden, zeros in the observation"
+    assert "goals" not in every.spec.settings
+    with pytest.raises(BadInput, match="names a goal twice"):
+        MetaWorld("mt1-reach", MetaWorld.Config(goals=(1, 1)), 1)
+
+
 # Trajectories.
 
 
 class OfficialEnv:
     """An untouched official environment, stepped by hand."""
 
-    def __init__(self, task: str, goals: np.ndarray, reward_function: str):
+    def __init__(self, task: str, goals: np.ndarray, reward_function: str, hidden: bool):
         self.env = ALL_V3_ENVIRONMENTS[task](reward_function_version=reward_function)
-        self.task, self.goals = task, goals
+        self.task, self.goals, self.hidden = task, goals, hidden
 
     def reset(self, goal: int) -> np.ndarray:
-        data = {"rand_vec": self.goals[goal], "env_cls": type(self.env), "partially_observable": False}
+        data = {"rand_vec": self.goals[goal], "env_cls": type(self.env)}
+        data["partially_observable"] = self.hidden
         self.env.set_task(metaworld.Task(env_name=self.task, data=pickle.dumps(data)))
         return self.env.reset()[0].astype(np.float32)
 
@@ -256,22 +296,25 @@ class OfficialEnv:
     [
         ("mt3", "v2"),
         ("mt1-push", "v1"),
+        ("ml10-test:door-close", "v2"),
         pytest.param("mt10", "v1", marks=pytest.mark.full),
         pytest.param("mt50", "v2", marks=pytest.mark.full),
     ],
 )
 def test_trajectories_are_those_of_the_official_environment(name: str, reward_function: Literal["v1", "v2"]) -> None:
     suite = MetaWorld(name, MetaWorld.Config(reward_function=reward_function), 1)
-    num_envs = suite.spec.num_tasks
+    num_envs, hidden = suite.spec.num_tasks, name.startswith("ml")
     actions = draw_actions(505, num_envs)
     with make_envs(suite) as envs:
         tasks, goals = envs.episodes.peek()
-        official = [OfficialEnv(suite.spec.task_names[task], suite.goals[task], reward_function) for task in tasks]
+        official = [
+            OfficialEnv(suite.spec.task_names[task], suite.goals[task], reward_function, hidden) for task in tasks
+        ]
         observation = envs.reset()
         successes = np.zeros(num_envs, bool)
         for slot, env in enumerate(official):
             np.testing.assert_array_equal(observation[slot], env.reset(goals[slot]))
-        assert (observation[:, -3:] != 0).any(axis=1).all(), "the goal is hidden"
+        assert ((observation[:, -3:] == 0).all(axis=1) == hidden).all()
         for number, action in enumerate(actions, start=1):
             _, next_goals = envs.episodes.peek()
             step = envs.step(action)
