@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import importlib
 
-_SUITE_MODULES = ("envs.metaworld.suite", "envs.atari.suite", "envs.gymnasium_suite.suite", "envs.point_mass")
+_SUITE_MODULES = (
+    "envs.metaworld.suite",
+    "envs.atari.suite",
+    "envs.gymnasium_suite.suite",
+    "envs.vizdoom.suite",
+    "envs.point_mass",
+)
 
 
 def register() -> None:

@@ -27,7 +27,7 @@ class PhysicsFactory(MetaWorldFactory):
     def __call__(self) -> MetaWorldSlot:
         if self._stock is None:
             self._stock = EnvironmentStock(self.task_names, self.reward_function)
-        return _PhysicsSlot(self._stock, self.task_names, self.goals, self.end_at_success)
+        return _PhysicsSlot(self._stock, self.task_names, self.goals, self.end_at_success, self.hides_goals)
 
 
 class _UntouchedStock(EnvironmentStock):

@@ -24,6 +24,7 @@ KNOWN_PACKAGES: Mapping[str, str] = {
     "PointMaze_": "gymnasium-robotics",
     "Adroit": "gymnasium-robotics",
     "FrankaKitchen-": "gymnasium-robotics",
+    "Vizdoom": "vizdoom",
 }
 """Packages that register environments when they are imported, by the start of the environments' names."""
 
@@ -63,6 +64,8 @@ def register_known(environment: str) -> None:
                 import minigrid  # noqa: F401
             elif package == "shimmy":
                 import shimmy  # noqa: F401
+            elif package == "vizdoom":
+                import vizdoom.gymnasium_wrapper  # noqa: F401
             elif package == "gymnasium-robotics":
                 import gymnasium_robotics
 

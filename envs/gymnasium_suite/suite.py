@@ -45,6 +45,7 @@ class GymnasiumSuite(Suite):
     }
 
     packages: tuple[str, ...] = ("gymnasium",)
+    recipe_class: ClassVar[type[Recipe]] = Recipe
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -72,7 +73,7 @@ class GymnasiumSuite(Suite):
             trusted_function(wrapper)
         arguments = _arguments(config, tuple(named))
         self.recipes = tuple(
-            Recipe(environment=environment, arguments=arguments[task], wrappers=config.wrappers)
+            self.recipe_class(environment=environment, arguments=arguments[task], wrappers=config.wrappers)
             for task, environment in named.items()
         )
         looks = {task: look_at(task, recipe) for task, recipe in zip(named, self.recipes, strict=True)}

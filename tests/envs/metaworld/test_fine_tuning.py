@@ -9,11 +9,11 @@ import pytest
 
 from mtrl.cli.main import main
 
-SMALL = (
-    "--agent ppo --agent.rollout-steps 10 --agent.minibatches 1 --agent.epochs 1 --architecture mlp "
-    "--architecture.task-input none --architecture.width 8 --num-envs 10 --num-workers 0 --torch-threads 1 "
-    "--total-env-steps 100 --eval-interval 0 --final-eval-episodes-per-task 1"
-).split()
+AGENT = "--agent ppo --agent.rollout-steps 10 --agent.minibatches 1 --agent.epochs 1"
+NETWORK = "--architecture mlp --architecture.task-input none --architecture.width 8"
+SHORT = "--num-envs 10 --num-workers 0 --torch-threads 1 --total-env-steps 100"
+EVALUATION = "--eval-interval 0 --final-eval-episodes-per-task 1"
+SMALL = [word for flags in (AGENT, NETWORK, SHORT, EVALUATION) for word in flags.split()]
 
 
 def test_a_run_on_the_training_tasks_is_tuned_on_a_goal_of_a_test_task(

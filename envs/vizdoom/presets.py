@@ -1,0 +1,33 @@
+"""Default settings of ViZDoom suites per agent: what a YAML file would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def fast(num_tasks: int, agent: str) -> Mapping[str, Any]:
+    """Settings for `num_tasks` scenarios: the network of IMPALA and, with PPO, the usual settings for pixels."""
+    settings: dict[str, Any] = {
+        "total_env_steps": 500_000 * num_tasks,
+        "num_envs": 8 * num_tasks,
+        "encoder": {"name": "impala"},
+        "architecture": {"name": "multi-head", "width": 256, "depth": 1},
+        "eval_interval": 50_000 * num_tasks,
+        "eval_episodes_per_task": 10,
+        "final_eval_episodes_per_task": 50,
+        "checkpoint_interval": 50_000 * num_tasks,
+        "log_interval": 5_000 * num_tasks,
+    }
+    if agent == "ppo":
+        settings["normalizer"] = {"name": "popart"}
+        settings["agent"] = {"name": "ppo", "rollout_steps": 128, "learning_rate": 5e-4}
+    if agent == "sac":
+        settings["normalizer"] = {"name": "return-scale"}
+        settings["agent"] = {
+            "name": "sac",
+            "batch_size": 64 * num_tasks,
+            "buffer_size": 50_000 * num_tasks,
+            "learning_starts": 5_000 * num_tasks,
+        }
+    return settings
