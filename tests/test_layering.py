@@ -30,7 +30,7 @@ UNITS = (
 )  # fmt: skip
 """The files and packages of `mtrl` from bottom to top, as docs/architecture.md has them: each imports earlier ones."""
 
-SIMULATORS = re.compile(r"mujoco|ale[_-]py|envpool|atari|meta-world|metaworld(?!:)", re.IGNORECASE)
+SIMULATORS = re.compile(r"mujoco|ale[_-]py|envpool|atari|vizdoom|meta-world|metaworld(?!:)", re.IGNORECASE)
 """Simulators, which `mtrl` knows none of; a suite's name such as `metaworld:reach-v3` may be an example."""
 
 MAX_FILES = 12
