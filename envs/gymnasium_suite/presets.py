@@ -42,7 +42,6 @@ def _sac(num_tasks: int) -> dict[str, Any]:
             # Rewards may come after hundreds of steps that are all alike, as in Acrobot: an episode that happens to get
             # there teaches 10 transitions at a time with this, and one without.
             "n_step": 10,
-            "target_entropy_scale": 0.7,
         },
     }
 
