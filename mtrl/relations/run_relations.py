@@ -32,7 +32,7 @@ class MeasureSettings:
     updates: PositiveInt = 8  # updates of the run, continued in memory, whose batches are measured
     probes: Annotated[int, Field(ge=3)] = 256  # observations for rsa, attribution and fisher, of all tasks together
     parameter_group: str | None = None  # parameter group for cosine and tag; None: the agent's first
-    lookahead_rate: Annotated[float, Field(gt=0)] = 0.01  # of the gradient step of tag
+    lookahead_rate: Annotated[float, Field(gt=0)] = 1e-3  # of the gradient step of tag
 
 
 def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
@@ -52,7 +52,7 @@ def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
 
 
 def tag(run: Continuation, settings: MeasureSettings) -> Tensor:
-    """Lookahead affinity, mean over the updates."""
+    """Lookahead affinity, mean over the updates. Raises BadInput where the step is too long to say anything."""
     group = run.group(settings.parameter_group)
     if not run.agent.group_gauges.get(group.name, False):
         gauged = [name for name, has in run.agent.group_gauges.items() if has]
@@ -66,7 +66,13 @@ def tag(run: Continuation, settings: MeasureSettings) -> Tensor:
         found.append(lookahead_affinity(*_gauge(group), gradients, settings.lookahead_rate).double().cpu())
         counts += torch.tensor(batch.counts)
     run.refuse_missing_tasks(counts)
-    return torch.stack(found).nanmean(0)
+    affinity = torch.stack(found).nanmean(0)
+    if int((affinity.diagonal() < 0).sum()) > run.num_tasks / 2:
+        raise BadInput(
+            f"lookahead_rate: {settings.lookahead_rate:g} is too large; a step on their own gradient makes the losses "
+            "of most tasks larger"
+        )
+    return affinity
 
 
 def rsa(run: Continuation, settings: MeasureSettings) -> Tensor:

@@ -82,6 +82,11 @@ def test_conflicting_tasks_have_a_negative_cosine(tmp_path: Path) -> None:
     assert read_relations(path / "relations" / "cosine" / "relations.json").affinity[0, 1] < 0
 
 
+def test_a_lookahead_that_overshoots_is_refused(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", agent=PPO)
+    assert_refused(relations(path, "--measure", "tag", "--lookahead-rate", "1e6"), "lookahead_rate: 1e+06 is too large")
+
+
 def test_transfer_tells_which_tasks_lose_by_company(tmp_path: Path) -> None:
     single = {"reach-v3": 0.9, "push-v3": 0.2}
     paths = [write_run(tmp_path / task, [rate], tasks=[task]) for task, rate in single.items()]
