@@ -22,5 +22,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     skip = pytest.mark.skip(reason="full size: run with --full")
     for item in items:
-        if "full" in item.keywords:
+        if item.get_closest_marker("full"):  # not a keyword: folders have those too
             item.add_marker(skip)
