@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ class ScreenRecipe(Recipe):
         from envs.vizdoom.screens import Screens
 
         # The game writes its settings when it starts, by default into the current folder.
-        settings = Path(tempfile.gettempdir()) / "mtrl-vizdoom.ini"
+        settings = Path(tempfile.gettempdir()) / f"mtrl-vizdoom-{os.getuid()}.ini"
         own = Recipe(
             environment=self.environment,
             arguments={**self.arguments, "doom_config_path": str(settings)},
