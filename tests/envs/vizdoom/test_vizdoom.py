@@ -89,7 +89,7 @@ def test_a_game_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_suite_says_what_its_protocol_fixes() -> None:
-    pytest.importorskip("vizdoom")
+    pytest.importorskip("vizdoom.gymnasium_wrapper")
     spec = ViZDoom("vizdoom:basic,deadly-corridor", ViZDoom.Config(frame_skip=8), 1).spec
     assert (spec.name, spec.protocol, spec.score) == ("vizdoom:basic,deadly-corridor", "vizdoom", "return")
     assert [task.max_episode_steps for task in spec.tasks] == [38, 263]  # of 300 and 2100 frames
@@ -106,7 +106,7 @@ def test_every_scenario_is_registered(scenario: str) -> None:
 
 
 def test_a_resumed_run_goes_on_in_mid_episode() -> None:
-    pytest.importorskip("vizdoom")
+    pytest.importorskip("vizdoom.gymnasium_wrapper")
     suite = ViZDoom(BOTH, CONFIG, 1)
     arguments: dict[str, Any] = {"mode": "train", "num_workers": 0, "worker_timeout": 30.0}
     with (
@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_in_mid_episode() -> None:
 
 
 def test_ppo_trains_on_screens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("vizdoom")
+    pytest.importorskip("vizdoom.gymnasium_wrapper")
     monkeypatch.chdir(tmp_path)
     config = tiny_config(
         BOTH,
