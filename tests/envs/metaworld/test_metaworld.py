@@ -249,16 +249,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     assert len(goal_store.benchmark_goals("MT1-reach-v3", 1)["reach-v3"]) == 50
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_goals_of_a_split_are_those_of_the_official_benchmark(
-    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = official_goals(metaworld.ML10(seed=1), split, hidden=True)
+def test_goals_of_a_split_are_those_of_the_official_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = metaworld.ML10(seed=1)
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
-    suite = MetaWorld(f"ml10-{split}", CONFIG, 1)
-    assert suite.spec.task_names == tuple(expected)
-    for task, goals in zip(suite.spec.task_names, suite.goals, strict=True):
-        np.testing.assert_array_equal(goals, expected[task])
+    for split in ("train", "test"):
+        expected = official_goals(official, split, hidden=True)
+        suite = MetaWorld(f"ml10-{split}", CONFIG, 1)
+        assert suite.spec.task_names == tuple(expected)
+        for task, goals in zip(suite.spec.task_names, suite.goals, strict=True):
+            np.testing.assert_array_equal(goals, expected[task])
 
 
 def test_some_of_the_goals_can_be_chosen_by_number() -> None:
