@@ -66,6 +66,7 @@ class PPO(Agent):
         self.config = config
         self.rollout_steps = config.rollout_steps
         self.buffer_size = config.rollout_steps * self.num_envs
+        self.learns_until = config.annealing_steps
         encoder = components.encoder()
         head = make_policy_gradient_head(components.spec, config.initial_log_std)
         policy = components.policy(encoder.out_features, head)

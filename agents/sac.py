@@ -64,6 +64,7 @@ class SAC(Agent):
         self.config = config
         self.rollout_steps = -(-(config.update_interval or 1) // self.num_envs)  # vector steps, rounded up
         self.buffer_size = config.buffer_size
+        self.learns_until = config.annealing_steps
         self.batch_size = config.batch_size or 128 * self.num_tasks
         self.head = make_soft_head(components.spec)
         encoder = components.encoder()

@@ -127,6 +127,8 @@ class Agent(nn.Module, ABC):
     """Shapes per transition of what `act` stores beside the action."""
     reads_rewards: bool = True
     """False: it learns from observations alone, as a student of teachers does."""
+    learns_until: int | None = None
+    """Env steps after which its learning rate is 0; None: it never is. A longer run is refused."""
 
     @abstractmethod
     def __init__(self, components: Components, config: Any):
@@ -155,11 +157,15 @@ class Agent(nn.Module, ABC):
         """
         return self.act(observation, task_ids, explore=False).action
 
+    def averaged_policy(self) -> AveragedPolicy | None:
+        """What evaluations play; None if the agent keeps no average."""
+        return next((module for module in self.modules() if isinstance(module, AveragedPolicy)), None)
+
     def use_last_weights(self) -> None:
         """Evaluations play the weights of the last update, not an average over updates."""
-        for module in self.modules():
-            if isinstance(module, AveragedPolicy):
-                module.follow()
+        average = self.averaged_policy()
+        if average is not None:
+            average.follow()
 
     def play_part(self, part: str) -> None:
         """Evaluations play a part of the policy, such as Distral's common one. Raises BadInput for an unknown part."""

@@ -114,6 +114,7 @@ class Distill(Agent):
         self.config = config
         self.rollout_steps = -(-(config.update_interval or 1) // self.num_envs)  # vector steps, rounded up
         self.buffer_size = config.buffer_size
+        self.learns_until = config.annealing_steps
         self.batch_size = config.batch_size or 128 * self.num_tasks
         head = make_soft_head(spec) if config.squashed else make_policy_gradient_head(spec)
         encoder = components.encoder()

@@ -175,7 +175,7 @@ def load_teacher(run: str, spec: SuiteSpec, checkpoint: str, device: torch.devic
     except BadInput as error:
         raise BadInput(f"teacher {run}: {error}") from error
     refuse_other_spaces(trained.spec, spec, f"teacher {run}")
-    average = next((part for part in trained.agent.modules() if isinstance(part, AveragedPolicy)), None)
+    average = trained.agent.averaged_policy()
     if average is None:
         raise BadInput(f"teacher {run}: agent {trained.config.agent.name!r} keeps no AveragedPolicy to learn from")
     return Teacher(run, average.eval().requires_grad_(False), trained.spec, _sha256(average))

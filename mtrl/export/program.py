@@ -24,7 +24,6 @@ from mtrl.agent import Agent
 from mtrl.checkpoints import tensor_file
 from mtrl.errors import BadInput, MtrlError
 from mtrl.evaluation.protocol_policy import ActionRule, mode_rule
-from mtrl.policies import AveragedPolicy
 from mtrl.runs.run_directory import EXPORTED_WEIGHTS
 from mtrl.seeding import stream
 from mtrl.types import SuiteSpec
@@ -45,7 +44,7 @@ class DeterministicPolicy(nn.Module):
     def __init__(self, agent: Agent, name: str):
         """name: of the agent, for errors."""
         super().__init__()
-        average = next((module for module in agent.modules() if isinstance(module, AveragedPolicy)), None)
+        average = agent.averaged_policy()
         if average is None:
             raise BadInput(f"agent {name!r} keeps no AveragedPolicy, which is what is exported")
         self.encoder, self.policy = average.encoder, average.policy

@@ -82,10 +82,10 @@ class Continuation:
 
     def averaged_policy(self) -> AveragedPolicy:
         """The policy that evaluations play. Raises BadInput for an agent of another kind."""
-        for module in self.agent.modules():
-            if isinstance(module, AveragedPolicy):
-                return module
-        raise BadInput(f"the agent of {self.path} keeps no AveragedPolicy; measures of gradients can do without")
+        average = self.agent.averaged_policy()
+        if average is None:
+            raise BadInput(f"the agent of {self.path} keeps no AveragedPolicy; measures of gradients can do without")
+        return average
 
     def refuse_missing_tasks(self, counts: Tensor) -> None:
         """counts (M,): samples of each task. Raises BadInput where a task has none."""

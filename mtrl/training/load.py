@@ -26,7 +26,6 @@ from mtrl.errors import BadInput
 from mtrl.evaluation.protocol_policy import mode_rule, sampling_rule
 from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.optim.torch_defaults import torch_defaults
-from mtrl.policies import AveragedPolicy
 from mtrl.registry import discover_plugins, nearest, trust_module
 from mtrl.runs.run_directory import EXPORT_FACTS, EXPORTED_WEIGHTS, MAX_TEXT_BYTES, RunDirectory
 from mtrl.seeding import torch_stream
@@ -172,6 +171,9 @@ def load_trained(
     return TrainedAgent(agent.eval(), suite.spec, config, label, stored.env_steps, generator)
 
 
+_MAX_EXPORT_BYTES = 2**32
+
+
 class _Stored(NamedTuple):
     """Weights as they lie on the disk."""
 
@@ -196,17 +198,22 @@ def _exported(folder: Path) -> _Stored:
     """The policy that `mtrl export --format weights` wrote. Raises BadInput."""
     try:
         facts = parse_json(read_small_file(folder / EXPORT_FACTS, MAX_TEXT_BYTES))
-        digest, label, env_steps = facts["files"][EXPORTED_WEIGHTS], str(facts["checkpoint"]), int(facts["env_steps"])
+        digest, label, env_steps = facts["files"].get(EXPORTED_WEIGHTS), str(facts["checkpoint"]), facts["env_steps"]
         part = facts["policy_part"]
-        content = (folder / EXPORTED_WEIGHTS).read_bytes()
-    except (LookupError, TypeError, ValueError, OSError) as error:
+    except (LookupError, TypeError, AttributeError, OSError) as error:
+        raise BadInput(f"{folder / EXPORT_FACTS} is not what an export writes") from error
+    try:
+        content = read_small_file(folder / EXPORTED_WEIGHTS, _MAX_EXPORT_BYTES)
+    except OSError as error:
         raise BadInput(f"{folder} has no {EXPORTED_WEIGHTS}; write one by mtrl export --format weights") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise BadInput(f"{folder / EXPORTED_WEIGHTS} is damaged: it is not what {EXPORT_FACTS} says")
     tensors = tensor_file.decode(content)
 
     def load_into(agent: Agent) -> None:
-        average = next(module for module in agent.modules() if isinstance(module, AveragedPolicy))
+        average = agent.averaged_policy()
+        if average is None:
+            raise ValueError("its agent keeps no AveragedPolicy")
         for name, module in (("encoder.", average.encoder), ("policy.", average.policy)):
             module.load_state_dict(
                 {key.removeprefix(name): own for key, own in tensors.items() if key.startswith(name)}

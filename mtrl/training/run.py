@@ -132,10 +132,10 @@ def train(config: RunConfig, run_dir: Path, *, overwrite: bool = False, loggers:
         device = prepare_process(config)
         suite = build_suite(config.suite, config.settings.seed)
         refuse_wrong_loggers(config)
-        refuse_ended_annealing(config)
         # These may refuse the suite, or not fit the memory: not after there is a run directory.
         build_scheduler(config, suite)
         agent = build_agent(config, suite, device)
+        refuse_ended_annealing(agent, config.settings.total_env_steps)
         require_room(config, agent)
         if config.settings.cuda_graphs:
             refuse_cuda_graphs(agent)
@@ -167,7 +167,6 @@ def resume(
             device = prepare_process(config)
             suite = build_suite(config.suite, config.settings.seed)
             refuse_wrong_loggers(config)
-            refuse_ended_annealing(config)
             store = checkpoint_store(run, config, suite, device)
             checkpoint = store.load("latest")
             refuse_another_suite(checkpoint, suite)
@@ -181,6 +180,7 @@ def resume(
                 say(f"the checkpoint was written with other versions: {change}; {now}")
             agent = build_agent(config, suite, device)
             refuse_other_inputs(checkpoint, agent)
+            refuse_ended_annealing(agent, end)
             require_room(config, agent)
         if WORLD.rank > 0:
             return _follow(config, suite, agent, checkpoint)
@@ -210,13 +210,13 @@ def refuse_wrong_loggers(config: RunConfig) -> None:
     chosen_callbacks(config.settings)
 
 
-def refuse_ended_annealing(config: RunConfig) -> None:
+def refuse_ended_annealing(agent: Agent, total_env_steps: int) -> None:
     """Raises BadInput if the agent's learning rate, as it is set, is 0 before the run ends."""
-    end, total = getattr(config.agent.config, "annealing_steps", None), config.settings.total_env_steps
-    if end is not None and end < total:
+    end = agent.learns_until
+    if end is not None and end < total_env_steps:
         raise BadInput(
             f"agent.annealing_steps: {end} is not allowed; nothing would be learned from then to total_env_steps "
-            f"{total}: give it as many, or null for a constant learning rate"
+            f"{total_env_steps}: give it as many, or null for a constant learning rate"
         )
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 
 import mtrl
+from agents.distillation.teachers import load_teacher
 from mtrl import registry
 from mtrl.agent import Agent
 from mtrl.config.schema import RunConfig
@@ -225,6 +226,8 @@ def test_exported_weights_are_played_like_their_run(run: mtrl.Run, tmp_path: Pat
     assert (played.checkpoint, played.env_steps) == ("step 160", 160)
     observation, task_ids = random_inputs(played.spec, 4)
     np.testing.assert_array_equal(played.predict(observation, task_ids), run.policy.predict(observation, task_ids))
+    teacher = load_teacher(str(folder), played.spec, "latest", torch.device("cpu"))
+    assert teacher.spec.task_names == played.spec.task_names
     done = call("eval", str(folder), "--episodes-per-task", "2", "--num-workers", "0")
     assert done.code == 0, done.error
     assert json.loads((folder / "eval.json").read_text())["checkpoint"] == "step 160"
@@ -234,6 +237,8 @@ def test_exported_weights_are_played_like_their_run(run: mtrl.Run, tmp_path: Pat
     assert_refused(call("eval", str(folder)), "is damaged")
     (folder / "policy.safetensors").unlink()
     assert_refused(call("eval", str(folder)), "mtrl export --format weights")
+    (folder / "policy.json").write_text("[]")
+    assert_refused(call("eval", str(folder)), "policy.json is not what an export writes")
 
 
 def test_scores_are_those_of_the_exported_checkpoint(run: mtrl.Run, tmp_path: Path) -> None:
