@@ -1,6 +1,6 @@
 """Milliseconds per SAC update with scalar and with categorical critics, at the sizes of the presets `fast`.
 
-python -m benchmarks.updates.categorical [--repeats 5] [--updates 20] [--precision bfloat16]
+python -m benchmarks.categorical_critics [--repeats 5] [--updates 20] [--precision bfloat16]
 
 mt3: multi-head 2 x 128, batch 192. mt10: three architectures of width 256, batch 320. One thread of torch; contestants
 take turns. An update is one gradient step of critics, actor and temperatures and one of the target average, the drawing
