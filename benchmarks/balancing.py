@@ -4,46 +4,41 @@ python -m benchmarks.balancing --runs FOLDER --suite mt10 --seeds 1 2 [--aggrega
 
 Trains one run per method and seed, `FOLDER/METHOD-seed-N`, one after the other. Given again, the command skips the runs
 that are finished and resumes those that are not. It writes `FOLDER/table.md` after every run. A method that reads
-positive losses is taken for the parameter groups that have them, with `mean` for the others.
+positive losses is taken for the parameter groups that have them, with `mean` for the others. The name of a normalizer,
+such as `popart`, stands for `mean` with that normalizer.
 
 Columns, each the median over seeds with the lowest and highest in brackets: training time per env step relative to
 `mean` of the same seed (stepping included), success rate of the final evaluation (mean of the tasks, and the worst),
 and the share of pairs of tasks whose gradients conflict, over all parameter groups and measurements (with
-`--conflict-interval`). Times are comparable only if nothing else ran on the machine.
+`--conflict-interval`). Times are comparable only if nothing else ran on the machine. With `--returns` there is a column
+per task instead of the two of success: the mean return of the final evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import agents
 import envs
 from benchmarks.repeats import Repeats
+from benchmarks.trained_runs import Outcome, outcome, train
 from mtrl.agent import agent_types
 from mtrl.aggregation import aggregators
 from mtrl.errors import BadInput
-from mtrl.runs.run_directory import RunDirectory
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one finished run left behind."""
-
-    env_steps: int
-    env_steps_per_second: float  # of the process that ended the run
-    success_rates: list[float]  # per task, in the last evaluation
-    conflict_rate: float | None  # None: not measured
+from mtrl.normalization import normalizers
 
 
 def aggregator_flags(name: str, agent: str) -> list[str]:
-    """Flags of `mtrl train` for one aggregator. Raises BadInput where no parameter group of the agent can have it."""
+    """Flags of `mtrl train` for one method. Raises BadInput where no parameter group of the agent can have it."""
     groups = agent_types.get(agent).group_gauges
+    if name in normalizers.names():
+        return ["--aggregator", "mean", "--normalizer", name]
     if not aggregators.get(name).needs_gauge:
         return ["--aggregator", name]
     if not any(groups.values()):
@@ -52,43 +47,22 @@ def aggregator_flags(name: str, agent: str) -> list[str]:
     return ["--aggregator", name, *(flag for group in without for flag in (f"--aggregator.{group}", "mean"))]
 
 
-def train(suite: str, seed: int, run_dir: Path, flags: Sequence[str]) -> None:
-    """A new run, or the rest of one. Raises CalledProcessError if it fails."""
-    command = [sys.executable, "-m", "mtrl", "train"]
-    if run_dir.exists():
-        subprocess.run([*command, "--resume", str(run_dir)], check=True)
-    else:
-        subprocess.run([*command, "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir), *flags], check=True)
+def mean_return(task: str, result: Outcome) -> float:
+    return result.mean_returns[task]
 
 
-def outcome(run_dir: Path) -> Outcome | None:
-    """The result of a finished run, None of any other."""
-    if not run_dir.exists():
-        return None
-    run = RunDirectory.open(run_dir)
-    rows = run.metrics.rows()
-    evaluated = [row for row in run.evaluations.rows() if row.kind == "final"]
-    # A run that was extended has several.
-    final = [row for row in evaluated if row.env_steps == evaluated[-1].env_steps]
-    rates = [row["time/env_steps_per_second"] for row in rows if "time/env_steps_per_second" in row]
-    if run.meta()["status"] != "done" or not final or not rates:
-        return None
-    conflicts = [value for row in rows for name, value in row.items() if name.endswith("/conflict_rate")]
-    return Outcome(
-        env_steps=final[0].env_steps,
-        env_steps_per_second=rates[-1],
-        success_rates=[row.success_rate for row in final],
-        conflict_rate=statistics.fmean(conflicts) if conflicts else None,
-    )
-
-
-def table(runs: Path, names: Sequence[str], seeds: Sequence[int]) -> str:
+def table(runs: Path, names: Sequence[str], seeds: Sequence[int], returns: bool = False) -> str:
     """Markdown: a row per method that has finished runs."""
     found = {(name, seed): outcome(runs / f"{name}-seed-{seed}") for name in names for seed in seeds}
-    lines = [
-        "| aggregator | seeds | env steps | time, mean = 1 | success rate | worst task | conflicting pairs |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    reached: dict[str, Callable[[Outcome], float]] = {
+        "success rate": lambda result: statistics.fmean(result.success_rates.values()),
+        "worst task": lambda result: min(result.success_rates.values()),
+    }
+    if returns:
+        tasks = next((list(result.mean_returns) for result in found.values() if result is not None), [])
+        reached = {task: functools.partial(mean_return, task) for task in tasks}
+    columns = ["aggregator", "seeds", "env steps", "time, mean = 1", *reached, "conflicting pairs"]
+    lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
     for name in names:
         own = {seed: result for seed in seeds if (result := found[name, seed]) is not None}
         if not own:
@@ -108,8 +82,7 @@ def table(runs: Path, names: Sequence[str], seeds: Sequence[int]) -> str:
             str(len(own)),
             f"{min(result.env_steps for result in own.values()):,}",
             Repeats(tuple(times)).shown(2) if times else "",
-            shown(lambda result: statistics.fmean(result.success_rates)),
-            shown(lambda result: min(result.success_rates)),
+            *(shown(value) for value in reached.values()),
             Repeats(tuple(conflicts)).shown(2) if conflicts else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -126,6 +99,7 @@ def main() -> int:
     parser.add_argument("--agent", default="sac")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--aggregators", nargs="+", metavar="NAME", help="default: all, `mean` first")
+    parser.add_argument("--returns", action="store_true", help="mean returns by task in place of success rates")
     arguments, flags = parser.parse_known_args()
     agents.register()
     envs.register()
@@ -145,8 +119,8 @@ def main() -> int:
                 train(arguments.suite, seed, run_dir, [*own_flags, *flags])
             except subprocess.CalledProcessError as error:
                 failed.append(f"{run_dir}: exit code {error.returncode}")
-            (arguments.runs / "table.md").write_text(table(arguments.runs, names, arguments.seeds))
-    print(table(arguments.runs, names, arguments.seeds), end="")
+            (arguments.runs / "table.md").write_text(table(arguments.runs, names, arguments.seeds, arguments.returns))
+    print(table(arguments.runs, names, arguments.seeds, arguments.returns), end="")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -35,7 +35,9 @@ class Repeats:
         return {"median": self.median, "low": self.low, "high": self.high, "values": list(self.values)}
 
     def shown(self, digits: int) -> str:
-        """The median with the lowest and highest in brackets."""
+        """The median with the lowest and highest in brackets, or the only value."""
+        if len(self.values) == 1:
+            return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 

@@ -8,7 +8,8 @@ import pytest
 
 import agents
 import envs
-from benchmarks.balancing import aggregator_flags, outcome, table
+from benchmarks.balancing import aggregator_flags, table
+from benchmarks.trained_runs import outcome
 from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.runs.logs import EvaluationRow
@@ -43,7 +44,16 @@ def test_the_table_has_cost_success_worst_task_and_conflict(tmp_path: Path) -> N
     lines = table(tmp_path, ["mean", "mgda", "upgrad"], [1, 2]).splitlines()[2:]
     assert lines == [
         "| mean | 2 | 1,000 | 1.00 (1.00 to 1.00) | 0.62 (0.50 to 0.75) | 0.35 (0.20 to 0.50) | 0.60 (0.50 to 0.70) |",
-        "| mgda | 1 | 1,000 | 2.00 (2.00 to 2.00) | 0.95 (0.95 to 0.95) | 0.90 (0.90 to 0.90) |  |",
+        "| mgda | 1 | 1,000 | 2.00 | 0.95 | 0.90 |  |",
+    ]
+
+
+def test_the_table_has_mean_returns_by_task_if_asked(tmp_path: Path) -> None:
+    write(tmp_path / "mean-seed-1", 100.0, (0.0, 0.0), [])
+    assert table(tmp_path, ["mean"], [1], returns=True).splitlines() == [
+        "| aggregator | seeds | env steps | time, mean = 1 | a | b | conflicting pairs |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        "| mean | 1 | 1,000 | 1.00 | 1.00 | 1.00 |  |",
     ]
 
 
@@ -57,5 +67,6 @@ def test_a_method_that_reads_positive_losses_is_taken_where_there_are_some() -> 
     assert aggregator_flags("mgda", "sac") == ["--aggregator", "mgda"]
     assert aggregator_flags("dwa", "sac") == ["--aggregator", "dwa", "--aggregator.actor", "mean"]
     assert aggregator_flags("dwa", "ppo") == ["--aggregator", "dwa"]
+    assert aggregator_flags("popart", "ppo") == ["--aggregator", "mean", "--normalizer", "popart"]
     with pytest.raises(BadInput, match="unknown aggregator"):
         aggregator_flags("means", "sac")
