@@ -25,6 +25,7 @@ from agents.distillation.teachers import Teachers, representation_size
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
 from mtrl.buffer.rollout_buffer import RolloutBuffer
+from mtrl.data_parallel.learning import own_part
 from mtrl.encoders import Encoder
 from mtrl.errors import BadInput
 from mtrl.networks.layers import uniform_noise
@@ -194,13 +195,13 @@ class Distill(Agent):
     def learn(self, batch: Batch) -> Metrics:
         """One gradient step on a batch that is sorted by task."""
         assert self.teachers is not None
+        noise = uniform_noise(self.update_stream, len(batch.reward), self.student.policy.noise_size)
+        batch = own_part(replace(batch, noise={} if noise is None else {"policy": noise}))
         num_features = 0 if self.student.regressors is None else self.own_features.shape[1]
         with self.autocast():
-            taught = self.teachers.columns(batch.observation, batch.counts, num_features)
-        noise = uniform_noise(self.update_stream, len(batch.reward), self.student.policy.noise_size)
+            taught = self.teachers.columns(batch.observation, batch.own_counts, num_features)
         extras = {**batch.extras, **{f"teacher_{name}": values for name, values in taught.items()}}
-        batch = replace(batch, extras=extras, noise={} if noise is None else {"policy": noise})
-        result = self.group.step(self.losses, batch)
+        result = self.group.step(self.losses, replace(batch, extras=extras))
         self.average.update()
         means = means_per_task(result.metrics, batch.task_ids, self.num_tasks)
         share = torch.tensor(self.teacher_share, device=self.device)
@@ -210,7 +211,7 @@ class Distill(Agent):
         """Divergence from the teachers, mean within each task (M,), and the feature regression."""
         tasks = batch.task_ids
         features, policy, predicted = self.group.bind(self.student, parameters)(
-            batch.observation, tasks, batch.noise.get("policy"), batch.counts
+            batch.observation, tasks, batch.noise.get("policy"), batch.own_counts
         )
         taught = {name.removeprefix("teacher_"): values for name, values in batch.extras.items()}
         by_modes = self.by_modes if isinstance(self.by_modes, bool) else self.by_modes[tasks]

@@ -18,6 +18,7 @@ from mtrl.config.schema import RunConfig
 from mtrl.data_parallel.learning import learning
 from mtrl.data_parallel.ranks import largest
 from mtrl.env.episodes import RandomEpisodes
+from mtrl.training import run
 from mtrl.training.build import build_agent, build_suite
 from mtrl.types import Batch, Metrics, State, TaskWeights
 from tests.data_parallel.two_ranks import in_ranks
@@ -25,6 +26,8 @@ from tests.training.tiny_runs import tiny_config
 
 SAC = {"name": "sac", "batch_size": 33, "learning_starts": 16}
 PPO = {"name": "ppo", "rollout_steps": 6, "epochs": 2, "minibatches": 2}
+TEACHER = "TEACHER"  # stands for a run
+DISTILL = {"name": "distill", "batch_size": 33, "teachers": [TEACHER]}
 # The last task has a row or two in a batch, often none on one of the ranks.
 WEIGHTS = TaskWeights(shares=np.array([0.5, 0.3, 0.16, 0.04]), loss_weights=np.array([1.0, 0.5, 1.5, 1.0]))
 ROUTING = {"name": "routing", "width": 16, "diversity": 0.1}
@@ -41,6 +44,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "sac, graddrop": {"aggregator": {"name": "graddrop", "critic": {"name": "mgda-ub"}}},
     "sac, pcgrad": {"aggregator": {"name": "pcgrad", "critic": {"name": "gradnorm"}}},
     "sac, reward prediction": {"encoder": {"name": "mlp", "width": 16}, "auxiliary": "reward-prediction"},
+    "sac, distillation": {"auxiliary": [{"name": "distillation", "teachers": [TEACHER]}]},
+    "distill": {"agent": DISTILL},
+    "distill, features": {"agent": {**DISTILL, "feature_coefficient": 0.01}},
     "ppo": {"agent": PPO},
     "ppo, popart, separate": {
         "agent": {**PPO, "target_kl": 0.01},
@@ -96,9 +102,27 @@ def without_streams(state: State) -> State:
     return {"modules": state["modules"], "optimizers": groups, "aggregators": memories}
 
 
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a small run."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    short = {"total_env_steps": 160, "log_interval": 1600, "eval_interval": 0, "final_eval_episodes_per_task": 0}
+    assert run.train(tiny_config(**short), folder) == 0
+    return str(folder)
+
+
+def with_teacher(settings: Any, teacher: str) -> Any:
+    """The settings with the run in place of `TEACHER`."""
+    if isinstance(settings, dict):
+        return {name: with_teacher(value, teacher) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [with_teacher(value, teacher) for value in settings]
+    return teacher if settings == TEACHER else settings
+
+
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_two_ranks_learn_what_one_process_learns(tmp_path: Path, cell: str) -> None:
-    config = tiny_config(**{"agent": SAC} | CELLS[cell])
+def test_two_ranks_learn_what_one_process_learns(tmp_path: Path, teacher: str, cell: str) -> None:
+    config = tiny_config(**{"agent": SAC} | with_teacher(CELLS[cell], teacher))
 
     def compare() -> int:
         alone, expected = learnt(config, shared=False)
