@@ -64,8 +64,12 @@ class Control(AuxiliaryTask):
             following = greedy_q(self.target(next_features))
             alive = (~inputs.terminated).float().unsqueeze(1)
             target = self.rewards(inputs, next_features) + self.discount * alive * following
-        q = chosen_q(self.network(inputs.features), inputs.batch.action)
+        q = self.q_of(inputs.features, inputs.batch.action)
         return mean_per_task((target - q).square().sum(1), tasks, self.num_tasks)
+
+    def q_of(self, features: Tensor, action: Tensor) -> Tensor:
+        """Q values (B, C) of actions (B,)."""
+        return chosen_q(self.network(features), action)
 
     @torch.no_grad()
     def after_step(self, encoder: nn.Module) -> None:
@@ -97,8 +101,22 @@ class Deconvolution(nn.Module):
         self.transposed = nn.ConvTranspose2d(hidden, channels, kernel_size=2, stride=2)
 
     def forward(self, features: Tensor) -> Tensor:
-        maps = self.transposed(self.linear(features).relu().view(-1, self.hidden, *self.coarse))
+        maps = self.transposed(self.hidden_maps(features))
         return maps[:, :, : self.size[0], : self.size[1]].flatten(2)
+
+    def hidden_maps(self, features: Tensor) -> Tensor:
+        """(B, hidden, h / 2, w / 2), rounded up."""
+        return self.linear(features).relu().view(-1, self.hidden, *self.coarse)
+
+    def chosen_q(self, features: Tensor, action: Tensor) -> Tensor:
+        """`chosen_q` of `forward`: one map per sample, of mixed weights, in place of 1 + A."""
+        weight, bias = self.transposed.weight, self.transposed.bias  # (hidden, 1 + A, 2, 2) and (1 + A,)
+        assert bias is not None
+        # V + A(a) - mean A is linear in the channels. Squares of 2 x 2 do not overlap: a matrix per sample makes them.
+        mixed = weight[:, :1] + weight[:, 1 + action] - weight[:, 1:].mean(1, keepdim=True)  # (hidden, B, 2, 2)
+        squares = torch.einsum("bchw,cbij->bhiwj", self.hidden_maps(features), mixed).float()
+        maps = squares.flatten(3, 4).flatten(1, 2) + (bias[0] + bias[1 + action] - bias[1:].mean()).view(-1, 1, 1)
+        return maps[:, : self.size[0], : self.size[1]].flatten(1)
 
 
 @auxiliary_tasks.register("pixel-control")
@@ -131,6 +149,10 @@ class PixelControl(Control):
         self.set_network(
             Deconvolution(context.encoder.out_features, 1 + self.num_actions, (height, width), config.channels)
         )
+
+    def q_of(self, features: Tensor, action: Tensor) -> Tensor:
+        assert isinstance(self.network, Deconvolution)
+        return self.network.chosen_q(features, action)
 
     def rewards(self, inputs: AuxiliaryInputs, next_features: Tensor) -> Tensor:
         frame = inputs.batch.observation[:, -self.frame_channels :]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtrl.auxiliary.contrastive import info_nce, shifted
-from mtrl.auxiliary.control import Control, chosen_q, feature_changes, greedy_q, pixel_changes
+from mtrl.auxiliary.control import Control, Deconvolution, chosen_q, feature_changes, greedy_q, pixel_changes
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
 from mtrl.testing.auxiliary import SPACES, _Learner
@@ -41,6 +41,13 @@ def test_advantages_are_centred() -> None:
     outputs = torch.tensor([[[1.0], [2.0], [4.0]]])  # V = 1, A = 2, 4
     assert [chosen_q(outputs, torch.tensor([action])).item() for action in (0, 1)] == [0.0, 2.0]
     assert greedy_q(outputs).item() == 2.0
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3)])
+def test_the_map_of_chosen_actions_is_that_among_the_maps_of_all(size: tuple[int, int]) -> None:
+    network = Deconvolution(7, 1 + 5, size, hidden=8)
+    features, action = torch.randn(9, 7), torch.randint(0, 5, (9,))
+    torch.testing.assert_close(network.chosen_q(features, action), chosen_q(network(features), action))
 
 
 class TwoCells(Control):
