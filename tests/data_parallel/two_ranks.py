@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import agents
 import envs
 from mtrl.data_parallel.ranks import joined
@@ -48,6 +50,7 @@ def in_ranks(
             code = 70
             try:
                 signal.alarm(SECONDS)
+                torch.set_num_threads(1)  # those of the parent are not here, and a product would wait for them
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
                 if rank or size == 1:

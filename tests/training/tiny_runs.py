@@ -74,6 +74,7 @@ def in_child(action: Callable[[], int], at_progress: int | None = None, fault: i
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
+            torch.set_num_threads(1)  # those of the parent are not here, and a product would wait for them
             if at_progress is not None:
                 meet_at(at_progress, fault)
             code = action()
