@@ -34,7 +34,7 @@ def expert_run(runs: Path, task: str, seed: int) -> Path:
 
 def evaluated_once(env_steps: int) -> list[str]:
     """Flags of a run that is evaluated at its end only."""
-    return [f"--total-env-steps={env_steps}", f"--eval-interval={env_steps}", "--eval-episodes-per-task=50"]
+    return [f"--total-env-steps={env_steps}", "--eval-interval=0", "--final-eval-episodes-per-task=50"]
 
 
 def sac_flags(env_steps: int) -> list[str]:
@@ -61,12 +61,9 @@ def student_flags(runs: Path, tasks: Sequence[str], seed: int, env_steps: int) -
 
 def success_rates(runs: Path, tasks: Sequence[str], contestant: str, seed: int) -> dict[str, float]:
     """Of the last evaluation, by task, as far as runs are finished."""
-    found = {}
-    for task in tasks:
-        result = outcome(expert_run(runs, task, seed) if contestant == "expert" else runs / f"{contestant}-seed-{seed}")
-        if result is not None:
-            found[task] = result.success_rates[task]
-    return found
+    own = [expert_run(runs, task, seed) for task in tasks]
+    outcomes = map(outcome, own if contestant == "expert" else [runs / f"{contestant}-seed-{seed}"])
+    return {task: rate for result in outcomes if result for task, rate in result.success_rates.items()}
 
 
 def table(runs: Path, tasks: Sequence[str], seeds: Sequence[int]) -> str:
