@@ -112,7 +112,7 @@ class Deconvolution(nn.Module):
         """`chosen_q` of `forward`: one map per sample, of mixed weights, in place of 1 + A."""
         weight, bias = self.transposed.weight, self.transposed.bias  # (hidden, 1 + A, 2, 2) and (1 + A,)
         assert bias is not None
-        # V + A(a) - mean A is linear in the channels. Squares of 2 x 2 do not overlap: a matrix per sample makes them.
+        # V + A(a) - mean A is linear in the channels, and with kernel and stride 2 no two squares overlap.
         mixed = weight[:, :1] + weight[:, 1 + action] - weight[:, 1:].mean(1, keepdim=True)  # (hidden, B, 2, 2)
         squares = torch.einsum("bchw,cbij->bhiwj", self.hidden_maps(features), mixed).float()
         maps = squares.flatten(3, 4).flatten(1, 2) + (bias[0] + bias[1 + action] - bias[1:].mean()).view(-1, 1, 1)
