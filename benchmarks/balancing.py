@@ -34,7 +34,7 @@ from mtrl.errors import BadInput
 from mtrl.normalization import normalizers
 
 
-def aggregator_flags(name: str, agent: str) -> list[str]:
+def method_flags(name: str, agent: str) -> list[str]:
     """Flags of `mtrl train` for one method. Raises BadInput where no parameter group of the agent can have it."""
     groups = agent_types.get(agent).group_gauges
     if name in normalizers.names():
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--suite", default="mt10")
     parser.add_argument("--agent", default="sac")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--aggregators", nargs="+", metavar="NAME", help="default: all, `mean` first")
+    parser.add_argument("--aggregators", nargs="+", metavar="NAME", help="or normalizers; default: all aggregators")
     parser.add_argument("--returns", action="store_true", help="mean returns by task in place of success rates")
     arguments, flags = parser.parse_known_args()
     agents.register()
@@ -106,7 +106,7 @@ def main() -> int:
     names = arguments.aggregators or aggregators.names()
     failed = []
     try:
-        chosen = {name: ["--agent", arguments.agent, *aggregator_flags(name, arguments.agent)] for name in names}
+        chosen = {name: ["--agent", arguments.agent, *method_flags(name, arguments.agent)] for name in names}
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

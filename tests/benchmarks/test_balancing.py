@@ -8,7 +8,7 @@ import pytest
 
 import agents
 import envs
-from benchmarks.balancing import aggregator_flags, table
+from benchmarks.balancing import method_flags, table
 from benchmarks.trained_runs import outcome
 from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.errors import BadInput
@@ -64,9 +64,9 @@ def test_a_run_that_was_cut_off_has_no_outcome(tmp_path: Path) -> None:
 
 
 def test_a_method_that_reads_positive_losses_is_taken_where_there_are_some() -> None:
-    assert aggregator_flags("mgda", "sac") == ["--aggregator", "mgda"]
-    assert aggregator_flags("dwa", "sac") == ["--aggregator", "dwa", "--aggregator.actor", "mean"]
-    assert aggregator_flags("dwa", "ppo") == ["--aggregator", "dwa"]
-    assert aggregator_flags("popart", "ppo") == ["--aggregator", "mean", "--normalizer", "popart"]
+    assert method_flags("mgda", "sac") == ["--aggregator", "mgda"]
+    assert method_flags("dwa", "sac") == ["--aggregator", "dwa", "--aggregator.actor", "mean"]
+    assert method_flags("dwa", "ppo") == ["--aggregator", "dwa"]
+    assert method_flags("popart", "ppo") == ["--aggregator", "mean", "--normalizer", "popart"]
     with pytest.raises(BadInput, match="unknown aggregator"):
-        aggregator_flags("means", "sac")
+        method_flags("means", "sac")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import agents
 import envs
-from benchmarks.experts import table
+from benchmarks.experts import sac_flags, student_flags, table
+from mtrl.cli.main import main
 from mtrl.config.schema import dump_yaml, resolve_config
 from mtrl.runs.logs import EvaluationRow
 from mtrl.runs.run_directory import RunDirectory
@@ -36,3 +37,10 @@ def test_experts_student_and_multi_task_training_are_compared_by_task(tmp_path: 
         "| b | 0.00 | 0.75 (0.75 to 0.75) |  |",
         "| mean | 0.50 | 0.50 (0.50 to 0.50) |  |",
     ]
+
+
+def test_the_flags_are_those_of_mtrl_train(tmp_path: Path) -> None:
+    tasks = ("reach-v3", "push-v3")
+    student = student_flags(tmp_path, tasks, 1, 1000)
+    for suite, flags in (("metaworld:reach-v3", sac_flags(90_000)), ("metaworld:reach,push", student)):
+        assert main(["train", "--suite", suite, *flags, "--print-config"]) == 0
