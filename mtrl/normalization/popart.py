@@ -6,10 +6,14 @@ The papers rescale the last linear layer of the value network. Here a trained af
 
 and a change of mu and sigma rescales a and c alone, so that it works behind every architecture.
 
+The first batch of a task whose returns differ gives mu and sigma; from then on they move by the rate b. From 0 and 1,
+as in the papers, they would need thousands of updates to get to the size of the returns, whose loss would meanwhile
+drown that of the policy in a shared encoder. An average over all batches so far, as with Adam's correction, follows the
+growing targets of SAC's critics too slowly.
+
 Adam's moments of a and c stay as they are when these are rescaled. The gradients by a and c are in normalised units,
-which a change from sigma to sigma' stretches by sigma / sigma'; with rate b one update changes sigma by a factor of the
-order of 1 +- b, and Adam forgets (1 - 0.999 per step) faster than the statistics move (b = 3e-4). The one large change,
-away from the initial sigma of 1, comes with the first batch, before the first step, when there are no moments.
+which a change from sigma to sigma' stretches by sigma / sigma'. The one large change, away from the initial sigma of 1,
+comes with the first batch, before the first step, when there are no moments.
 
 Shapes: K networks, B batch, M tasks.
 """
@@ -26,6 +30,8 @@ from torch import Tensor, nn
 
 from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normalizers
 from mtrl.per_task import mean_per_task, tasks_present
+
+MIN_VARIANCE = 1e-8  # of returns, in squared reward units
 
 
 class TaskAffine(ValueOutput):
@@ -52,10 +58,11 @@ class PopArt(ReturnNormalizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        rate: Annotated[float, Field(gt=0, le=1)] = 3e-4  # of the moving averages, per batch
+        rate: Annotated[float, Field(gt=0, le=1)] = 3e-4  # b of the moving averages, per batch
 
     mean: Tensor  # mu (M,) float64
     mean_square: Tensor  # nu (M,) float64
+    started: Tensor  # whether a batch gave mu and nu, (M,) bool
 
     def __init__(self, num_tasks: int, config: Config, discount: float = 0.99):
         super().__init__(num_tasks, config, discount)
@@ -63,6 +70,7 @@ class PopArt(ReturnNormalizer):
         self.rate = config.rate
         self.register_buffer("mean", torch.zeros(num_tasks, dtype=torch.float64))
         self.register_buffer("mean_square", torch.ones(num_tasks, dtype=torch.float64))
+        self.register_buffer("started", torch.zeros(num_tasks, dtype=torch.bool))
 
     def make_output(self, num_networks: int) -> TaskAffine:
         return TaskAffine(num_networks, self.num_tasks)
@@ -70,7 +78,7 @@ class PopArt(ReturnNormalizer):
     @property
     def std(self) -> Tensor:
         """sigma (M,) float64."""
-        return (self.mean_square - self.mean.square()).clamp(1e-8, 1e12).sqrt()
+        return (self.mean_square - self.mean.square()).clamp(MIN_VARIANCE, 1e12).sqrt()
 
     def denormalize(self, values: Tensor, task_ids: Tensor) -> Tensor:
         return (self.std[task_ids] * values + self.mean[task_ids]).to(values.dtype)
@@ -87,8 +95,11 @@ class PopArt(ReturnNormalizer):
         means, squares = (mean_per_task(rows, task_ids, self.num_tasks) for rows in (values, values.square()))
         seen = tasks_present(task_ids, self.num_tasks) & torch.isfinite(squares).all()
         old_mean, old_std = self.mean.clone(), self.std
-        self.mean.copy_(torch.where(seen, self.mean.lerp(means, self.rate), self.mean))
-        self.mean_square.copy_(torch.where(seen, self.mean_square.lerp(squares, self.rate), self.mean_square))
+        starts = seen & ~self.started & (squares - means.square() > MIN_VARIANCE)
+        rate = torch.where(starts, 1.0, self.rate).double()
+        self.started |= starts
+        self.mean.copy_(torch.where(seen, self.mean.lerp(means, rate), self.mean))
+        self.mean_square.copy_(torch.where(seen, self.mean_square.lerp(squares, rate), self.mean_square))
         std = self.std
         for output in outputs:
             assert isinstance(output, TaskAffine)

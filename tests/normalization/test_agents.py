@@ -74,7 +74,7 @@ def test_statistics_move_under_online_and_target_critics_alike() -> None:
         return step(loss_fn, batch)
 
     agent.critic_group.step = watched  # type: ignore[method-assign]
-    agent.learn(batch)
+    agent.learn(replace(batch, reward=2 * reward))
     # After the statistics moved and before the critics learnt.
     sizes = before.abs() + agent.normalizer.std[batch.task_ids] + agent.normalizer.mean[batch.task_ids].abs()
     assert ((seen[0] - before).abs() <= 1e-5 * sizes).all()

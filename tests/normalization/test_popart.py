@@ -21,19 +21,34 @@ def popart(num_tasks: int, rate: float = 3e-4) -> PopArt:
     return PopArt(num_tasks, PopArt.Config(rate=rate))
 
 
+def test_the_first_batch_of_a_task_gives_its_statistics() -> None:
+    normalizer = popart(3, rate=0.1)
+    normalizer.update_statistics(torch.tensor([1.0, 3.0, 10.0, 16.0]), torch.tensor([0, 0, 2, 2]), [])
+    # mu 0 and nu 1 without a batch; task 0 has mean 2 and mean square 5, task 2 has 13 and 178.
+    assert normalizer.mean.tolist() == pytest.approx([2.0, 0.0, 13.0])
+    assert normalizer.mean_square.tolist() == pytest.approx([5.0, 1.0, 178.0])
+    assert normalizer.std.tolist() == pytest.approx([1.0, 1.0, 3.0])
+    tasks = torch.tensor([0, 2])
+    assert normalizer.normalize(torch.tensor([2.5, 7.0]), tasks).tolist() == pytest.approx([0.5, -2.0])
+    assert normalizer.denormalize(torch.tensor([1.0, 2.0]), tasks).tolist() == pytest.approx([3.0, 19.0])
+    assert normalizer.scale(tasks).tolist() == pytest.approx([1.0, 3.0])
+
+
 def test_statistics_are_moving_averages_of_the_tasks_means() -> None:
     normalizer = popart(3, rate=0.1)
-    normalizer.update_statistics(torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0, 0, 2]), [])
-    # mu 0 and nu 1 at the start; task 0 has mean 2 and mean square 5.
-    assert normalizer.mean.tolist() == pytest.approx([0.2, 0.0, 1.0])
-    assert normalizer.mean_square.tolist() == pytest.approx([0.9 + 0.5, 1.0, 0.9 + 10.0])
-    assert normalizer.std.tolist() == pytest.approx([(1.4 - 0.04) ** 0.5, 1.0, (10.9 - 1.0) ** 0.5])
-    tasks = torch.tensor([0, 2])
-    assert normalizer.normalize(torch.tensor([1.2, 1.0]), tasks).tolist() == pytest.approx([1 / 1.36**0.5, 0.0])
-    assert normalizer.denormalize(torch.tensor([1.0, 2.0]), tasks).tolist() == pytest.approx(
-        [0.2 + 1.36**0.5, 1.0 + 2 * 9.9**0.5]
-    )
-    assert normalizer.scale(tasks).tolist() == pytest.approx([1.36**0.5, 9.9**0.5])
+    for batch in ([1.0, 3.0, 10.0], [4.0, 8.0, 20.0]):
+        normalizer.update_statistics(torch.tensor(batch), torch.tensor([0, 0, 2]), [])
+    # Task 0: mean 2 and then 6, mean square 5 and then 40. Returns of task 2 never differ, so it has not started.
+    assert normalizer.mean.tolist() == pytest.approx([0.9 * 2 + 0.1 * 6, 0.0, 0.9 * 1 + 2])
+    assert normalizer.mean_square.tolist() == pytest.approx([0.9 * 5 + 4, 1.0, 0.9 * (0.9 + 10) + 40])
+
+
+def test_a_task_without_rewards_yet_keeps_its_units_until_there_are_some() -> None:
+    normalizer, tasks = popart(1, rate=0.1), torch.zeros(4, dtype=torch.int64)
+    normalizer.update_statistics(torch.zeros(4), tasks, [])
+    assert normalizer.std.item() == pytest.approx(0.9**0.5)
+    normalizer.update_statistics(torch.tensor([0.0, 0.0, 0.0, 100.0]), tasks, [])
+    assert (normalizer.mean.item(), normalizer.mean_square.item()) == pytest.approx((25.0, 2500.0))
 
 
 def test_one_update_rescales_scale_and_shift_of_every_output() -> None:
@@ -41,13 +56,12 @@ def test_one_update_rescales_scale_and_shift_of_every_output() -> None:
     with torch.no_grad():
         outputs[0].scale.copy_(torch.tensor([[3.0, 1.0], [2.0, 1.0]]))
         outputs[0].shift.copy_(torch.tensor([[0.5, 0.0], [0.0, 0.0]]))
-    # mu becomes 2 and nu 0.5 + 0.5 * 25 = 13, so sigma 3.
-    normalizer.update_statistics(torch.tensor([3.0, 5.0, 5.0, 3.0]) ** 1, torch.zeros(4, dtype=torch.int64), outputs)
-    mean, square = 4.0, (9 + 25) / 2
-    assert normalizer.mean[0].item() == mean / 2
-    sigma = (0.5 + square / 2 - mean**2 / 4) ** 0.5
+    # mu becomes 4 and nu 17, so sigma 1; then mu 4 + (8 - 4) / 2 = 6 and nu 17 + (89 - 17) / 2 = 53.
+    for returns in ([3.0, 5.0], [3.0, 13.0]):
+        normalizer.update_statistics(torch.tensor(returns), torch.zeros(2, dtype=torch.int64), outputs)
+    sigma = 17**0.5
     assert outputs[0].scale.tolist() == [pytest.approx([3 / sigma, 1.0]), pytest.approx([2 / sigma, 1.0])]
-    assert outputs[0].shift.tolist() == [pytest.approx([(0.5 - 2) / sigma, 0.0]), pytest.approx([-2 / sigma, 0.0])]
+    assert outputs[0].shift.tolist() == [pytest.approx([(0.5 - 6) / sigma, 0.0]), pytest.approx([-6 / sigma, 0.0])]
     assert outputs[1].scale.tolist() == [pytest.approx([1 / sigma, 1.0])]
 
 
@@ -63,6 +77,7 @@ def test_a_return_that_is_not_finite_changes_nothing(bad: float) -> None:
     normalizer.update_statistics(torch.tensor([5.0, bad]), torch.tensor([0, 1]), [output])
     assert normalizer.mean.tolist() == [0.0, 0.0]
     assert normalizer.mean_square.tolist() == [1.0, 1.0]
+    assert normalizer.started.tolist() == [False, False]
     assert output.scale.tolist() == [[1.0, 1.0]]
 
 
