@@ -21,7 +21,13 @@ def fast(num_tasks: int, agent: str) -> Mapping[str, Any]:
     }
     if agent == "ppo":
         settings["normalizer"] = {"name": "popart"}
-        settings["agent"] = {"name": "ppo", "rollout_steps": 128, "learning_rate": 5e-4}
+        settings["agent"] = {
+            "name": "ppo",
+            "rollout_steps": 64,
+            "minibatches": 8,
+            "learning_rate": 2.5e-4,
+            "clip_range": 0.2,
+        }
     if agent == "sac":
         settings["normalizer"] = {"name": "return-scale"}
         settings["agent"] = {
