@@ -48,7 +48,8 @@ class Control(AuxiliaryTask):
             )
         self.num_actions = int(context.spec.action_space.n)
 
-    def set_network(self, network: Dueling) -> None:
+    def set_network(self, network: nn.Module) -> None:
+        """network: features (B, F) -> (B, 1 + A, C), values and advantages."""
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
 
@@ -60,11 +61,15 @@ class Control(AuxiliaryTask):
         tasks = inputs.batch.task_ids
         with torch.no_grad():
             next_features = inputs.encode(inputs.next_observation)
-            following = self.target.greedy(next_features)
+            following = greedy_q(self.target(next_features))
             alive = (~inputs.terminated).float().unsqueeze(1)
             target = self.rewards(inputs, next_features) + self.discount * alive * following
-        q = self.network.chosen(inputs.features, inputs.batch.action)
+        q = self.q_of(inputs.features, inputs.batch.action)
         return mean_per_task((target - q).square().sum(1), tasks, self.num_tasks)
+
+    def q_of(self, features: Tensor, action: Tensor) -> Tensor:
+        """Q values (B, C) of actions (B,)."""
+        return chosen_q(self.network(features), action)
 
     @torch.no_grad()
     def after_step(self, encoder: nn.Module) -> None:
@@ -84,44 +89,16 @@ def greedy_q(outputs: Tensor) -> Tensor:
     return value.float() + advantage.amax(1).float() - advantage.mean(1).float()
 
 
-class Dueling(nn.Module):
-    """A Q network: features (B, F) -> values and advantages (B, 1 + A, C)."""
+class Deconvolution(nn.Module):
+    """Features (B, F) -> maps (B, channels, h * w), twice as fine as a hidden map."""
 
-    def chosen(self, features: Tensor, action: Tensor) -> Tensor:
-        """Q values (B, C) of actions (B,)."""
-        return chosen_q(self(features), action)
-
-    def greedy(self, features: Tensor) -> Tensor:
-        """The largest Q values (B, C)."""
-        return greedy_q(self(features))
-
-
-class Linear(Dueling):
-    """One layer for all outputs."""
-
-    def __init__(self, in_features: int, num_actions: int, outputs: int):
-        super().__init__()
-        self.shape = (1 + num_actions, outputs)
-        self.linear = output_linear(in_features, (1 + num_actions) * outputs)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features).unflatten(1, self.shape)
-
-
-class Deconvolution(Dueling):
-    """Maps of h x w cells, which are C, twice as fine as a hidden map.
-
-    Kernel and stride are 2, so no two squares overlap and the layer is a product per hidden cell. V + A(a) - mean A is
-    linear in its channels: weights are combined before the product, and maps need not be.
-    """
-
-    def __init__(self, in_features: int, num_actions: int, size: tuple[int, int], hidden: int):
+    def __init__(self, in_features: int, channels: int, size: tuple[int, int], hidden: int):
         super().__init__()
         self.size = size
         self.coarse = -(-size[0] // 2), -(-size[1] // 2)
         self.hidden = hidden
         self.linear = hidden_linear(in_features, hidden * self.coarse[0] * self.coarse[1])
-        self.transposed = nn.ConvTranspose2d(hidden, 1 + num_actions, kernel_size=2, stride=2)
+        self.transposed = nn.ConvTranspose2d(hidden, channels, kernel_size=2, stride=2)
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.transposed(self.hidden_maps(features))
@@ -131,23 +108,14 @@ class Deconvolution(Dueling):
         """(B, hidden, h / 2, w / 2), rounded up."""
         return self.linear(features).relu().view(-1, self.hidden, *self.coarse)
 
-    def q_weights(self) -> tuple[Tensor, Tensor]:
-        """Of Q_a = V + A(a) - mean A: (hidden, A, 2, 2) and (A,)."""
-        weight, bias = self.transposed.weight, self.transposed.bias
+    def chosen_q(self, features: Tensor, action: Tensor) -> Tensor:
+        """`chosen_q` of `forward`: one map per sample, of mixed weights, in place of 1 + A."""
+        weight, bias = self.transposed.weight, self.transposed.bias  # (hidden, 1 + A, 2, 2) and (1 + A,)
         assert bias is not None
-        return weight[:, :1] + weight[:, 1:] - weight[:, 1:].mean(1, keepdim=True), bias[0] + bias[1:] - bias[1:].mean()
-
-    def chosen(self, features: Tensor, action: Tensor) -> Tensor:
-        weight, bias = self.q_weights()
-        squares = torch.einsum("bchw,cbij->bhiwj", self.hidden_maps(features), weight[:, action]).float()
-        maps = squares.flatten(3, 4).flatten(1, 2) + bias[action].view(-1, 1, 1)
-        return maps[:, : self.size[0], : self.size[1]].flatten(1)
-
-    def greedy(self, features: Tensor) -> Tensor:
-        weight, bias = self.q_weights()
-        cells = self.hidden_maps(features).permute(0, 2, 3, 1)  # (B, h / 2, w / 2, hidden)
-        squares = F.linear(cells, weight.flatten(1).T, bias.repeat_interleave(4)).unflatten(3, (-1, 4))
-        maps = squares.amax(3).float().unflatten(3, (2, 2)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        # V + A(a) - mean A is linear in the channels, and with kernel and stride 2 no two squares overlap.
+        mixed = weight[:, :1] + weight[:, 1 + action] - weight[:, 1:].mean(1, keepdim=True)  # (hidden, B, 2, 2)
+        squares = torch.einsum("bchw,cbij->bhiwj", self.hidden_maps(features), mixed).float()
+        maps = squares.flatten(3, 4).flatten(1, 2) + (bias[0] + bias[1 + action] - bias[1:].mean()).view(-1, 1, 1)
         return maps[:, : self.size[0], : self.size[1]].flatten(1)
 
 
@@ -179,8 +147,12 @@ class PixelControl(Control):
         self.frame_channels = context.spec.frame_shape[0]
         self.brightness = 255.0 if space.dtype == np.uint8 else 1.0
         self.set_network(
-            Deconvolution(context.encoder.out_features, self.num_actions, (height, width), config.channels)
+            Deconvolution(context.encoder.out_features, 1 + self.num_actions, (height, width), config.channels)
         )
+
+    def q_of(self, features: Tensor, action: Tensor) -> Tensor:
+        assert isinstance(self.network, Deconvolution)
+        return self.network.chosen_q(features, action)
 
     def rewards(self, inputs: AuxiliaryInputs, next_features: Tensor) -> Tensor:
         frame = inputs.batch.observation[:, -self.frame_channels :]
@@ -211,7 +183,8 @@ class FeatureControl(Control):
     def __init__(self, context: AuxiliaryContext, config: Config):
         super().__init__(context, config)
         features = context.encoder.out_features
-        self.set_network(Linear(features, self.num_actions, features))
+        layer = output_linear(features, (1 + self.num_actions) * features)
+        self.set_network(nn.Sequential(layer, nn.Unflatten(1, (1 + self.num_actions, features))))
 
     def rewards(self, inputs: AuxiliaryInputs, next_features: Tensor) -> Tensor:
         return feature_changes(inputs.features, next_features, inputs.batch.task_ids, self.num_tasks)

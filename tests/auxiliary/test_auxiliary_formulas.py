@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtrl.auxiliary.contrastive import info_nce, shifted
-from mtrl.auxiliary.control import Control, Deconvolution, Linear, chosen_q, feature_changes, greedy_q, pixel_changes
+from mtrl.auxiliary.control import Control, Deconvolution, chosen_q, feature_changes, greedy_q, pixel_changes
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
 from mtrl.testing.auxiliary import SPACES, _Learner
@@ -44,13 +44,10 @@ def test_advantages_are_centred() -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3)])
-def test_the_maps_of_chosen_and_of_greedy_actions_are_among_the_maps_of_all(size: tuple[int, int]) -> None:
-    network = Deconvolution(7, 5, size, hidden=8)
-    nn.init.normal_(network.transposed.bias)  # type: ignore[arg-type]
+def test_the_map_of_chosen_actions_is_that_among_the_maps_of_all(size: tuple[int, int]) -> None:
+    network = Deconvolution(7, 1 + 5, size, hidden=8)
     features, action = torch.randn(9, 7), torch.randint(0, 5, (9,))
-    maps = network(features)
-    torch.testing.assert_close(network.chosen(features, action), chosen_q(maps, action))
-    torch.testing.assert_close(network.greedy(features), greedy_q(maps))
+    torch.testing.assert_close(network.chosen_q(features, action), chosen_q(network(features), action))
 
 
 class TwoCells(Control):
@@ -58,11 +55,11 @@ class TwoCells(Control):
 
     def __init__(self, context, config):  # type: ignore[no-untyped-def]
         super().__init__(context, config)
-        network = Linear(context.encoder.out_features, 3, 2)
-        nn.init.zeros_(network.linear.weight)
-        network.linear.bias.data = torch.tensor([2.0, 0, 0, 0, 0, 0, 0, 0])
-        self.set_network(network)
-        self.target.linear.bias.data = torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 0])
+        layer = nn.Linear(context.encoder.out_features, 4 * 2)
+        nn.init.zeros_(layer.weight)
+        layer.bias.data = torch.tensor([2.0, 0, 0, 0, 0, 0, 0, 0])
+        self.set_network(nn.Sequential(layer, nn.Unflatten(1, (4, 2))))
+        self.target[0].bias.data = torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 0])
 
     def rewards(self, inputs, next_features):  # type: ignore[no-untyped-def]
         return torch.tensor([[1.0, 0.0]]).expand(len(next_features), 2)
