@@ -2,7 +2,7 @@
 
 Three sections of a convolution, a max-pooling and two residual blocks, then a linear layer; without the recurrence.
 Initial weights are orthogonal, and residual blocks start near the identity (as in Goyal et al., 2017, arXiv:1706.02677,
-section 5.1): through its layers, defaults of torch shrink what tells two images apart to a thirtieth.
+section 5.1). With torch's defaults every layer would shrink what tells two images apart.
 
 Shapes: B batch, C channels, H height, W width.
 """

@@ -6,14 +6,14 @@ The papers rescale the last linear layer of the value network. Here a trained af
 
 and a change of mu and sigma rescales a and c alone, so that it works behind every architecture.
 
-The first batch of a task whose returns differ gives mu and sigma; from then on they move by the rate b. From 0 and 1,
-as in the papers, they would need thousands of updates to get to the size of the returns, whose loss would meanwhile
-drown that of the policy in a shared encoder. An average over all batches so far, as with Adam's correction, follows the
-growing targets of SAC's critics too slowly.
+The first batch of a task whose returns differ gives mu and nu; from then on they move by the rate b. From 0 and 1, as
+in the papers, they would need thousands of updates to get to the size of the returns. Until then the loss of the values
+is far larger than that of the policy, which may share their encoder.
 
 Adam's moments of a and c stay as they are when these are rescaled. The gradients by a and c are in normalised units,
-which a change from sigma to sigma' stretches by sigma / sigma'. The one large change, away from the initial sigma of 1,
-comes with the first batch, before the first step, when there are no moments.
+which a change from sigma to sigma' stretches by sigma / sigma'. With rate b one update changes sigma by a factor of the
+order of 1 +- b, and Adam forgets (1 - 0.999 per step) faster than the statistics move (b = 3e-4). The one large change,
+away from the initial sigma of 1, comes before a task's first step, or before its first with returns that differ.
 
 Shapes: K networks, B batch, M tasks.
 """
@@ -32,6 +32,7 @@ from mtrl.normalization.normalizer import ReturnNormalizer, ValueOutput, normali
 from mtrl.per_task import mean_per_task, tasks_present
 
 MIN_VARIANCE = 1e-8  # of returns, in squared reward units
+ROUNDING = 1e-12  # of a variance, relative to the mean square; float64 has 2e-16, and batches are summed
 
 
 class TaskAffine(ValueOutput):
@@ -95,7 +96,8 @@ class PopArt(ReturnNormalizer):
         means, squares = (mean_per_task(rows, task_ids, self.num_tasks) for rows in (values, values.square()))
         seen = tasks_present(task_ids, self.num_tasks) & torch.isfinite(squares).all()
         old_mean, old_std = self.mean.clone(), self.std
-        starts = seen & ~self.started & (squares - means.square() > MIN_VARIANCE)
+        differ = squares - means.square() > MIN_VARIANCE + ROUNDING * squares
+        starts = seen & ~self.started & differ
         rate = torch.where(starts, 1.0, self.rate).double()
         self.started |= starts
         self.mean.copy_(torch.where(seen, self.mean.lerp(means, rate), self.mean))

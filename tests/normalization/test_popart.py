@@ -45,8 +45,9 @@ def test_statistics_are_moving_averages_of_the_tasks_means() -> None:
 
 def test_a_task_without_rewards_yet_keeps_its_units_until_there_are_some() -> None:
     normalizer, tasks = popart(1, rate=0.1), torch.zeros(4, dtype=torch.int64)
-    normalizer.update_statistics(torch.zeros(4), tasks, [])
-    assert normalizer.std.item() == pytest.approx(0.9**0.5)
+    for constant in (0.0, 123456.7):
+        normalizer.update_statistics(torch.full((4,), constant), tasks, [])
+        assert not normalizer.started.any()
     normalizer.update_statistics(torch.tensor([0.0, 0.0, 0.0, 100.0]), tasks, [])
     assert (normalizer.mean.item(), normalizer.mean_square.item()) == pytest.approx((25.0, 2500.0))
 

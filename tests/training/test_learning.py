@@ -229,8 +229,8 @@ Measured, return minus optimum in units of each reward, seeds 1, 2 and 3:
     PPO, PopArt     -0.7  -0.7  -1.0     -0.6  -0.5  -0.4    -0.5  -0.6  -0.4
 
 SAC has 1400 updates. After 700 with PopArt, seeds 1, 2, 4 and 5 of five still miss some starts of the largest rewards
-(-3.4 and -3.5). When its statistics started at 0 and 1, only seed 3 did: then normalised values of the largest rewards
-were the largest for the first hundreds of updates, and so was their part of the gradient.
+(-3.4 and -3.5). When its statistics started at 0 and 1, only seed 3 did: probably because normalised values of the
+largest rewards were then the largest for hundreds of updates, and so was their part of the gradient.
 
 PPO with 40 rollouts:
 
