@@ -33,32 +33,26 @@ class GradVac(JacobianAggregator):
         self.targets = torch.zeros(num_tasks, num_tasks, dtype=torch.float64)
 
     def task_weights(self, gramian: Tensor, tasks: PresentTasks) -> Tensor:
-        # As in PCGrad, step s adjusts every task i to its s-th other task. Every pair is met once, so its target can
-        # change afterwards.
+        # As in PCGrad, step s adjusts every task i to its s-th other task.
         num_tasks = len(gramian)
-        own = torch.arange(num_tasks)
         order = torch.rand(num_tasks, num_tasks, generator=self.generator).argsort(1)
-        targets = self.targets[tasks.indices][:, tasks.indices]
-        target = targets.gather(1, order)
-        target_sine = (1 - target.square()).sqrt()
-        norms = gramian.diagonal().sqrt()[order]
         combination = torch.eye(num_tasks, dtype=gramian.dtype)  # row i: task i's gradient in terms of all
-        cosines = torch.empty_like(targets)  # at [i, s] and then at [i, j]
-        for step, others in enumerate(order.T):
+        own = torch.arange(num_tasks)
+        norms = gramian.diagonal().sqrt()
+        targets = self.targets[tasks.indices][:, tasks.indices]
+        for others in order.T:
             products = combination @ gramian
             changed_norms = (products * combination).sum(1).clamp(min=0).sqrt()
-            scale = changed_norms * norms[:, step]
+            scale = changed_norms * norms[others]
             cosine = torch.where(scale > 0, products[own, others] / scale, 1.0).clamp(-1, 1)
-            sine = (1 - cosine.square()).sqrt()
+            target = targets[own, others]
+            sine, target_sine = (1 - cosine.square()).sqrt(), (1 - target.square()).sqrt()
             # Equation 3: adds of task j's gradient what makes the cosine the target.
-            factor = target[:, step] * sine / target_sine[:, step] - cosine
-            factor *= changed_norms / norms[:, step]
-            combination[own, others] += torch.where((cosine < target[:, step]) & (others != own), factor, 0.0)
-            cosines[:, step] = cosine
-        cosines = torch.empty_like(cosines).scatter_(1, order, cosines)
-        average = (1 - self.config.rate) * targets + self.config.rate * cosines
-        average = average.clamp(-MAX_TARGET, MAX_TARGET).fill_diagonal_(0.0)
-        self.targets[tasks.indices[:, None], tasks.indices] = average
+            factor = changed_norms * (target * sine - cosine * target_sine) / (norms[others] * target_sine)
+            combination[own, others] += torch.where((cosine < target) & (others != own), factor, 0.0)
+            average = (1 - self.config.rate) * target + self.config.rate * cosine
+            targets[own, others] = torch.where(others != own, average, 0.0).clamp(-MAX_TARGET, MAX_TARGET)
+        self.targets[tasks.indices[:, None], tasks.indices] = targets
         return combination.mean(0)
 
     def state(self) -> State:
