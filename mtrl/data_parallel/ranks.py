@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # here: imported later, its default arguments would hold the group to the end
 
 from mtrl.errors import BadInput, Diverged, MtrlError, RankFailure, StorageFailure, WorkerFailure
 

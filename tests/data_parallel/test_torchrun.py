@@ -38,6 +38,25 @@ def test_a_run_is_trained_and_resumed(tmp_path: Path) -> None:
     assert main(["eval", run, "--episodes-per-task", "2"]) == 0
 
 
+THREADS_LEFT = """
+from pathlib import Path
+from mtrl.data_parallel.ranks import joined
+with joined():
+    import torch._dynamo  # as the first step of an optimiser does
+print(*(thread.joinpath("comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the names of threads are read from /proc")
+def test_a_rank_that_has_left_has_no_thread_of_the_group() -> None:
+    """One that frees a tensor while Python ends would abort the process, after all work was done."""
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    environment = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"}
+    threads = subprocess.check_output([sys.executable, "-c", THREADS_LEFT], text=True, env=environment)
+    assert "python" in threads
+    assert "gloo" not in threads
+
+
 def test_a_wrong_flag_is_one_line(tmp_path: Path) -> None:
     done = torchrun("train", "--suite", "point-mass", "--agent.batch-size", "0", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1  # what torchrun makes of it
