@@ -8,9 +8,9 @@
 # builds for the CPU or for another version of CUDA; pytorch.org lists them.
 ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS system
-# EGL and Mesa render videos without a display.
+# EGL, OpenGL and Mesa render videos without a display.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-venv libegl1 libgl1-mesa-dri \
+    && apt-get install -y --no-install-recommends python3 python3-venv libegl1 libopengl0 libgl1-mesa-dri \
     && rm -rf /var/lib/apt/lists/*
 ENV MUJOCO_GL=egl PYTHONUNBUFFERED=1
 
