@@ -94,19 +94,22 @@ def parse(name: str) -> NamedGames:
 
 def suggested_name(name: str) -> str | None:
     """The suite that is meant by `ALE/Pong-v5`, `PongNoFrameskip-v4`, `Pong` or `pong,breakout`."""
-    games = []
-    for entry in name.split(","):
-        game = re.sub(r"(NoFrameskip|Deterministic)?(-v\d)?$", "", entry.removeprefix("ALE/"))
-        games.append(_BY_LETTERS.get(game.lower().replace("_", "").replace("-", "")))
+    games = [_BY_LETTERS.get(_letters(entry)) for entry in name.split(",")]
     if name.lower() in SETS:
         return name.lower()
     return f"atari:{','.join(filter(None, games))}" if all(games) else None
 
 
 def full_game_name(name: str) -> str:
-    """The name of a game as ale-py has it; `SpaceInvaders` and `space-invaders` are understood. Raises BadInput."""
-    letters = name.lower().replace("_", "").replace("-", "")
+    """The name of a game as ale-py has it; `ALE/Pong-v5` and `space-invaders` are understood. Raises BadInput."""
+    letters = _letters(name)
     if letters not in _BY_LETTERS:
         hint = nearest(name.lower(), LEGAL_ACTIONS)
         raise BadInput(f"unknown Atari game {name!r}{hint}; known: {', '.join(LEGAL_ACTIONS)}")
     return _BY_LETTERS[letters]
+
+
+def _letters(name: str) -> str:
+    """Those of a game, without what Gymnasium or another spelling adds."""
+    game = re.sub(r"(NoFrameskip|Deterministic)?(-v\d)?$", "", name.removeprefix("ALE/"))
+    return game.lower().replace("_", "").replace("-", "")

@@ -71,7 +71,10 @@ def register_known(environment: str) -> None:
 
                 gym.register_envs(gymnasium_robotics)
     except ImportError as error:
-        raise BadInput(f"environment {environment!r} needs the package {package}: {error}") from error
+        extra = "dm-control" if package == "shimmy" else package
+        raise BadInput(
+            f"environment {environment!r} needs the package {package} ({error}): pip install 'mtrl-suite[{extra}]'"
+        ) from error
 
 
 def check_registered(environment: str) -> None:
@@ -80,7 +83,8 @@ def check_registered(environment: str) -> None:
     try:
         gym.spec(environment)
     except GymnasiumError as error:
-        hint = nearest(environment, gym.registry)
+        game = environment.startswith("ALE/")
+        hint = f" (did you mean the suite atari:{environment}?)" if game else nearest(environment, gym.registry)
         raise BadInput(
             f"environment {environment!r} is not registered{hint}: {str(error).rstrip('.')}; "
             "--suite.import MODULE imports what registers it"

@@ -77,4 +77,6 @@ def _first_frame(env: SawyerXYZEnv) -> np.ndarray:
             return env.render()
         except Exception as error:  # each backend fails in its own way: missing library, no device, ...
             problems.append(f"{backend}: {error or type(error).__name__}")
-    raise BadInput(f"no renderer works ({'; '.join(problems)}); on Debian: apt-get install libegl1 libopengl0 libosmesa6")
+    raise BadInput(
+        f"no renderer works ({'; '.join(problems)}); on Debian: apt-get install libegl1 libopengl0 libosmesa6"
+    )

@@ -65,6 +65,14 @@ def test_list_tasks_shows_every_task_of_a_suite_and_its_spaces() -> None:
     assert (atari.count("unlimited") + len(re.findall(r" 1 *$", atari, re.MULTILINE)), "zaxxon" in atari) == (57, True)
 
 
+def test_list_tasks_takes_the_settings_of_the_suite() -> None:
+    name = "gym:CartPole-v1"
+    assert re.search(r"CartPole-v1 +7 ", call("list", "tasks", name, "--suite.max-episode-steps", "7").out)
+    wrong = call("list", "tasks", name, "--suite.max-steps", "7")
+    assert (wrong.code, "did you mean '--suite.max-episode-steps'" in wrong.error) == (2, True)
+    assert call("list", "agents", "--suite.max-episode-steps", "7").code == 2
+
+
 def test_list_suites_shows_tasks_and_spaces_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def outline(name: str) -> Any:
         raise RuntimeError("no outline")

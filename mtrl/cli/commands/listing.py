@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mtrl.api.plugins import import_plugins
-from mtrl.cli.flags import FlagParser
-from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class
+from mtrl.cli.flags import FlagParser, hyphenated
+from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class, resolve_config
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import Suite, suites
 from mtrl.errors import BadInput
@@ -36,18 +36,24 @@ def main(arguments: Sequence[str]) -> int:
     parser = FlagParser("list", "List what can be chosen. mtrl train --agent NAME --help explains each setting.")
     known = ", ".join([*KINDS, "tasks"])
     parser.add_argument("kind", metavar="KIND", nargs="?", help=known)
-    parser.add_argument("suite", metavar="SUITE", nargs="?", help="of the tasks")
+    parser.add_argument(
+        "tasks_of", metavar="SUITE", nargs="?", help="of the tasks, with settings such as --suite.goals"
+    )
     parser.add_plugin_flag()
-    flags = parser.parse(arguments)
-    kind, suite = flags.get("kind"), flags.get("suite")
+    first = vars(parser.parse_known_args(hyphenated(arguments))[0])
+    kind, suite = first.get("kind"), first.get("tasks_of")
     if kind is not None and kind not in (*KINDS, "tasks"):
         raise BadInput(f"unknown kind {shown(kind)}{nearest(kind, [*KINDS, 'tasks'])}; known: {known}")
     if suite is not None and kind != "tasks":
         raise BadInput(f"unexpected argument {shown(suite)}")
     if kind == "tasks" and suite is None:
         raise BadInput("a suite is missing: mtrl list tasks SUITE")
-    import_plugins(flags.get("plugin", []), {"suite": suite} if suite else None)
-    tables = [_tasks(suite)] if suite else [_classes(name, kind) for name in KINDS if kind in (None, name)]
+    import_plugins(first.get("plugin", []), {"suite": suite} if suite else None)
+    if suite:
+        cls = config_class(CONFIG_GROUPS[0], suite)
+        parser.add_settings(cls, cls(), prefix="suite")
+    settings = parser.parse(arguments).get("suite", {})
+    tables = [_tasks(suite, settings)] if suite else [_classes(name, kind) for name in KINDS if kind in (None, name)]
     console = make_console()
     for table in tables:
         console.print(table)
@@ -59,10 +65,10 @@ def titled_table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _tasks(suite: str) -> Table:
-    """The tasks of a suite with its default settings. Raises BadInput."""
-    group = CONFIG_GROUPS[0]
-    spec = group.find(suite)(suite, config_class(group, suite)(), 1).spec
+def _tasks(suite: str, settings: Mapping[str, Any]) -> Table:
+    """The tasks of a suite, with its default settings where there are no others. Raises BadInput."""
+    choice = resolve_config({}, {"suite": {"name": suite, **settings}}).suite
+    spec = CONFIG_GROUPS[0].find(suite)(suite, choice.config, 1).spec
     table = titled_table(f"tasks of {suite}")
     for column in ("index", "task", "steps per episode", "variations"):
         table.add_column(column, style="cyan" if column == "task" else "")

@@ -281,6 +281,7 @@ def test_sticky_actions_are_on_in_one_protocol_and_off_in_the_other() -> None:
 def test_games_are_found_in_any_spelling_and_the_nearest_is_named() -> None:
     assert parse("atari:SpaceInvaders,space-invaders2".partition(",")[0]).games == ("space_invaders",)
     assert full_game_name("ms-pacman") == "ms_pacman"
+    assert full_game_name("ALE/Pong-v5") == full_game_name("PongNoFrameskip-v4") == "pong"
     with pytest.raises(BadInput, match=r"unknown Atari game 'space_invader' \(did you mean 'space_invaders'\?\)"):
         parse("atari:pong,space_invader")
     with pytest.raises(BadInput, match="names game 'pong' twice"):

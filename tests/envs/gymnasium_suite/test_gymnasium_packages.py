@@ -63,12 +63,19 @@ def test_minigrid_asks_for_a_wrapper_and_a_time_limit() -> None:
         GymnasiumSuite("gym:MiniGrid-Empty-5x5-v0", GymnasiumSuite.Config(), 1)
 
 
-@pytest.mark.parametrize("name", ["MiniGrid-Empty-5x5-v0", "dm_control/cartpole-balance-v0", "FetchReach-v4"])
-def test_a_package_that_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("MiniGrid-Empty-5x5-v0", "minigrid"),
+        ("dm_control/cartpole-balance-v0", "dm-control"),
+        ("FetchReach-v4", "gymnasium-robotics"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in CASES:
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr("gymnasium.registry", {})
-    with pytest.raises(BadInput, match=f"environment '{name}' needs the package"):
+    with pytest.raises(BadInput, match=rf"environment '{name}' needs the package .*mtrl-suite\[{extra}\]"):
         GymnasiumSuite(f"gym:{name}", GymnasiumSuite.Config(), 1)
 
 
