@@ -37,7 +37,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mtrl.config.validation import field_types, plain, refuse_unknown, shown, validated, validated_values
+from mtrl.config.validation import SYNONYMS, field_types, plain, refuse_unknown, shown, validated, validated_values
 from mtrl.config.yaml_io import dump_mapping, load_mapping
 from mtrl.env.suite import find_suite
 from mtrl.errors import BadInput
@@ -414,6 +414,11 @@ def _find_default(group: ConfigGroup, name: str) -> type | None:
 
 def _checked(document: Mapping[str, Any]) -> dict[str, Any]:
     """A document whose top-level keys are known and whose groups are mappings with a name of the right type."""
+    for key in [key for key in document if key not in _top_level_keys()]:
+        name = SYNONYMS.get(key, key)
+        for group in (GROUP_BY_NAME["agent"], GROUP_BY_NAME["architecture"]):
+            if any(name in field_types(config_class(group, known)) for known in group.registry.names()):
+                raise BadInput(f"unknown key {shown(key)} (did you mean '{group.name}.{name}'?)")
     refuse_unknown(document, _top_level_keys(), "")
     result = dict(document)
     for group in CONFIG_GROUPS:

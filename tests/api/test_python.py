@@ -170,6 +170,7 @@ def test_it_trains_in_a_thread(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"agent": {"name": "sac", "lr": 1e-3}}, "unknown key 'agent.lr' (did you mean 'learning_rate'?)"),
+        ({"lr": 1e-3}, "unknown key 'lr' (did you mean 'agent.learning_rate'?)"),
         ({"steps": 3}, "unknown key 'steps' (did you mean 'total_env_steps'?)"),
         ({"agent": "SAC"}, "unknown agent 'SAC' (did you mean 'sac'?)"),
         ({"suite": "MT10"}, "unknown suite 'MT10' (did you mean 'mt10'?)"),
