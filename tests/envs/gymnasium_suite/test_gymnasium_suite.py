@@ -195,7 +195,7 @@ def test_episodes_are_replayed_where_two_tries_agree_and_nowhere_else() -> None:
         ("gym:CartPole-v1,", ("a task has no name",)),
         ("gym:CartPole-v1,CartPole-v1", ("twice", "CartPole-v1-a=CartPole-v1")),
         ("gym:my_envs:Drawer-v0", ("'Drawer-v0'", "--suite.import my_envs")),
-        ("gym:ALE/Pong-v5", ("did you mean the suite atari:ALE/Pong-v5?", "--suite.import MODULE")),
+        ("gym:ALE/Pong-v9", ("did you mean the suite atari:ALE/Pong-v9?", "--suite.import MODULE")),
         ("gym:Cartpole-v1", ("'Cartpole-v1' is not registered (did you mean 'CartPole-v1'?)", "--suite.import MODULE")),
         ("gym:CartPole-v1,Pendulum-v1", ("'CartPole-v1' has discrete", "'Pendulum-v1' continuous")),
         ("gym:{image},CartPole-v1", ("pixels", "'CartPole-v1' has numbers")),
