@@ -7,7 +7,7 @@ from typing import Any
 
 
 def fast(num_tasks: int, agent: str) -> Mapping[str, Any]:
-    """Settings for `num_tasks` scenarios: the network of IMPALA, and PPO on minibatches of 64 samples per scenario."""
+    """Settings for `num_tasks` scenarios: the network of IMPALA, and PPO on minibatches of 128 samples per scenario."""
     settings: dict[str, Any] = {
         "total_env_steps": 500_000 * num_tasks,
         "num_envs": 8 * num_tasks,
