@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -33,27 +34,27 @@ class GradVac(JacobianAggregator):
         self.targets = torch.zeros(num_tasks, num_tasks, dtype=torch.float64)
 
     def task_weights(self, gramian: Tensor, tasks: PresentTasks) -> Tensor:
-        # As in PCGrad, step s adjusts every task i to its s-th other task.
+        # As in PCGrad, step s adjusts every task i to its s-th other task. In NumPy: these are many small operations.
         num_tasks = len(gramian)
-        order = torch.rand(num_tasks, num_tasks, generator=self.generator).argsort(1)
-        combination = torch.eye(num_tasks, dtype=gramian.dtype)  # row i: task i's gradient in terms of all
-        own = torch.arange(num_tasks)
-        norms = gramian.diagonal().sqrt()
-        targets = self.targets[tasks.indices][:, tasks.indices]
+        order = torch.rand(num_tasks, num_tasks, generator=self.generator).argsort(1).numpy()
+        products_of_gradients, norms = gramian.numpy(), gramian.diagonal().sqrt().numpy()
+        targets = self.targets[tasks.indices][:, tasks.indices].numpy()
+        tangents = targets / np.sqrt(1 - targets**2)
+        own = np.arange(num_tasks)
+        cosines, combination = np.eye(num_tasks), np.eye(num_tasks)  # row i: task i's gradient in terms of all
         for others in order.T:
-            products = combination @ gramian
-            changed_norms = (products * combination).sum(1).clamp(min=0).sqrt()
+            products = combination @ products_of_gradients
+            changed_norms = np.sqrt((products * combination).sum(1).clip(0))
             scale = changed_norms * norms[others]
-            cosine = torch.where(scale > 0, products[own, others] / scale, 1.0).clamp(-1, 1)
-            target = targets[own, others]
-            sine, target_sine = (1 - cosine.square()).sqrt(), (1 - target.square()).sqrt()
+            cosine = np.divide(products[own, others], scale, out=np.ones(num_tasks), where=scale > 0).clip(-1, 1)
             # Equation 3: adds of task j's gradient what makes the cosine the target.
-            factor = changed_norms * (target * sine - cosine * target_sine) / (norms[others] * target_sine)
-            combination[own, others] += torch.where((cosine < target) & (others != own), factor, 0.0)
-            average = (1 - self.config.rate) * target + self.config.rate * cosine
-            targets[own, others] = torch.where(others != own, average, 0.0).clamp(-MAX_TARGET, MAX_TARGET)
-        self.targets[tasks.indices[:, None], tasks.indices] = targets
-        return combination.mean(0)
+            factor = changed_norms / norms[others] * (tangents[own, others] * np.sqrt(1 - cosine**2) - cosine)
+            combination[own, others] += np.where((cosine < targets[own, others]) & (others != own), factor, 0.0)
+            cosines[own, others] = cosine
+        averages = ((1 - self.config.rate) * targets + self.config.rate * cosines).clip(-MAX_TARGET, MAX_TARGET)
+        np.fill_diagonal(averages, 0.0)
+        self.targets[tasks.indices[:, None], tasks.indices] = torch.from_numpy(averages)
+        return torch.from_numpy(combination.mean(0))
 
     def state(self) -> State:
         return super().state() | {"targets": self.targets.clone()}
