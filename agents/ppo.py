@@ -136,8 +136,7 @@ class PPO(Agent):
         self.group.anneal(self.env_steps, self.config.annealing_steps)
         if not self.group.optimizer.state:  # the first update
             self.normalizer.on_reset()
-        batch = self.with_advantages(buffer.rollout(self.group.horizon))
-        self.group.on_rollout(batch)
+        batch = self.group.on_rollout(self.with_advantages(buffer.rollout(self.group.horizon)))
         metrics: list[Metrics] = []
         counts: list[tuple[int, ...]] = []
         for _ in range(self.config.epochs):

@@ -3,8 +3,8 @@
 python -m benchmarks.updates.auxiliary updates [--only NAMES] [--repeats 5] [--turns 4] [--rows 256] [--processor-time]
 python -m benchmarks.updates.auxiliary learning [--only NAMES] [--seeds 1 2 3 4 5] [--max-env-steps 100000]
 
-updates: milliseconds of a gradient step of PPO on Atari-sized pixels (four tasks, 4 x 84 x 84, 18 actions, the encoder
-`nature`, multi-head) with each auxiliary task, against the same without one. Contestants take turns.
+updates: milliseconds of PPO's four epochs over a minibatch of Atari-sized pixels (four tasks, 4 x 84 x 84, 18 actions,
+the encoder `nature`, multi-head) with each auxiliary task, against the same without one. Contestants take turns.
 
 learning: env steps on `point-mass-pixels` until 0.95 of the last 200 training episodes succeed, per seed. `none` is
 without an auxiliary task. Both print JSON lines.
@@ -109,7 +109,7 @@ def pixel_batch(rows: int) -> Batch:
 
 
 def updates_of(names: Sequence[str], rows: int) -> dict[str, Callable[[], object]]:
-    """A gradient step of PPO with each auxiliary task."""
+    """An update of PPO from a rollout of one minibatch with each auxiliary task."""
     batch = pixel_batch(rows)
     steps: dict[str, Callable[[], object]] = {}
     for name in names:
@@ -123,8 +123,13 @@ def updates_of(names: Sequence[str], rows: int) -> dict[str, Callable[[], object
             architecture_config=MultiHead.Config(width=256, depth=1),
             auxiliary=[Chosen(task, task.Config()) for task in own],
         )
-        agent.group.on_rollout(batch)
-        steps[name] = lambda agent=agent: agent.learn(batch)  # type: ignore[misc]
+
+        def update(agent: PPO = agent) -> None:
+            rollout = agent.group.on_rollout(batch)
+            for _ in range(agent.config.epochs):
+                agent.learn(rollout)
+
+        steps[name] = update
     return steps
 
 

@@ -42,7 +42,7 @@ class AuxiliaryInputs:
     batch: Batch  # what the agent's loss sees, `Batch.noise` included
     result: TaskLosses  # of the agent: features, outputs of the networks, losses
     encode: Callable[[Tensor], Tensor]  # observation (B, *observation) -> features (B, F), by the group's parameters
-    columns: Mapping[str, Tensor]  # what `AuxiliaryTask.columns` gave, by name
+    columns: Mapping[str, Tensor]  # what `AuxiliaryTask.columns` and `on_rollout` gave, by name
     value_error: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """(observation, task_ids, returns in reward units) -> squared errors (B,) of the agent's value function."""
 
@@ -138,8 +138,13 @@ class AuxiliaryTask(nn.Module, ABC):
         """Hashes by name of what it learns from beside the environments, such as teachers (`Agent.inputs`)."""
         return {}
 
-    def on_rollout(self, batch: Batch) -> None:
-        """Called by agents without a replay with each rollout (B,), whose extra `return` is in reward units."""
+    def on_rollout(self, batch: Batch, encode: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """What the loss reads in all epochs of a rollout (B,), as targets: tensors (B, ...), among `columns`.
+
+        Called by agents without a replay before they learn from it, outside the graph. Its extra `return` is in reward
+        units; `encode` is as in `AuxiliaryInputs`.
+        """
+        return {}
 
     def after_step(self, encoder: nn.Module) -> None:
         """Called after each step of the optimiser: for target networks and counters."""

@@ -5,14 +5,16 @@ features most, with the loss
 
     sum_c (r_c + gamma max_a Qbar_c(s', a) - Q_c(s, a))^2
 
-whose Qbar is a target network on the features of now. Q_c(s, a) = V_c + A_c(a) - mean A_c (dueling). Its actions are
-never played. Shapes: B batch, F features, M tasks, A actions, C cells or features, H height, W width.
+whose Qbar is a target network on the features of now; with an agent that learns from each rollout in several epochs, on
+those before the first. Q_c(s, a) = V_c + A_c(a) - mean A_c (dueling). Its actions are never played. Shapes: B batch,
+F features, M tasks, A actions, C cells or features, H height, W width.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,10 +25,15 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtrl.aggregation import TaskLosses
 from mtrl.auxiliary.auxiliary_task import AuxiliaryContext, AuxiliaryInputs, AuxiliaryTask, auxiliary_tasks
 from mtrl.errors import BadInput
 from mtrl.networks.layers import hidden_linear, output_linear
 from mtrl.per_task import mean_per_task
+from mtrl.types import Batch
+
+ROWS_AT_ONCE = 1024
+"""Of a rollout, whose hidden maps together may not fit into memory."""
 
 
 class Control(AuxiliaryTask):
@@ -38,6 +45,8 @@ class Control(AuxiliaryTask):
         target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # Polyak rate of the target network
 
     horizon = 1
+    rewards_read_features = False
+    """Whether `rewards` reads the features of the observations."""
 
     def __init__(self, context: AuxiliaryContext, config: Any):
         super().__init__(context, config)
@@ -57,15 +66,27 @@ class Control(AuxiliaryTask):
     def rewards(self, inputs: AuxiliaryInputs, next_features: Tensor) -> Tensor:
         """Pseudo-rewards (B, C), without a graph."""
 
+    def on_rollout(self, batch: Batch, encode: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        parts = []
+        for rows in torch.arange(len(batch.reward), device=batch.reward.device).split(ROWS_AT_ONCE):
+            part = batch.map_columns(lambda column, rows=rows: column[rows])  # type: ignore[misc]
+            features = encode(part.observation) if self.rewards_read_features else None
+            result = TaskLosses(part.reward.new_zeros(self.num_tasks), features=features)
+            parts.append(self.targets(AuxiliaryInputs(part, result, encode, {})))
+        return {"target": torch.cat(parts)}
+
+    @torch.no_grad()
+    def targets(self, inputs: AuxiliaryInputs) -> Tensor:
+        """What the Q values (B, C) are to become."""
+        next_features = inputs.encode(inputs.next_observation)
+        following = greedy_q(self.target(next_features))
+        alive = (~inputs.terminated).float().unsqueeze(1)
+        return self.rewards(inputs, next_features) + self.discount * alive * following
+
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
-        tasks = inputs.batch.task_ids
-        with torch.no_grad():
-            next_features = inputs.encode(inputs.next_observation)
-            following = greedy_q(self.target(next_features))
-            alive = (~inputs.terminated).float().unsqueeze(1)
-            target = self.rewards(inputs, next_features) + self.discount * alive * following
+        target = inputs.columns["target"] if "target" in inputs.columns else self.targets(inputs)
         q = self.q_of(inputs.features, inputs.batch.action)
-        return mean_per_task((target - q).square().sum(1), tasks, self.num_tasks)
+        return mean_per_task((target - q).square().sum(1), inputs.batch.task_ids, self.num_tasks)
 
     def q_of(self, features: Tensor, action: Tensor) -> Tensor:
         """Q values (B, C) of actions (B,)."""
@@ -179,6 +200,8 @@ class FeatureControl(Control):
     @dataclass(frozen=True, kw_only=True)
     class Config(Control.Config):
         coefficient: NonNegativeFloat = 1e-4  # factor of the loss
+
+    rewards_read_features = True
 
     def __init__(self, context: AuxiliaryContext, config: Config):
         super().__init__(context, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class ValueReplay(AuxiliaryTask):
         self.register_buffer("returns", torch.zeros(shape[:2]))
         self.register_buffer("added", torch.zeros(self.num_tasks, dtype=torch.int64))
 
-    def on_rollout(self, batch: Batch) -> None:
+    def on_rollout(self, batch: Batch, encode: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         tasks = batch.task_ids
         order = torch.argsort(tasks, stable=True)
         counts = torch.bincount(tasks, minlength=self.num_tasks)
@@ -54,6 +54,7 @@ class ValueReplay(AuxiliaryTask):
         self.observations[own, places] = batch.observation[rows]
         self.returns[own, places] = batch.extras["return"][rows]
         self.added += counts
+        return {}
 
     def columns(self, batch: Batch, generator: torch.Generator) -> Mapping[str, Tensor]:
         tasks = batch.task_ids

@@ -210,19 +210,26 @@ class ParameterGroup:
     ) -> Tensor:
         """Losses (M,) of one auxiliary task, without its weight."""
         start = f"auxiliary.{name}."
+        columns = {**batch.extras, **batch.noise}
         inputs = AuxiliaryInputs(
             batch=batch,
             result=result,
             encode=self.bind(self.encoder, parameters, self._encoder_prefix),  # type: ignore[arg-type]
-            columns={key.removeprefix(start): own for key, own in batch.noise.items() if key.startswith(start)},
+            columns={key.removeprefix(start): own for key, own in columns.items() if key.startswith(start)},
             value_error=None if self.value_error is None else functools.partial(self.value_error, parameters),
         )
         return refuse_wrong_losses(auxiliary.task, self.bind(auxiliary.task, parameters, auxiliary.prefix)(inputs))
 
-    def on_rollout(self, batch: Batch) -> None:
-        """Shows the auxiliary tasks a rollout (B,), before it is learnt from."""
-        for auxiliary in self.auxiliaries.values():
-            auxiliary.task.on_rollout(batch)
+    @torch.no_grad()
+    def on_rollout(self, batch: Batch) -> Batch:
+        """The rollout (B,) with what the auxiliary tasks compute once for all its epochs."""
+        with self.autocast():
+            columns = {
+                f"auxiliary.{name}.{key}": column
+                for name, auxiliary in self.auxiliaries.items()
+                for key, column in auxiliary.task.on_rollout(batch, self.encoder).items()  # type: ignore[arg-type]
+            }
+        return replace(batch, extras={**batch.extras, **columns}) if columns else batch
 
     def with_columns(self, batch: Batch) -> Batch:
         """The batch with what the auxiliary tasks read beside it."""

@@ -149,11 +149,11 @@ class _Learner(nn.Module):
 def _check_losses(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any, counts: Sequence[int]) -> None:
     learner = _Learner(cls, config, len(counts), spaces)
     group, (task,) = learner.group, learner.task
-    batch = learner.batch(counts, 1)
-    group.on_rollout(batch)
-    batch = group.with_columns(batch)
-    for name, column in batch.noise.items():
-        assert len(column) == len(batch.reward), f"{who}: columns gives {name.split('.', 2)[2]!r} with another length"
+    batch = group.with_columns(group.on_rollout(learner.batch(counts, 1)))
+    for source, columns in (("on_rollout", batch.extras), ("columns", batch.noise)):
+        for name, column in columns.items():
+            if len(column) != len(batch.reward):
+                raise AssertionError(f"{who}: {source} gives {name.split('.', 2)[2]!r} with another length")
 
     def losses(parameters: Parameters, batch: Batch) -> TaskLosses:
         result = learner.losses(parameters, batch)
@@ -196,9 +196,7 @@ def _check_state(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any) -
     original, restored = (_Learner(cls, config, 3, spaces, seed) for seed in (1, 2))
 
     def step(learner: _Learner, seed: int) -> None:
-        batch = learner.batch((4, 4, 4), seed)
-        learner.group.on_rollout(batch)
-        learner.group.step(learner.losses, batch)
+        learner.group.step(learner.losses, learner.group.on_rollout(learner.batch((4, 4, 4), seed)))
 
     step(original, 3)
     restored.load_state_dict(original.state_dict())

@@ -6,13 +6,15 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mtrl.auxiliary import auxiliary_tasks
 from mtrl.auxiliary.contrastive import info_nce, shifted
 from mtrl.auxiliary.control import Control, Deconvolution, chosen_q, feature_changes, greedy_q, pixel_changes
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
 from mtrl.testing.auxiliary import SPACES, _Learner
+from mtrl.types import Batch
 from tests.agents.constants import batch_of
 
 
@@ -74,6 +76,23 @@ def test_the_loss_of_control_is_the_squared_error_summed_over_cells() -> None:
     torch.testing.assert_close(result.metrics["auxiliary/task"], expected)
 
 
+@pytest.mark.parametrize("name", ["pixel-control", "feature-control"])
+def test_targets_of_control_stay_for_all_epochs_of_a_rollout(name: str) -> None:
+    cls = auxiliary_tasks.get(name)
+    learner = _Learner(cls, cls.Config(), 2, SPACES[0])
+    group = learner.group
+
+    def losses(batch: Batch) -> Tensor:
+        result = learner.losses(group.parameters, batch)
+        return group.auxiliary_losses_of("task", group.auxiliaries["task"], result, group.parameters, batch)
+
+    batch = learner.batch((3, 4), 1)
+    rollout = group.on_rollout(batch)
+    torch.testing.assert_close(losses(rollout), losses(batch))
+    learner.task[0].target.load_state_dict({key: own + 1 for key, own in learner.task[0].target.state_dict().items()})
+    assert (losses(rollout) - losses(batch)).abs().min() > 0.01
+
+
 def test_images_are_shifted_and_their_borders_repeated() -> None:
     image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
     assert shifted(image, torch.tensor([[1, -1]]))[0, 0].tolist() == [[3, 3, 4], [6, 6, 7], [6, 6, 7]]
@@ -90,7 +109,7 @@ def test_the_replay_keeps_the_newest_of_each_task() -> None:
     assert isinstance(task, ValueReplay)
     returns = torch.tensor([1.0, 10.0, 2.0, 3.0])
     rollout = batch_of([0, 1, 0, 0], num_tasks=2, extras={"return": returns})
-    task.on_rollout(rollout)
+    task.on_rollout(rollout, torch.nn.Flatten())
     assert sorted(task.returns[0].tolist()) == [2.0, 3.0]
     drawn = task.columns(batch_of([0] * 20 + [1] * 20, num_tasks=2), torch.Generator().manual_seed(1))
     assert {*drawn["return"][:20].tolist()} == {2.0, 3.0}
@@ -106,8 +125,6 @@ def test_the_replay_keeps_the_newest_of_each_task() -> None:
     ],
 )
 def test_what_a_task_cannot_learn_from_is_refused(name: str, spaces: object, message: str) -> None:
-    from mtrl.auxiliary import auxiliary_tasks
-
     cls = auxiliary_tasks.get(name)
     with pytest.raises(BadInput, match=message):
         _Learner(cls, cls.Config(), 2, spaces)
