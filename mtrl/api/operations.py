@@ -47,7 +47,7 @@ class EvaluationSettings:
     policy_part: str | None = None  # common: that policy of Distral; None: the policies of the tasks
     suite: str | None = None  # another suite of tasks the run was trained on
     num_workers: NonNegativeInt | None = None  # environment processes; 0: in this process, None: one per core
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of the suite's variations (goals); None: the run's
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None  # of variations (goals) and episodes; None: the run's
     video: bool = False  # also record one episode of each task
     output: str | None = None  # JSON file for the result; None: eval.json in the run directory
 

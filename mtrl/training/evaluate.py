@@ -62,7 +62,7 @@ def evaluate(
     settings = config.settings
     with (
         Interruption() as interruption,
-        Evaluator(played, settings.seed, num_workers(config), settings.worker_timeout) as evaluator,
+        Evaluator(played, played_seed, num_workers(config), settings.worker_timeout) as evaluator,
     ):
         try:
             episodes = episodes_per_task or settings.final_eval_episodes_per_task or 50
@@ -74,7 +74,7 @@ def evaluate(
     path = Path(run_dir) / EVALUATION if output is None else output
     replace_file(path, dump_json({**about, **_result_json(result, played.spec, trained.env_steps)}, indent=2) + b"\n")
     if video:
-        for path in write_videos(agent, played, settings.seed, Path(run_dir) / VIDEOS, trained.env_steps):
+        for path in write_videos(agent, played, played_seed, Path(run_dir) / VIDEOS, trained.env_steps):
             say(str(path))
     return result
 

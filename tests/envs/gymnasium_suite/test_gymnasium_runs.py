@@ -12,6 +12,7 @@ from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import resolve_config
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.training import run
+from mtrl.training.evaluate import evaluate
 from tests.training.tiny_runs import differences, final_state, in_child, log_rows, tiny_config
 
 FEW = {"num_envs": 3, "log_interval": 30, "eval_interval": 0, "final_eval_episodes_per_task": 0}
@@ -48,6 +49,15 @@ def test_environments_that_remember_begin_new_episodes_and_the_run_says_so(
     assert run.train(settings, tmp_path / "run") == 0
     assert run.resume(tmp_path / "run", {"total_env_steps": 90}) == 0
     assert "cannot replay the running episodes: resumed at step 60 with new ones" in capsys.readouterr().out
+
+
+def test_another_seed_evaluates_other_episodes(tmp_path: Path) -> None:
+    settings = tiny_config("gym:CartPole-v1", total_env_steps=60, checkpoint_interval=60, **FEW)
+    assert run.train(settings, tmp_path / "run") == 0
+    again, first, other = (
+        evaluate(tmp_path / "run", episodes_per_task=20, seed=seed).returns.tolist() for seed in (None, 1, 2)
+    )
+    assert again == first != other
 
 
 def test_pixels_are_learnt_from_through_an_encoder(tmp_path: Path) -> None:
