@@ -177,7 +177,8 @@ def resolve_config(*documents: Mapping[str, Any], plugins: Sequence[str] | None 
     layers = (preset, published_preset, *documents)
     apart = parameter_groups(agent_name)
     merged = {
-        group.name: _merged(group, layers, apart if group.name == "aggregator" else ()) for group in CONFIG_GROUPS
+        group.name: _merged(group, layers, apart if group.name == "aggregator" else (), num_presets=2)
+        for group in CONFIG_GROUPS
     }
     common = merged["aggregator"]
     _refuse_unknown_group(common, agent_name)
@@ -310,12 +311,16 @@ class _Merged(NamedTuple):
     apart: dict[str, list[dict[str, Any]]]  # by key, a layer for each document
 
 
-def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> _Merged:
+def _merged(
+    group: ConfigGroup, layers: Sequence[Mapping[str, Any]], apart: Sequence[str] = (), num_presets: int = 0
+) -> _Merged:
     """The name in effect after all layers, and the settings that belong to its class.
 
-    apart: keys that are no settings; their values are collected in documents like the layers.
+    apart: keys that are no settings; their values are collected in documents like the layers. num_presets: so many
+    layers, the first ones, lie under the others, even where one in between names another class.
     """
     name, values, found = group.default, dict[str, Any](), dict[str, list[dict[str, Any]]]()
+    presets = list[tuple[str, dict[str, Any]]]()
     for layer in layers:
         own = dict(layer.get(group.name, {}))
         chosen = own.pop("name", name)
@@ -325,7 +330,12 @@ def _merged(group: ConfigGroup, layers: Sequence[Mapping[str, Any]], apart: Sequ
         for key in own.keys() & set(apart):
             found.setdefault(key, []).append({group.name: _as_mapping(own.pop(key), f"{group.name}.{key}")})
         values |= own
-    group.find(name)
+        if len(presets) < num_presets:
+            presets.append((name, own))
+    cls = group.find(name)
+    for chosen, own in reversed(presets):
+        if _find_default(group, chosen) is cls:
+            values = own | values
     return _Merged(name, values, {key: found[key] for key in apart if key in found})
 
 

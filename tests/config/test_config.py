@@ -18,6 +18,7 @@ from mtrl import registry
 from mtrl.agent import agent_types
 from mtrl.config.schema import (
     CONFIG_GROUPS,
+    GROUP_BY_NAME,
     RunConfig,
     RunSettings,
     changed,
@@ -232,6 +233,14 @@ def test_every_preset_resolves_with_every_agent_and_architecture() -> None:
             assert parse_yaml(dump_yaml(config)) == config
             for architecture in architectures.names():
                 resolve_config({"suite": suite, "agent": agent}, {"architecture": architecture})
+
+
+def test_a_preset_lies_under_a_file_that_names_another_class() -> None:
+    file = {"suite": "mt10", "agent": {"name": "sac", "discount": 0.5}, "architecture": {"name": "mlp", "width": 9}}
+    config = resolve_config(file, {"agent": "ppo", "architecture": "multi-head"})
+    alone = resolve_config({"suite": "mt10", "agent": "ppo", "architecture": "multi-head"})
+    assert (config.agent, config.architecture) == (alone.agent, alone.architecture)
+    assert alone.agent.config.rollout_steps != config_class(GROUP_BY_NAME["agent"], "ppo")().rollout_steps
 
 
 def test_settings_of_a_run_can_be_changed_within_their_ranges() -> None:
