@@ -30,11 +30,15 @@ class NetworkResets:
         self.networks = tuple(networks)
 
     def due(self, agent: Agent) -> bool:
-        """Whether an interval ended since the update before this one."""
+        """Whether the update before this one ended an interval.
+
+        One update late, so that evaluations at the end of an interval, and of the run, see what it has learned.
+        """
         if self.interval is None:
             return False
-        previous = agent.env_steps - agent.rollout_steps * agent.num_envs
-        return agent.env_steps // self.interval > previous // self.interval
+        step = agent.rollout_steps * agent.num_envs
+        last = agent.env_steps - step
+        return last // self.interval > max(0, last - step) // self.interval
 
     @torch.no_grad()
     def apply(self, agent: Agent) -> None:
