@@ -69,6 +69,9 @@ class ReturnNormalizer(nn.Module, ABC):
     def on_env_step(self, step: EnvStep) -> None:
         """Updates statistics of rewards with one vector step, in time order."""
 
+    def end_running_episodes(self) -> None:
+        """Called where a resumed run begins new episodes in all slots: forgets what it sums up over an episode."""
+
     def on_reset(self) -> None:
         """Called before the first update and whenever networks start anew, for units that may change only then."""
 

@@ -57,6 +57,9 @@ class ReturnDivider(ReturnNormalizer):
         ended = torch.from_numpy(step.terminated | step.truncated).to(device)
         self.sums = torch.where(ended, 0.0, self.sums)
 
+    def end_running_episodes(self) -> None:
+        self.sums = torch.zeros_like(self.sums)
+
     def get_extra_state(self) -> Tensor:
         """The sums: as many as the run has slots, which this module does not know before the first step."""
         return self.sums

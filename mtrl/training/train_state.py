@@ -16,6 +16,7 @@ from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.env.recent_episodes import RecentEpisodes
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.loggers.metric_means import MetricMeans
+from mtrl.normalization import ReturnNormalizer
 from mtrl.scheduling import TaskScheduler
 from mtrl.types import State
 
@@ -74,4 +75,7 @@ class TrainState:
         if not exact:
             # The next row does not follow the newest one stored.
             self.buffer.end_running_episodes()
+            for part in self.agent.modules():
+                if isinstance(part, ReturnNormalizer):
+                    part.end_running_episodes()
         return exact

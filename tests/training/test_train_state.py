@@ -21,6 +21,7 @@ from mtrl.checkpoints.store import CheckpointStore
 from mtrl.env.vector_env import MultiTaskVectorEnv
 from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.networks.hard_sharing.multi_head import MultiHead
+from mtrl.normalization.return_scale import ReturnScale
 from mtrl.scheduling import schedulers
 from mtrl.testing.attributes import differences, leaves
 from mtrl.testing.small_runs import make_agent, make_train_state
@@ -191,6 +192,21 @@ def test_a_replay_that_leads_elsewhere_is_reported(tmp_path: Path) -> None:
     saved = state.state()
     saved["observation"] = saved["observation"] + 1e-7
     assert not restored.load_state(saved, ((chunk.name, dict(chunk.tensors())) for chunk in state.buffer.chunks()))
+
+
+def test_new_episodes_begin_with_a_sum_of_rewards_of_0(tmp_path: Path) -> None:
+    def make() -> TrainState:
+        suite = PointMass("point-mass", PointMass.Config(), 1)
+        agent = make_agent(PPO, CONFIGS[PPO], suite.spec, num_envs=NUM_ENVS, normalizer=ReturnScale)
+        return make_train_state(agent, suite)
+
+    state, restored = make(), make()
+    advance(state, 12)
+    assert state.agent.normalizer.sums.any()
+    saved = state.state()
+    saved["observation"] = saved["observation"] + 1e-7
+    restored.load_state(saved, ((chunk.name, dict(chunk.tensors())) for chunk in state.buffer.chunks()))
+    assert restored.agent.normalizer.sums.tolist() == [0] * NUM_ENVS
 
 
 def test_the_walk_finds_an_attribute_that_is_not_saved(tmp_path: Path) -> None:
