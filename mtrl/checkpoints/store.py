@@ -78,7 +78,13 @@ class CheckpointStore:
             raise ValueError(f"a best checkpoint has no chunks and a finite score, not {info.get('score')!r}")
         self.sweep()
         target = self.folder / folder_name(kind, step)
-        if not self._is_whole(target):
+        whole = self._is_whole(target)
+        if whole and kind == "best" and _score(target) != info["score"]:
+            # Left by a run that was killed, whose resume was not exact.
+            with storage_faults(target):
+                self._remove(target)
+            whole = False
+        if not whole:
             temporary = self.folder / temporary_name(target.name)
             manifest = write_checkpoint(content, target, temporary, self._stored)
             if kind == "step":

@@ -185,6 +185,14 @@ def test_a_run_that_resumes_from_an_older_step_drops_the_newer_ones(store: Check
     assert sorted(os.listdir(store.folder)) == ["best_000000000003", "step_000000000001"]
 
 
+def test_a_best_one_of_another_score_takes_the_place_of_that_of_an_inexact_resume(store: CheckpointStore) -> None:
+    for score in (0.9, 0.5):
+        store.save(3, {"weight": torch.full((2,), score)}, kind="best", info={"score": score})
+    best = store.load("best")
+    assert best.info["score"] == 0.5
+    assert best.state["weight"].tolist() == [0.5, 0.5]
+
+
 def test_leftovers_of_a_killed_save_are_swept(store: CheckpointStore) -> None:
     store.save(1, {}, info={})
     (store.folder / ".tmp-99-step_000000000002").mkdir()
