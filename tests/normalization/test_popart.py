@@ -123,8 +123,9 @@ def test_an_update_leaves_unnormalized_predictions_alone(
     case, normalizer = Case(seed, num_tasks), popart(num_tasks, rate)
     for location, spread in batches:
         before = case.predictions(normalizer)
-        # Rounding is of the terms of a prediction, which may cancel; the largest prediction stands for their size.
-        sizes = before.abs().max() + normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs()
+        # Rounding is of the terms of a prediction, which may cancel; the task's largest stands for their size.
+        largest = torch.stack([before[:, case.task_ids == task].abs().max() for task in case.task_ids])
+        sizes = largest + normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs()
         normalizer.update_statistics(*case.targets(location, spread), [case.output])
         sizes = torch.maximum(sizes, normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs())
         after = case.predictions(normalizer)
