@@ -15,7 +15,7 @@ from mtrl.env.suite import RenderedEpisode
 from mtrl.types import TaskSpec
 
 MAX_PICTURES = 3_000
-"""Of one episode, each of one env step; a picture that moves for longer is not wanted."""
+"""Of one episode, each of one env step; the rest of a longer one is played without any."""
 
 
 def render_episode(
@@ -26,14 +26,15 @@ def render_episode(
     observation = seen.begin(emulator_seed(variation))
     pictures = [shown.begin(emulator_seed(variation))[0]]
     score, ended = 0.0, False
-    while not ended and len(pictures) < MAX_PICTURES:
-        action = np.array([act(observation)])
-        for pool in (seen, shown):
+    while not ended:
+        action, films = np.array([act(observation)]), len(pictures) < MAX_PICTURES
+        for pool in (seen, shown) if films else (seen,):
             pool.send(action)
         stacked, reward, terminated, truncated, _ = seen.recv()
-        pictures.append(shown.recv()[0][0, 0])
+        if films:
+            pictures.append(shown.recv()[0][0, 0])
         observation = stacked[0]
         score += float(reward[0])
         ended = bool(terminated[0] or truncated[0])
-    success = ended and task.target_return is not None and score >= task.target_return
+    success = task.target_return is not None and score >= task.target_return
     return RenderedEpisode(pictures, score, success)

@@ -79,6 +79,18 @@ class EvaluationResult:
         return target_quality(self.mean_scores, self.target_scores)
 
 
+def played_variations(task: TaskSpec, seed: int, episodes_per_task: int) -> list[int]:
+    """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own.
+
+    The first one does not depend on the number of episodes.
+    """
+    if task.num_variations is None:
+        return stream(seed, "evaluation", task.index).integers(2**48, size=episodes_per_task).tolist()
+    if episodes_per_task >= task.num_variations:
+        return [episode % task.num_variations for episode in range(episodes_per_task)]
+    return [episode * task.num_variations // episodes_per_task for episode in range(episodes_per_task)]
+
+
 class _Crew:
     """Environments that step while the policy acts for another crew's."""
 
@@ -188,11 +200,12 @@ class Evaluator:
         num_lanes = self._num_crews * self._slots_per_task
         successes = np.zeros((num_tasks, episodes_per_task), bool)
         returns = np.zeros((num_tasks, episodes_per_task))
+        played = [played_variations(task, self.seed, episodes_per_task) for task in self.suite.spec.tasks]
         # Lane c plays every C-th episode of each task, beginning with its c-th.
         plan = [
-            [(task.index, variation) for variation in self._variations(task, episodes_per_task)[lane::num_lanes]]
+            [(task, variation) for variation in variations[lane::num_lanes]]
             for lane in range(num_lanes)
-            for task in self.suite.spec.tasks
+            for task, variations in enumerate(played)
         ]
         policy, one_of_each = protocol_policy(agent, self.suite.spec, self.seed), np.arange(num_tasks)
         crews = [
@@ -208,14 +221,6 @@ class Evaluator:
                 crew.take_turn(lambda chunk: policy(chunk, one_of_each))
                 on_progress(sum(crew.num_ended for crew in crews))
         return successes, returns
-
-    def _variations(self, task: TaskSpec, episodes_per_task: int) -> list[int]:
-        """Which variations a task plays: spread evenly over the finite ones, or drawn from a stream of their own."""
-        if task.num_variations is None:
-            return stream(self.seed, "evaluation", task.index).integers(2**48, size=episodes_per_task).tolist()
-        if episodes_per_task >= task.num_variations:
-            return [episode % task.num_variations for episode in range(episodes_per_task)]
-        return [episode * task.num_variations // episodes_per_task for episode in range(episodes_per_task)]
 
     def _start(self, plan: list[list[tuple[int, int]]]) -> list[MultiTaskVectorEnv]:
         """The environments of every crew, to play their part of the plan: a list of episodes per slot."""

@@ -11,6 +11,7 @@ import numpy as np
 from mtrl.agent import Agent
 from mtrl.checkpoints.files import storage_faults
 from mtrl.env.suite import Suite
+from mtrl.evaluation.evaluator import played_variations
 from mtrl.evaluation.protocol_policy import ActionRule, protocol_policy
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ FONT_SIZES = range(16, 7, -1)
 
 
 def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path, env_steps: int) -> Iterator[Path]:
-    """Films one episode of every task, on its first variation, by the evaluated policy; yields each file written.
+    """Films one episode of every task by the evaluated policy; yields each file written.
 
-    env_steps: of training, for caption and name (`TASK-step_N-success`). No random number of the training is drawn.
+    It is on the variation that an evaluation with `seed` plays first. env_steps: of training, for caption and name
+    (`TASK-step_N-success`). No random number of the training is drawn.
     Raises BadInput if the suite or this machine cannot render, StorageFailure.
     """
     for task in suite.spec.tasks:
@@ -36,7 +38,8 @@ def write_videos(agent: Agent, suite: Suite, seed: int, folder: Path, env_steps:
         def act(observation: np.ndarray, policy: ActionRule = policy, task_ids: np.ndarray = task_ids) -> np.ndarray:
             return policy(observation[None], task_ids)[0]
 
-        frames, return_, success = suite.render_episode(task.index, 0, act)
+        (variation,) = played_variations(task, seed, 1)
+        frames, return_, success = suite.render_episode(task.index, variation, act)
         outcome = "success" if success else "failure"
         caption = f"{task.name}\nstep {env_steps:,}   return {return_:,.1f}   {outcome}"
         yield write_video(frames, caption, folder / f"{task.name}-step_{env_steps}-{outcome}")

@@ -11,6 +11,7 @@ from mtrl.checkpoints.json_text import parse_json
 from mtrl.errors import BadInput
 from mtrl.runs.run_directory import EVALUATION, RunDirectory
 from mtrl.training.load import TrainedAgent
+from mtrl.training.restore import suite_facts
 
 _MAX_BYTES = 64 * 2**20
 
@@ -27,20 +28,29 @@ class TaskScore(NamedTuple):
 def scores_of(run: RunDirectory, trained: TrainedAgent, weights: str) -> tuple[list[TaskScore], Mapping[str, Any]]:
     """Scores per task of exactly this checkpoint, and the result of `mtrl eval` if they are from there.
 
-    From eval.json, or the run's final evaluation; empty where neither is of this checkpoint and these weights.
+    From eval.json if it is of the run's seed and protocol, or the run's final evaluation if that has more episodes;
+    empty where neither is of this checkpoint and these weights.
     """
-    spec, result = trained.spec, _evaluation(run)
-    facts = (trained.checkpoint, spec.name, spec.protocol, list(spec.task_names))
-    if tuple(result.get(name) for name in ("checkpoint", "suite", "protocol", "tasks")) == facts:
-        episodes: Mapping[str, Any] = result["episodes"]
-        try:
-            return [_task_score(task, episodes[task]) for task in spec.task_names], result
-        except (LookupError, TypeError, ValueError) as error:
-            raise BadInput(f"{run.path / EVALUATION} is not what mtrl eval writes: {error!r}") from error
+    final = _final_scores(run, trained, weights)
+    result = _evaluation(run)
+    # What was played is part of the checkpoint's label: weights of the last update, a part of the policy.
+    facts = {"checkpoint": trained.checkpoint, "seed": trained.config.settings.seed, **suite_facts(trained.spec)}
+    if {name: result.get(name) for name in facts} != facts:
+        return final, {}
+    episodes: Mapping[str, Any] = result["episodes"]
+    try:
+        scores = [_task_score(task, episodes[task]) for task in trained.spec.task_names]
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadInput(f"{run.path / EVALUATION} is not what mtrl eval writes: {error!r}") from error
+    return (final, {}) if final and final[0].episodes > scores[0].episodes else (scores, result)
+
+
+def _final_scores(run: RunDirectory, trained: TrainedAgent, weights: str) -> list[TaskScore]:
+    """Of the run's own final evaluation; empty where it is of another checkpoint or other weights."""
     if weights != "averaged" or trained.checkpoint.startswith("best"):
-        return [], {}
+        return []
     rows = [row for row in run.evaluations.rows() if row.kind == "final" and row.env_steps == trained.env_steps]
-    return [TaskScore(row.task, row.episodes, row.success_rate, row.mean_return) for row in rows], {}
+    return [TaskScore(row.task, row.episodes, row.success_rate, row.mean_return) for row in rows]
 
 
 def _task_score(task: str, episodes: Mapping[str, Sequence[float]]) -> TaskScore:

@@ -14,6 +14,7 @@ from PIL import Image
 from agents.sac import SAC
 from envs.point_mass import PointMass
 from mtrl.env.suite import RenderedEpisode
+from mtrl.evaluation.evaluator import played_variations
 from mtrl.evaluation.protocol_policy import protocol_policy
 from mtrl.evaluation.video import write_video, write_videos
 from mtrl.testing.small_runs import make_agent
@@ -26,9 +27,11 @@ class Filmed(PointMass):
         super().__init__("point-mass", PointMass.Config(), 1)
         self.spec = dataclasses.replace(self.spec, samples_policy=samples_policy)
         self.actions: list[list[np.ndarray]] = []
+        self.variations: list[int] = []
 
     def render_episode(self, task: int, variation: int, act: Callable[[np.ndarray], np.ndarray]) -> RenderedEpisode:
         observation = np.array([0.1, 0.2], np.float32)
+        self.variations.append(variation)
         self.actions.append([act(observation) for _ in range(5)])
         return RenderedEpisode([np.full((8, 8, 3), 40 * frame, np.uint8) for frame in range(5)], 1.5, task == 1)
 
@@ -54,6 +57,20 @@ def test_a_video_shows_the_evaluated_policy(
         expected = [policy(observation, np.array([task]))[0] for _ in actions]
         np.testing.assert_array_equal(actions, expected)
         assert (np.ptp(actions, axis=0) > 0).any() == samples_policy
+
+
+@pytest.mark.parametrize("num_variations", [None, 3])
+def test_a_video_is_of_the_first_episode_that_an_evaluation_with_its_seed_plays(
+    tmp_path: Path, num_variations: int | None
+) -> None:
+    suite = Filmed(samples_policy=False)
+    tasks = tuple(dataclasses.replace(task, num_variations=num_variations) for task in suite.spec.tasks)
+    suite.spec = dataclasses.replace(suite.spec, tasks=tasks)
+    agent = make_agent(SAC, SAC.Config(), suite.spec)
+    for seed in (7, 99):
+        list(write_videos(agent, suite, seed, tmp_path, 400))
+    assert suite.variations == [played_variations(task, seed, 50)[0] for seed in (7, 99) for task in tasks]
+    assert len(set(suite.variations)) == (1 if num_variations else 8)
 
 
 def test_a_video_is_an_mp4_with_a_caption_where_there_is_an_encoder(tmp_path: Path) -> None:

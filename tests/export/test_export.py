@@ -259,6 +259,26 @@ def test_scores_are_those_of_the_exported_checkpoint(run: mtrl.Run, tmp_path: Pa
     (run.path / "eval.json").unlink()
 
 
+def test_scores_are_of_the_runs_seed_and_of_no_fewer_episodes_than_its_own(run: mtrl.Run, tmp_path: Path) -> None:
+    def is_in_card(**settings: Any) -> bool:
+        """Whether the card has the scores of an evaluation with these settings, and not the run's own."""
+        if settings:
+            run.evaluate(num_workers=0, **settings)
+        folder = run.export(output=str(tmp_path / "policy"), format="weights")
+        kept = (folder / "eval.json").is_file()
+        assert f"with {3 if kept else 2} episodes per task" in (folder / "README.md").read_text()
+        return kept
+
+    assert is_in_card(episodes_per_task=3)
+    stored = json.loads((run.path / "eval.json").read_text())
+    (run.path / "eval.json").write_text(json.dumps(stored | {"settings": stored["settings"] | {"starts": 1}}))
+    assert not is_in_card()
+    assert not is_in_card(episodes_per_task=3, seed=99)
+    assert not is_in_card(episodes_per_task=1)
+    assert not is_in_card(episodes_per_task=3, weights="last")
+    (run.path / "eval.json").unlink()
+
+
 def test_another_format_of_the_same_checkpoint_stays_and_that_of_another_goes(run: mtrl.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     folder = run.export(output=str(tmp_path / "policy"))

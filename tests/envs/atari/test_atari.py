@@ -209,6 +209,17 @@ def test_a_rendered_episode_is_the_one_that_the_agent_saw() -> None:
     assert (grey[rows, np.arange(0, 160, 10) * 84 // 160][dark] < 100).all()
 
 
+def test_the_outcome_of_a_long_rendered_episode_is_that_of_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.atari.render.MAX_PICTURES", 10)
+    suite = atari("atari:pong", max_episode_frames=400)
+    task = dataclasses.replace(suite.spec.tasks[0], target_return=-50.0)
+    suite.spec = dataclasses.replace(suite.spec, tasks=(task,))
+    pictures, return_, success = suite.render_episode(0, 1, lambda observation: np.int64(0))
+    assert len(pictures) == 10
+    assert return_ < 0  # after the pictures: a player who does nothing loses points
+    assert success
+
+
 # Descriptions.
 
 
