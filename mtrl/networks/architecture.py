@@ -63,6 +63,11 @@ class PolicyArchitecture(nn.Module, ABC):
         return config
 
     @classmethod
+    def config_for(cls, config: Any, task_names: Sequence[str]) -> Any:
+        """The settings for tasks in this order, where they speak of tasks by name. Raises BadInput."""
+        return config
+
+    @classmethod
     def preset(cls, agent: str) -> Mapping[str, Any]:
         """Settings of a run that belong to the published method, as the nested mapping a YAML file would hold."""
         return {}

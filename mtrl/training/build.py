@@ -94,6 +94,7 @@ def make_agent(
     agent takes no auxiliary tasks.
     """
     architecture, policy, encoder = chosen["architecture"], chosen["policy"], chosen["encoder"]
+    architecture = Chosen(architecture.cls, architecture.cls.config_for(architecture.config, spec.task_names))
     normalizer = chosen["normalizer"]
 
     def make_architecture(in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:

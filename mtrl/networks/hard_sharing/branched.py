@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,7 @@ class Branched(PolicyArchitecture):
         width: Annotated[int, Field(ge=1)] = 256  # units per node
         branches: tuple[PositiveInt, ...] = (1, 2, 4)  # nodes of every layer, from the input; a tree has its own
         tree: tuple[tuple[NonNegativeInt, ...], ...] = ()  # node of every task, layer by layer; empty: learned
+        tasks: tuple[str, ...] = ()  # names of the tree's tasks, in its order; empty: those of the suite
         relations: str | None = None  # relations.json by which the tree is cut into branches; read once, kept as tree
         temperature: Annotated[float, Field(gt=0)] = 1.0  # of the softmax whose gradient a learned tree takes
 
@@ -48,13 +49,25 @@ class Branched(PolicyArchitecture):
             if not self.branches:
                 raise ValueError("branches [] is not allowed; a network has one layer at least")
             if self.relations is not None:  # a run's settings hold the tree itself: the file may change or go
-                object.__setattr__(self, "tree", _tree_of(Path(self.relations), self.branches))
+                for name, value in zip(("tree", "tasks"), _tree_of(Path(self.relations), self.branches), strict=True):
+                    object.__setattr__(self, name, value)
                 object.__setattr__(self, "relations", None)
             if len({len(layer) for layer in self.tree}) > 1:
                 raise ValueError("tree: the layers are of different numbers of tasks")
             for below, layer in pairwise(self.tree):
                 if len({*zip(layer, below, strict=True)}) > len({*layer}):
                     raise ValueError(f"tree: {list(layer)} joins tasks that the layer before has apart: {list(below)}")
+
+    @classmethod
+    def config_for(cls, config: Config, task_names: Sequence[str]) -> Config:
+        if not config.tree or config.tasks in ((), tuple(task_names)):
+            return config
+        if sorted(config.tasks) != sorted(task_names):
+            known = ", ".join(config.tasks)
+            raise BadInput(f"architecture.tree is of the tasks {known}, and the suite has {', '.join(task_names)}")
+        order = [config.tasks.index(name) for name in task_names]
+        permuted = tuple(tuple(layer[place] for place in order) for layer in config.tree)
+        return replace(config, tree=permuted, tasks=tuple(task_names))
 
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Config):
         super().__init__(in_features, out_features, num_tasks, config)
@@ -133,10 +146,14 @@ def _parents(tree: Sequence[Sequence[int]]) -> list[list[int]]:
     return [*found, ranked[-1]]
 
 
-def _tree_of(path: Path, branches: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The tree of the tasks of a relations.json, cut into so many nodes per layer. Raises ValueError, BadInput."""
+def _tree_of(path: Path, branches: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+    """The tree of the tasks of a relations.json, cut into so many nodes per layer, and their names.
+
+    Raises ValueError, BadInput.
+    """
     try:
-        affinity = np.array(json.loads(path.read_text())["affinity"], np.float64)  # null is NaN
+        document = json.loads(path.read_text())
+        affinity, tasks = np.array(document["affinity"], np.float64), tuple(map(str, document["tasks"]))  # null is NaN
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"relations: {path} cannot be read as a relations.json: {error}") from error
-    return tuple(map(tuple, tree(affinity, branches)))
+    return tuple(map(tuple, tree(affinity, branches))), tasks

@@ -31,7 +31,7 @@ def network_of(**settings: Any) -> Branched:
 @pytest.fixture
 def relations(tmp_path: Path) -> Path:
     path = tmp_path / "relations.json"
-    path.write_text(json.dumps({"affinity": PAIRS}))
+    path.write_text(json.dumps({"affinity": PAIRS, "tasks": ["a", "b", "c", "d"]}))
     return path
 
 
@@ -124,9 +124,17 @@ def test_bad_trees_are_refused_in_one_line(settings: dict[str, Any], fault: str)
 def test_unknown_affinities_and_too_many_branches_give_no_tree(tmp_path: Path, relations: Path) -> None:
     with pytest.raises(BadInput, match="groups: 5 is not allowed; must be 1 to the number of tasks, 4"):
         Branched.Config(branches=(1, 5), relations=str(relations))
-    relations.write_text(json.dumps({"affinity": [[0, None], [None, 0]]}))
+    relations.write_text(json.dumps({"affinity": [[0, None], [None, 0]], "tasks": ["a", "b"]}))
     with pytest.raises(BadInput, match="unknown"):
         Branched.Config(branches=(1, 2), relations=str(relations))
+
+
+def test_the_tree_of_a_file_follows_the_names_of_its_tasks(relations: Path) -> None:
+    config = Branched.Config(width=8, branches=(1, 2, 3), relations=str(relations))
+    assert config.tasks == ("a", "b", "c", "d")
+    assert Branched.config_for(config, ("c", "a", "d", "b")).tree == ((0, 0, 0, 0), (1, 0, 1, 0), (1, 0, 2, 0))
+    with pytest.raises(BadInput, match=r"architecture\.tree is of the tasks a, b, c, d, and the suite has a, b, c, e"):
+        Branched.config_for(config, ("a", "b", "c", "e"))
 
 
 def test_a_tree_of_another_number_of_tasks_is_refused() -> None:
