@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from mtrl.checkpoints.files import storage_faults
 from mtrl.checkpoints.store import CheckpointStore
+from mtrl.launch.run_status import read_status
 from mtrl.optim.cpu import PARENT
 from mtrl.runs.run_directory import CHECKPOINTS
 from mtrl.training.interruption import Interruption
@@ -57,17 +58,18 @@ class ChildRun:
     started: bool = False
     exit_code: int | None = None
     stopped: bool = False  # told to stop, or not started for that reason
+    out_of_time: bool = False  # ended before it was done, as its hours were over
     pruned: bool = False  # told to stop by a search, which has seen enough
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     losses: tuple[int, int] = (0, 0)  # in a row without a new checkpoint, and the step of the last one
 
     @property
     def state(self) -> State:
-        if self.exit_code == 0:
+        if self.exit_code == 0 and not self.out_of_time:
             return "done"
         if self.exit_code is None and self.started:
             return "running"
-        if self.stopped:
+        if self.stopped or self.out_of_time:
             return "pruned" if self.pruned else "stopped"
         return "waiting" if self.exit_code is None else "failed"
 
@@ -186,6 +188,7 @@ def run_all(runs: Sequence[ChildRun], engine: Engine, on_turn: Callable[[], None
                     engine.start(begun)
                 for run in active:
                     engine.poll(run)
+                    run.out_of_time = run.exit_code == 0 and read_status(run.run_dir).status == "interrupted"
                     if run.exit_code in PREEMPTED and engine.elsewhere and not run.stopped and run.again():
                         submitted.discard(id(run))
                 on_turn()

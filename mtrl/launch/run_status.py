@@ -15,10 +15,27 @@ from typing import Any, Literal
 from mtrl.checkpoints.files import read_small_file
 from mtrl.config.yaml_io import load_mapping
 from mtrl.errors import BadInput
-from mtrl.launch.table import Standing, read_standing
+from mtrl.runs.logs import EVALUATION_KIND
 from mtrl.runs.run_directory import CONFIG, MAX_TEXT_BYTES, META, METRICS
 
+_TAIL_BYTES = 2**19
+"""Of metrics.jsonl that are read: the last rows."""
+
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is, None where it has not said so yet."""
+
+    env_steps: int = 0
+    env_steps_per_second: float | None = None
+    training: float | None = None  # mean score of the last training episodes
+    evaluation: float | None = None  # mean score of the last evaluation
+    score: str = "success"  # or return
+
+    def shown(self, value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}" if self.score == "success" else f"{value:,.1f}"
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,31 @@ def read_status(run_dir: Path) -> RunStatus:
         known = meta.get("status")
         if known == "failed":
             status = "failed"
-        elif known == "done":
-            complete = code == 0 and (total is None or standing.env_steps >= total)
+        elif known in ("done", "interrupted"):
+            complete = known == "done" and code == 0 and (total is None or standing.env_steps >= total)
             status = "done" if complete else "interrupted"
         else:
             status = "running" if _may_live(meta) else "interrupted"
     return RunStatus(status, code, standing, total, _seconds_since_write(run_dir))
+
+
+def read_standing(run_dir: Path) -> Standing:
+    """Of a run that may be writing, or not be there yet."""
+    training, evaluation = _last_rows(run_dir / METRICS)
+    if training is None and evaluation is None:
+        return Standing()
+    try:
+        score = json.loads((run_dir / META).read_text()).get("score")
+    except (OSError, ValueError, AttributeError):
+        score = "success"
+    name = "mean_success_rate" if score == "success" else "mean_return"
+    return Standing(
+        env_steps=max(row["env_steps"] for row in (training, evaluation) if row is not None),
+        env_steps_per_second=(training or {}).get("time/env_steps_per_second"),
+        training=(training or {}).get(f"train/{name}"),
+        evaluation=(evaluation or {}).get(f"eval/{name}"),
+        score=score,
+    )
 
 
 def run_directories(folder: Path) -> Iterator[Path]:
@@ -86,6 +122,32 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
     return {}
+
+
+def _last_rows(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The last row of a log interval and of an evaluation, from the end of the file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return None, None
+    training = evaluation = None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # the first line may be cut
+            continue
+        if not isinstance(row, dict) or type(row.get("env_steps")) is not int:
+            continue
+        if EVALUATION_KIND in row:
+            evaluation = evaluation or row
+        elif "train/num_updates" in row:  # not in those of gradient conflict
+            training = training or row
+        if training and evaluation:
+            break
+    return training, evaluation
 
 
 def _seconds_since_write(run_dir: Path) -> float | None:

@@ -131,7 +131,7 @@ class _Search:
                 continue
             self._trials.remove(own)
             states = {run.state for run in own.runs}
-            if "stopped" in states:  # by a signal to the sweep: the trial goes on when that is repeated
+            if "stopped" in states:  # the trial goes on when the search is repeated, before others begin
                 self._left = 0
             elif "failed" in states:
                 self._study.tell(own.trial, state=_state("FAIL"))
@@ -161,7 +161,7 @@ class _Search:
             own.trial.report(float(np.mean([curve[env_steps] for curve in curves])), env_steps)
             if own.trial.should_prune():
                 for run in own.runs:
-                    run.pruned = run.pruned or run.exit_code is None
+                    run.pruned = True
                     stop(run, self._placement.engine, signal.SIGTERM)
                 return
 

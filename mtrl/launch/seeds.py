@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import Any
 
 from mtrl import report
@@ -18,6 +18,7 @@ from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, RunSettings, changed, dump_yaml
 from mtrl.errors import BadInput, MtrlError
 from mtrl.launch.processes import ChildRun, LocalEngine, run_all
+from mtrl.launch.run_status import read_status
 from mtrl.launch.table import RunsTable
 from mtrl.loggers.console import say
 from mtrl.optim.cpu import available_cores
@@ -43,7 +44,8 @@ def train_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / SEEDS, dump_yaml(config).encode())
-    return _run(config, folder, {seed: _new(folder, seed) for seed in seeds}, jobs)
+    commands = {seed: _new(folder, seed) for seed in seeds}
+    return _run(config, folder, commands, dict.fromkeys(seeds, config.settings.total_env_steps), jobs)
 
 
 def resume_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int, changes: Mapping[str, Any]) -> int:
@@ -57,16 +59,21 @@ def resume_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: in
     flags = []
     for name, value in changes.items():
         flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    commands = {}
+    commands: dict[int, Sequence[str]] = {}
+    totals: dict[int, int] = {}
     for seed in seeds:
         run_dir = folder / f"seed-{seed}"
-        if _is_evaluated(run_dir, config.settings.total_env_steps):
+        begun = bool(CheckpointStore(run_dir / CHECKPOINTS).steps())
+        # A run that was extended has an end of its own.
+        own = read_status(run_dir).total_env_steps if begun and "total_env_steps" not in changes else None
+        totals[seed] = own or config.settings.total_env_steps
+        if _is_evaluated(run_dir, totals[seed]):
             say(f"seed-{seed} is complete")
-        elif CheckpointStore(run_dir / CHECKPOINTS).steps():
+        elif begun:
             commands[seed] = ["train", "--resume", str(run_dir), *flags]
         else:
             commands[seed] = [*_new(folder, seed), *flags]
-    return _run(config, folder, commands, jobs)
+    return _run(config, folder, commands, totals, jobs, flags)
 
 
 def _new(folder: Path, seed: int) -> list[str]:
@@ -93,18 +100,27 @@ def _is_evaluated(run_dir: Path, total_env_steps: int) -> bool:
     return any(row.kind == "final" and row.env_steps >= total_env_steps for row in rows)
 
 
-def _run(config: RunConfig, folder: Path, commands: Mapping[int, Sequence[str]], jobs: int) -> int:
-    """Runs the commands by seed, shows how they stand, and writes the report."""
+def _run(
+    config: RunConfig,
+    folder: Path,
+    commands: Mapping[int, Sequence[str]],
+    totals: Mapping[int, int],
+    jobs: int,
+    changes: Sequence[str] = (),
+) -> int:
+    """Runs the commands by seed, shows how they stand, and writes the report.
+
+    totals: env steps by seed. changes: flags that a resume was given.
+    """
     share, environment = share_of_cores(config.settings, cores_of_each(min(jobs, len(commands))))
     flags = [*(flag for module in config.plugins for flag in ("--plugin", module)), *share]
-    total = config.settings.total_env_steps
     runs = [
         ChildRun(
             f"seed-{seed}",
             folder / f"seed-{seed}",
             [*command, *flags],
             folder / f"seed-{seed}.log",
-            total,
+            totals[seed],
             environment=environment,
         )
         for seed, command in commands.items()
@@ -114,7 +130,7 @@ def _run(config: RunConfig, folder: Path, commands: Mapping[int, Sequence[str]],
     say_failures(runs)
     unfinished = [run.name.removeprefix("seed-") for run in runs if run.state != "done"]
     if unfinished:
-        say(f"go on: mtrl train --resume {quote(str(folder))} --seeds {' '.join(unfinished)}")
+        say(f"go on: {join(['mtrl', 'train', '--resume', str(folder), '--seeds', *unfinished, *changes])}")
     if any(run.state == "done" for run in runs) or not runs:
         report_on(folder)
     return code

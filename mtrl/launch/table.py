@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,16 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mtrl.launch.processes import ChildRun
+from mtrl.launch.run_status import read_standing
 from mtrl.loggers.console import guarded, make_console, say
 from mtrl.loggers.live_table import clock
-from mtrl.runs.logs import EVALUATION_KIND
-from mtrl.runs.run_directory import META, METRICS
 
 _REFRESH_SECONDS = 2.0
 _LINE_SECONDS = 60.0
 """Between two plain lines where there is no terminal."""
-_TAIL_BYTES = 2**19
-"""Of metrics.jsonl that are read: the last rows."""
 
 MAX_ROWS = 20
 """Of the live table; of more runs it shows those that run, and how many there are of the others."""
@@ -40,65 +34,6 @@ STYLES = {
     "running": "cyan",
     "waiting": "",
 }
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a run is, None where it has not said so yet."""
-
-    env_steps: int = 0
-    env_steps_per_second: float | None = None
-    training: float | None = None  # mean score of the last training episodes
-    evaluation: float | None = None  # mean score of the last evaluation
-    score: str = "success"  # or return
-
-    def shown(self, value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}" if self.score == "success" else f"{value:,.1f}"
-
-
-def read_standing(run_dir: Path) -> Standing:
-    """Of a run that may be writing, or not be there yet."""
-    training, evaluation = _last_rows(run_dir / METRICS)
-    if training is None and evaluation is None:
-        return Standing()
-    try:
-        score = json.loads((run_dir / META).read_text()).get("score")
-    except (OSError, ValueError, AttributeError):
-        score = "success"
-    name = "mean_success_rate" if score == "success" else "mean_return"
-    return Standing(
-        env_steps=max(row["env_steps"] for row in (training, evaluation) if row is not None),
-        env_steps_per_second=(training or {}).get("time/env_steps_per_second"),
-        training=(training or {}).get(f"train/{name}"),
-        evaluation=(evaluation or {}).get(f"eval/{name}"),
-        score=score,
-    )
-
-
-def _last_rows(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The last row of a log interval and of an evaluation, from the end of the file."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().splitlines(keepends=True)
-    except OSError:
-        return None, None
-    training = evaluation = None
-    for line in reversed(lines):
-        try:
-            row = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:  # the first line may be cut
-            continue
-        if not isinstance(row, dict) or type(row.get("env_steps")) is not int:
-            continue
-        if EVALUATION_KIND in row:
-            evaluation = evaluation or row
-        else:
-            training = training or row
-        if training and evaluation:
-            break
-    return training, evaluation
 
 
 def counted(states: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ MAX_TEXT_BYTES = 2**20  # of config.yaml and meta.json
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
-Status = Literal["running", "done", "failed"]
+Status = Literal["running", "done", "interrupted", "failed"]
 
 
 class RunDirectory:

@@ -311,11 +311,13 @@ def _run(
         if result is not None:
             success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
         folder = quote(str(run.path))
-        if interruption:
-            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {folder}")
-        else:
+        # Hours that are over after the final evaluation stop nothing.
+        complete = interruption.exit_code == 0 and (result is not None or not interruption)
+        if complete:
             say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {folder}")
-        run.set_status("done", interruption.exit_code)
+        else:
+            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {folder}")
+        run.set_status("done" if complete else "interrupted", interruption.exit_code)
         return interruption.exit_code
 
 

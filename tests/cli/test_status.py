@@ -29,6 +29,7 @@ def test_every_run_has_a_line_with_its_status(tmp_path: Path) -> None:
     write_run(folder / "d", 100, status="failed", exit_code=3)
     write_run(folder / "e", 100, status="running", host="elsewhere", pid=2**22 + 1)
     write_run(folder / "f", 100, config="total_env_steps: [", status="done", exit_code=0)
+    write_run(folder / "h", 200, status="interrupted", exit_code=0)  # in its final evaluation
     (folder / "g").mkdir()
     (folder / "g" / "meta.json").write_text("{")
     finished = call("status", str(folder))
@@ -37,12 +38,12 @@ def test_every_run_has_a_line_with_its_status(tmp_path: Path) -> None:
     assert rows["a/seed-1"][:4] == ["done", "200", "100.0%", "-"]
     assert rows["a/seed-1"][4:6] == ["0.75", "success"]
     assert rows["a/seed-2"][:3] == ["running", "50", "25.0%"]
-    assert rows["b"][0] == rows["c"][0] == "interrupted"
+    assert rows["b"][0] == rows["c"][0] == rows["h"][0] == "interrupted"
     assert rows["d"][:2] == ["failed", "(3)"]
     assert rows["e"][0] == "running"
     assert rows["f"][:3] == ["done", "100", "-"]
     assert rows["g"][0] == "waiting"
-    assert "8 runs: 2 done, 1 failed, 2 interrupted, 2 running, 1 waiting" in finished.out
+    assert "9 runs: 2 done, 1 failed, 3 interrupted, 2 running, 1 waiting" in finished.out
     assert call("status", str(folder / "b")).out.splitlines()[-1] == "1 run: 1 interrupted"
 
 

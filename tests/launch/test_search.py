@@ -50,6 +50,19 @@ def test_a_trial_that_is_pruned_stops_and_one_that_was_cut_short_goes_on(
     assert "pruned" in capsys.readouterr().out
 
 
+def test_a_trial_whose_hours_are_over_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {**FLAGS, "max-hours": 1e-7}
+    command = ["sweep", str(write_sweep(tmp_path, flags=flags, search=SEARCH)), "--search", "optuna", "--trials", "1"]
+    assert main([*command, "--jobs", "1"]) == 0
+    assert f"go on: mtrl {' '.join(command)}" in capsys.readouterr().out
+    folder = tmp_path / "runs"
+    study = optuna.load_study(study_name=search_module.STUDY, storage=f"sqlite:///{folder / search_module.STORAGE}")
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    assert main(["train", "--resume", str(folder / "trial-0000" / "seed-1"), "--max-hours", "1"]) == 0
+    assert main(command) == 0
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"search": {}}, "'search' has no ranges"),
     ({"grid": {"agent.discount": [0.9]}}, "no 'grid'"),

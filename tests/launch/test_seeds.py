@@ -78,6 +78,24 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: p
     assert "seed-1 is complete\nseed-2 is complete\n" in capsys.readouterr().out
 
 
+def test_an_extension_whose_hours_are_over_goes_on_to_its_own_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, "--seeds", "1", "--run-dir", str(tmp_path), "--total-env-steps", "160"]) == 0
+    resume = ["train", "--resume", str(tmp_path), "--seeds", "1"]
+    capsys.readouterr()
+    assert main([*resume, "--total-env-steps", "240", "--max-hours", "1e-7"]) == 0
+    output = capsys.readouterr().out
+    assert "seed-1: stopped" in output
+    assert f"go on: mtrl {' '.join(resume)} --total-env-steps 240 --max-hours 1e-07" in output
+    assert "report:" not in output
+    assert main([*resume, "--max-hours", "1"]) == 0
+    assert "complete" not in capsys.readouterr().out
+    assert final_state(tmp_path / "seed-1")["step"] == 240
+    assert main(resume) == 0
+    assert "seed-1 is complete" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from mtrl.config.schema import RunConfig
+from mtrl.evaluation.evaluator import EvaluationResult
+from mtrl.launch.run_status import read_status
 from mtrl.optim.matmul_backend import DEFAULT
 from mtrl.training import restore, run
+from mtrl.training.callbacks import EvaluationCallback
 from tests.training.tiny_runs import LAST_WORDS, differences, final_state, in_child, log_rows, tiny_config
 
 
@@ -186,6 +189,32 @@ def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:
     assert final_state(tmp_path / "run")["step"] < 320
     assert in_child(lambda: run.resume(tmp_path / "run", {"max_hours": 1.0})) == 0
     assert final_state(tmp_path / "run")["step"] == 320
+
+
+@pytest.mark.parametrize(("before", "status", "said"), [(True, "interrupted", "go on"), (False, "done", "next")])
+def test_a_run_is_done_once_its_final_evaluation_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    before: bool,
+    status: str,
+    said: str,
+) -> None:
+    evaluate_finally = EvaluationCallback.evaluate_finally
+
+    def time_is_over(self: EvaluationCallback, *settings: int) -> EvaluationResult:
+        result = None if before else evaluate_finally(self, *settings)
+        self._interruption._deadline = 0.0
+        return evaluate_finally(self, *settings) if result is None else result
+
+    monkeypatch.setattr(EvaluationCallback, "evaluate_finally", time_is_over)
+    assert run.train(tiny_config(total_env_steps=160), tmp_path / "run") == 0
+    assert f"{said}: mtrl" in capsys.readouterr().out
+    assert read_status(tmp_path / "run").status == status
+    monkeypatch.undo()
+    assert run.resume(tmp_path / "run", {}) == 0
+    assert read_status(tmp_path / "run").status == "done"
+    assert {row.kind for row in log_rows(tmp_path / "run")[1]} == {"final"}
 
 
 @pytest.mark.full
