@@ -102,6 +102,14 @@ class Case:
         assert values.dtype == torch.float32
         return normalizer.denormalize(values.squeeze(-1), self.task_ids)
 
+    @torch.no_grad()
+    def sizes_of_terms(self, normalizer: PopArt) -> Tensor:
+        """(2, B) std (abs(a f) + abs(c) + 1) + abs(mean): a prediction is rounded by its terms, which may cancel."""
+        values = self.networks(self.features, self.task_ids).values.squeeze(-1)
+        scaled = self.output.scale[:, self.task_ids] * values
+        std, mean = normalizer.std[self.task_ids], normalizer.mean[self.task_ids]
+        return std * (scaled.abs() + self.output.shift[:, self.task_ids].abs() + 1) + mean.abs()
+
     def targets(self, location: float, spread: float) -> tuple[Tensor, Tensor]:
         """Returns and the tasks they are of; not every task has one."""
         values = location + spread * torch.randn(16, generator=self.generator)
@@ -123,11 +131,9 @@ def test_an_update_leaves_unnormalized_predictions_alone(
     case, normalizer = Case(seed, num_tasks), popart(num_tasks, rate)
     for location, spread in batches:
         before = case.predictions(normalizer)
-        # Rounding is of the terms of a prediction, which may cancel; the task's largest stands for their size.
-        largest = torch.stack([before[:, case.task_ids == task].abs().max() for task in case.task_ids])
-        sizes = largest + normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs()
+        sizes = case.sizes_of_terms(normalizer)
         normalizer.update_statistics(*case.targets(location, spread), [case.output])
-        sizes = torch.maximum(sizes, normalizer.std[case.task_ids] + normalizer.mean[case.task_ids].abs())
+        sizes = torch.maximum(sizes, case.sizes_of_terms(normalizer))
         after = case.predictions(normalizer)
         assert ((after - before).abs() <= 1e-5 * sizes).all()
 
