@@ -133,7 +133,8 @@ class PPO(Agent):
 
     def update(self, buffer: RolloutBuffer, task_weights: TaskWeights) -> Metrics:
         # The shares have acted already: by them the environments chose the tasks of this rollout.
-        self.group.anneal(self.env_steps, self.config.annealing_steps)
+        # By the env steps before this rollout: the last one is learned from, too.
+        self.group.anneal(self.env_steps - self.rollout_steps * self.num_envs, self.config.annealing_steps)
         if not self.group.optimizer.state:  # the first update
             self.normalizer.on_reset()
         batch = self.group.on_rollout(self.with_advantages(buffer.rollout(self.group.horizon)))

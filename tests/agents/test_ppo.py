@@ -450,12 +450,12 @@ def test_no_gradient_or_metric_keeps_the_graph_of_its_update(aggregator: str) ->
     assert not any(parameter.grad.requires_grad for parameter in agent.group.parameters.values())
 
 
-def test_the_learning_rate_falls_to_zero_over_the_steps_given() -> None:
+def test_the_learning_rate_falls_to_zero_after_the_last_rollout_of_the_steps_given() -> None:
     agent = ppo(annealing_steps=4 * 8 * 4, learning_rate=0.1)
     state = make_train_state(agent, CONTINUOUS)
     turns = training_loop(state, 5 * 8 * 4)
     rates = [agent.group.learning_rate for turn in turns if turn.metrics]
-    assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0, 0.0])
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
 
 
 def gradient_steps(agent: PPO) -> int:
