@@ -130,8 +130,9 @@ class SAC(Agent):
             self.resets.apply(self)
         if not self.critic_group.optimizer.state:  # the first update, or the first after a reset
             self.normalizer.on_reset()
+        horizon = max(group.horizon for group in self.groups().values())
         for _ in range(self.config.gradient_steps + reset * self.config.reset_updates):
-            batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step, self.critic_group.horizon)
+            batch = buffer.sample(self.batch_size, task_weights.shares, self.config.n_step, horizon)
             metrics = self.learn(batch.weighted(task_weights.loss_weights))
         return metrics
 

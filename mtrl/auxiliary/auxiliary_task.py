@@ -98,7 +98,10 @@ class AuxiliaryTask(nn.Module, ABC):
         gate: bool = False  # leave it out for a task whose gradient opposes the agent's; thrice the cost of an update
 
     horizon: int = 0
-    """Env steps that it reads from each observation on (`RolloutBuffer.sample`); 0: nothing of the next observation."""
+    """Env steps that it reads from each observation on (`RolloutBuffer.sample`).
+
+    0: nothing of the next observation, nor whether the step to it terminated.
+    """
     learns_features: bool = True
     """Whether it needs an encoder with parameters."""
     trains: Literal["encoder", "policy"] = "encoder"

@@ -139,3 +139,24 @@ def test_an_agent_that_names_no_encoder_takes_no_auxiliary_tasks() -> None:
 
     with pytest.raises(BadInput, match=r"Deaf.* takes no auxiliary tasks \(Linear\)"):
         make_agent(Deaf, CONFIGS[PPO], CONTINUOUS.spec, encoder=MLPEncoder, auxiliary=[Linear])
+
+
+@pytest.mark.parametrize("trains", ["encoder", "policy"])
+def test_a_task_of_any_group_reads_the_steps_that_it_asks_for(trains: str) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    class Steps(AuxiliaryTask):
+        horizon = 3
+        learns_features = False
+
+        def forward(self, inputs: AuxiliaryInputs) -> Tensor:
+            steps = list(inputs.steps(3))
+            seen.append((len(steps), torch.equal(inputs.next_observation, steps[0][1])))
+            return torch.zeros(3)
+
+    Steps.trains = trains  # type: ignore[assignment]
+    config = SAC.Config(batch_size=24, learning_starts=12, n_step=5)
+    agent = make_agent(SAC, config, CONTINUOUS.spec, encoder=MLPEncoder, auxiliary=[Chosen(Steps, Steps.Config())])
+    for _ in training_loop(make_train_state(agent, CONTINUOUS), 60):
+        pass
+    assert seen and set(seen) == {(3, True)}
