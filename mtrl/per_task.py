@@ -17,6 +17,7 @@ def mean_per_task(values: Tensor, task_ids: Tensor, num_tasks: int) -> Tensor:
 
 def _means_and_counts(values: Tensor, task_ids: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
     """Means (M, ...), and how many samples each task has (M,)."""
+    values = values.float() if values.dtype == torch.bfloat16 else values  # which counts to 256
     # Not a product with a (B, M) matrix: there a NaN of one task would be every task's.
     zeros = values.new_zeros(num_tasks, *values.shape[1:])
     counts = values.new_zeros(num_tasks).index_add(0, task_ids, values.new_ones(task_ids.shape))

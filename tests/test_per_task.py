@@ -23,6 +23,11 @@ def test_means_keep_the_other_dimensions_and_their_gradient() -> None:
     assert values.grad.tolist() == [[0.5, 0.5], [0.5, 0.5], [1.0, 1.0], [1.0, 1.0]]
 
 
+def test_means_of_half_precision_count_beyond_256() -> None:
+    means = mean_per_task(torch.ones(1000, dtype=torch.bfloat16), torch.zeros(1000, dtype=torch.int64), 1)
+    assert means.tolist() == [1.0]
+
+
 def test_for_logs_a_task_without_samples_has_no_mean() -> None:
     columns = {"value": torch.tensor([1.0, 3.0, 4.0, 5.0]), "matrix": torch.ones(4, 2, 3)}
     means = means_per_task(columns, TASKS, 4)

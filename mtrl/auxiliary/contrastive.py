@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from mtrl.auxiliary.auxiliary_task import AuxiliaryContext, AuxiliaryInputs, AuxiliaryTask, auxiliary_tasks
+from mtrl.networks.layers import float32_island
 from mtrl.per_task import mean_per_task
 from mtrl.types import Batch
 
@@ -48,7 +49,8 @@ class Contrastive(AuxiliaryTask):
         query = inputs.encode(self.view(observation, first))
         with torch.no_grad():
             key = self.target(self.view(observation, second)).float()
-        logits = (query.float() @ self.similarity) @ key.T
+        # Not in bfloat16: a logarithm of a sum over hundreds of rows needs more than 8 bits.
+        logits = float32_island(bilinear, query, self.similarity, key)
         return mean_per_task(info_nce(logits, tasks), tasks, self.num_tasks)
 
     def view(self, observation: Tensor, noise: Tensor) -> Tensor:
@@ -61,6 +63,11 @@ class Contrastive(AuxiliaryTask):
     @torch.no_grad()
     def after_step(self, encoder: nn.Module) -> None:
         torch._foreach_lerp_(list(self.target.parameters()), list(encoder.parameters()), self.target_rate)
+
+
+def bilinear(query: Tensor, similarity: Tensor, key: Tensor) -> Tensor:
+    """Similarities (B, B) of queries (B, F) and keys (B, F)."""
+    return (query @ similarity) @ key.T
 
 
 def shifted(images: Tensor, offsets: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtrl.auxiliary import auxiliary_tasks
-from mtrl.auxiliary.contrastive import info_nce, shifted
+from mtrl.aggregation import TaskLosses
+from mtrl.auxiliary import AuxiliaryInputs, auxiliary_tasks
+from mtrl.auxiliary.contrastive import Contrastive, info_nce, shifted
 from mtrl.auxiliary.control import Control, Deconvolution, chosen_q, feature_changes, greedy_q, pixel_changes
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
+from mtrl.seeding import torch_stream
 from mtrl.testing.auxiliary import SPACES, _Learner
 from mtrl.types import Batch
 from tests.agents.constants import batch_of
@@ -102,6 +104,17 @@ def test_contrast_is_among_the_samples_of_a_task() -> None:
     logits = torch.zeros(3, 3)
     losses = info_nce(logits, torch.tensor([0, 0, 1]))
     torch.testing.assert_close(losses, torch.tensor([math.log(2), math.log(2), 0.0]))
+
+
+def test_contrast_of_many_rows_is_computed_in_float32_under_autocast() -> None:
+    task = _Learner(Contrastive, Contrastive.Config(), 2, SPACES[2]).task[0]
+    batch = batch_of([0] * 600 + [1] * 40, num_tasks=2, observation=torch.rand(640, 6))
+    columns = task.columns(batch, torch_stream(1, "views"))
+    inputs = AuxiliaryInputs(batch, TaskLosses(torch.zeros(2)), torch.nn.Identity(), columns)
+    task.target = torch.nn.Identity()
+    exact = task(inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(task(inputs), exact)
 
 
 def test_the_replay_keeps_the_newest_of_each_task() -> None:
