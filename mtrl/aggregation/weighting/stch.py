@@ -14,7 +14,10 @@ from mtrl.aggregation.weighting.task_memory import WINDOW, add_to_window
 
 @aggregators.register("stch")
 class SmoothTchebycheff(LossWeighting):
-    """A smooth maximum of log (L_i / nadir_i): more weight for tasks that are worse than they were lately."""
+    """A smooth maximum of log (L_i / nadir_i): more weight for tasks that are worse than they were lately.
+
+    Weights are its derivatives by the losses, scaled to mean 1.
+    """
 
     needs_gauge = True
 
@@ -31,4 +34,6 @@ class SmoothTchebycheff(LossWeighting):
         nadir = self.memory["last_mean"][tasks]
         excess = torch.where(nadir > 0, losses / nadir, 1.0).log()
         add_to_window(self.memory, losses, tasks, self.config.window)
-        return len(tasks) * torch.softmax(excess / self.config.smoothing, 0)
+        # d/dL_i of mu log sum_j exp(log(L_j / nadir_j) / mu)
+        weights = torch.softmax(excess / self.config.smoothing, 0) / losses
+        return len(tasks) * weights / weights.sum()

@@ -100,9 +100,20 @@ def test_famo_weighs_by_the_losses_and_corrects_by_the_progress() -> None:
 
 def test_stch_weighs_by_losses_relative_to_the_last_window() -> None:
     aggregator = make("stch", smoothing=1.0, window=2)
-    for losses in ((1.0, math.e), (3.0, 3 * math.e)):
-        assert weights(aggregator, *losses) == pytest.approx([1.0, 1.0])
+    for losses in ((1.0, math.e), (3.0, 3 * math.e)):  # no nadir yet: derivatives of logarithms, 1 and 1/e
+        assert weights(aggregator, *losses) == pytest.approx([1.4621, 0.5379], abs=1e-4)
+    # nadirs 2 and 2e: softmax(log 1, log 1/e) for equal losses
     assert weights(aggregator, 2.0, 2.0) == pytest.approx([1.4621, 0.5379], abs=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.3, 1.0])
+def test_stch_weighs_by_the_derivatives_of_a_smooth_maximum(smoothing: float) -> None:
+    aggregator = make("stch", smoothing=smoothing, window=1)
+    weights(aggregator, 1.0, 50.0)
+    losses = torch.tensor([2.0, 60.0], requires_grad=True)
+    (smoothing * torch.logsumexp((losses / torch.tensor([1.0, 50.0])).log() / smoothing, 0)).backward()
+    expected = 2 * losses.grad / losses.grad.sum()
+    assert weights(aggregator, 2.0, 60.0) == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_gradnorm_moves_weights_by_the_norm_towards_the_mean_norm() -> None:
