@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtrl.data_parallel.learning import learning
 from mtrl.errors import BadInput
 from mtrl.policies import ActionHead, AveragedPolicy, PolicyOutput
 from mtrl.registry import nearest
@@ -164,8 +165,11 @@ class Teachers:
             if len(tasks) < last - first + 1:  # other teachers' rows lie between
                 own_rows = [torch.arange(stops[task] - counts[task], stops[task]) for task in tasks]
                 rows = torch.cat(own_rows).to(self._device)
-            features = teacher.average.encoder(observation[rows])
-            yield _Lesson(teacher, rows, teacher.average.policy(features, task_ids[rows]))
+            # A rank whose rows are of other tasks asks another number of teachers: none may wait for it.
+            with learning(shared=False):
+                features = teacher.average.encoder(observation[rows])
+                output = teacher.average.policy(features, task_ids[rows])
+            yield _Lesson(teacher, rows, output)
 
 
 def load_teacher(run: str, spec: SuiteSpec, checkpoint: str, device: torch.device) -> Teacher:

@@ -13,6 +13,8 @@ import torch
 import mtrl
 from agents.distillation.teachers import Teachers
 from envs.point_mass import PointMass
+from mtrl.data_parallel.learning import learning
+from mtrl.data_parallel.ranks import WORLD
 from mtrl.errors import BadInput
 from mtrl.seeding import torch_stream
 from mtrl.types import SuiteSpec
@@ -63,6 +65,16 @@ def test_each_teacher_is_called_once_and_not_without_rows(
     own.columns(OBSERVATION, COUNTS)
     own.columns(OBSERVATION, (0, 7))
     assert calls == [0, 1, 1]
+
+
+def test_a_rank_asks_no_other_rank_about_its_teachers(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A routed policy takes means over the rows of all ranks, and the ranks' rows may be of other tasks.
+    routed = {"name": "routing", "num_modules": 2, "width": 8, "depth": 2}
+    own = teachers(*(make_run(f"point-mass:{task}", architecture=routed) for task in (LEFT, RIGHT)))
+    monkeypatch.setattr(WORLD, "size", 2)
+    with learning():
+        columns = own.columns(OBSERVATION, (7, 0))
+    assert columns["mean"].shape == (7, 2)
 
 
 def test_a_run_of_many_tasks_teaches_those_that_it_knows(make_run: MakeRun, two_runs: tuple[str, str]) -> None:
