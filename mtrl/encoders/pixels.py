@@ -48,8 +48,11 @@ class Scale(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(B, C, H, W) of any dtype -> the same shape, float32."""
-        # In place on the copy: at these sizes the memory traffic of another one is what costs.
-        scaled = observation.float() if self.divisor is None else observation.float().div_(self.divisor)
+        scaled = observation.float()
+        if self.divisor is not None:
+            # In place where it is a copy: at these sizes the memory traffic of another one is what costs.
+            is_copy = observation.dtype != torch.float32
+            scaled = scaled.div_(self.divisor) if is_copy else scaled / self.divisor
         return scaled.movedim(1, -1).contiguous().movedim(-1, 1)  # `vmap` takes no memory_format
 
 

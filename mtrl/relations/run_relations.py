@@ -48,7 +48,10 @@ def cosine(run: Continuation, settings: MeasureSettings) -> Tensor:
         counts += torch.tensor(batch.counts)
     run.refuse_missing_tasks(counts)
     gradients = torch.as_tensor(total)
-    return gradient_cosines(gradients[:, (gradients != 0).sum(0) > 1])
+    shared = (gradients != 0).sum(0) > 1
+    if not shared.any():
+        raise BadInput(f"cosine: no two tasks share a parameter of {group.name!r}; try attribution")
+    return gradient_cosines(gradients[:, shared])
 
 
 def tag(run: Continuation, settings: MeasureSettings) -> Tensor:

@@ -140,7 +140,17 @@ def test_runs_of_other_suites_and_of_one_task_are_refused(tmp_path: Path) -> Non
 def test_networks_without_a_representation_are_told(tmp_path: Path) -> None:
     path = train(tmp_path / "run", architecture={"name": "separate", "width": 8, "depth": 1})
     refused({"measure": "rsa"}, path, "rsa: networks of the architecture 'separate' have no representation")
+    refused({"measure": "cosine"}, path, "cosine: no two tasks share a parameter of 'critic'; try attribution")
     assert relations(path, "--measure", "fisher").code == 0
+
+
+def test_what_a_policy_looks_at_is_measured_on_pixels_too(tmp_path: Path) -> None:
+    agent = PPO | {"learning_rate": 0.001}
+    path = train(tmp_path / "run", "point-mass-pixels", agent=agent, encoder="nature")
+    done = relations(path, "--measure", "attribution")
+    assert done.code == 0, done.error
+    found = read_relations(path / "relations" / "attribution" / "relations.json").affinity
+    np.testing.assert_allclose(found.diagonal(), 1, atol=1e-6)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
