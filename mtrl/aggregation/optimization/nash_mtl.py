@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
 from mtrl.aggregation.aggregator import JacobianAggregator, aggregators
@@ -34,7 +35,7 @@ class FairGrad(JacobianAggregator):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        alpha: PositiveFloat = 2.0  # 1: Nash-MTL; near 0: mean; large: the least improvement counts most (max-min)
+        alpha: Annotated[float, Field(ge=0.05)] = 2.0  # 1: Nash-MTL; small: mean; large: the least improvement counts most (max-min)
 
     def __init__(self, num_tasks: int, config: Config, generator: torch.Generator):
         super().__init__(num_tasks, config, generator)
