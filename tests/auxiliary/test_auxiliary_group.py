@@ -159,4 +159,5 @@ def test_a_task_of_any_group_reads_the_steps_that_it_asks_for(trains: str) -> No
     agent = make_agent(SAC, config, CONTINUOUS.spec, encoder=MLPEncoder, auxiliary=[Chosen(Steps, Steps.Config())])
     for _ in training_loop(make_train_state(agent, CONTINUOUS), 60):
         pass
-    assert seen and set(seen) == {(3, True)}
+    assert seen
+    assert set(seen) == {(3, True)}

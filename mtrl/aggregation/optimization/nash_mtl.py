@@ -35,7 +35,7 @@ class FairGrad(JacobianAggregator):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        alpha: Annotated[float, Field(ge=0.05)] = 2.0  # 1: Nash-MTL; small: mean; large: the least improvement counts most (max-min)
+        alpha: Annotated[float, Field(ge=0.05)] = 2.0  # 1: Nash-MTL; small: mean; large: max-min of the improvements
 
     def __init__(self, num_tasks: int, config: Config, generator: torch.Generator):
         super().__init__(num_tasks, config, generator)
