@@ -6,7 +6,7 @@ Shapes: M tasks, N environment slots, T rows of time, B batch, D observation, A 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,6 +75,8 @@ class SuiteSpec:
     protocol: str  # name of the evaluation protocol
     samples_policy: bool = False  # whether the protocol plays actions drawn from the policy instead of its mode
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the protocol fixes, JSON
+    seed_settings: Sequence[str] = ()  # names of those that follow from the run's seed, such as goals
+    task_settings: Sequence[str] = ()  # names of those that follow from the choice of tasks
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):

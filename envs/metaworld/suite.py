@@ -119,6 +119,8 @@ class MetaWorld(Suite):
                 "success": "at any step; an evaluation episode ends there",
                 **({} if config.env_backend == "official" else {"trained_in": description()}),
             },
+            seed_settings=("goals_seed", "goals_sha256"),
+            task_settings=("tasks",),
         )
 
     @classmethod

@@ -24,9 +24,9 @@ TOLERANCE = 0.01
 """Share of the env steps by which runs of equal length may differ: a run ends with a whole vector step."""
 
 MARKS = {
-    "*": "fewer env steps than others",
+    "*": "a run with fewer env steps than others",
     "†": "fewer seeds than others",
-    "‡": "fewer episodes per task in the evaluation than others",
+    "‡": "a run with fewer episodes per task in the evaluation than others",
     "§": "a run without its final evaluation: its last one during training",
 }
 
@@ -143,9 +143,9 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def marks(method: Method, methods: Sequence[Method]) -> str:
     """In which ways a method was not measured like the others, see `MARKS`."""
     fewer = (
-        method.env_steps < (1 - TOLERANCE) * max(other.env_steps for other in methods),
+        method.env_steps < (1 - TOLERANCE) * max(run.env_steps for other in methods for run in other.runs),
         len(method.runs) < max(len(other.runs) for other in methods),
-        method.episodes < max(other.episodes for other in methods),
+        method.episodes < max(run.episodes for other in methods for run in other.runs),
         not all(run.is_final for run in method.runs),
     )
     return "".join(mark for mark, applies in zip(MARKS, fewer, strict=True) if applies)

@@ -29,7 +29,7 @@ class Protocol(NamedTuple):
     suite: str
     name: str
     tasks: tuple[str, ...]
-    settings: str  # JSON: reward version, horizon, versions of simulators, ...
+    settings: str  # JSON: reward version, horizon, versions of simulators, ...; nothing that follows from the seed
     score: str  # what a task's number is, one of the four above
 
 
@@ -44,7 +44,7 @@ class Run:
     config: Mapping[str, Any]  # `suite.name`, `agent.batch_size`, ..., `total_env_steps`
     meta: Mapping[str, Any]
     columns: Mapping[str, np.ndarray]  # of `mtrl.load_metrics`
-    evaluation: Sequence[EvaluationRow]  # the last one, in task order; a final one if there is one
+    evaluation: Sequence[EvaluationRow]  # the newest one, in task order; of two the final one
     scores: np.ndarray  # (M,) of it
     curve: tuple[np.ndarray, np.ndarray]  # env steps (T,) and scores (T, M) of the periodic evaluations
 
@@ -92,21 +92,31 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
 
     A run that has not been evaluated yet is left out. Raises BadInput if none is left, or for what is no run.
     """
-    runs, left_out, seen = [], [], set()
+    runs, left_out = [], []
+    labels: dict[Path, str] = {}
+    folders: dict[Path, Path] = {}
     for text in paths:
         label, path = _labelled(text)
         found = list(_run_directories(path))
         if not found:
             raise BadInput(f"{printable(str(path), 160)}: no run directory" + (" in it" if path.is_dir() else ""))
         for folder in found:
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            run = read_run(folder, label)
-            if run is None:
-                left_out.append(f"{folder}: not evaluated yet")
-            else:
-                runs.append(run)
+            resolved = folder.resolve()
+            folders.setdefault(resolved, folder)
+            labels[resolved] = labels.get(resolved) or label  # also where it was found without one before
+    named = {_labelled(text)[1].resolve() for text in paths}
+    for resolved, folder in folders.items():
+        try:
+            run = read_run(folder, labels[resolved])
+        except BadInput as error:
+            if resolved in named:
+                raise
+            left_out.append(str(error))  # such as a run that was killed at its start
+            continue
+        if run is None:
+            left_out.append(f"{folder}: not evaluated yet")
+        else:
+            runs.append(run)
     if not runs:
         raise BadInput(f"{printable(left_out[0], 200)}; a report needs a run with an evaluation")
     return runs, left_out
@@ -128,15 +138,15 @@ def read_run(path: Path, label: str = "") -> Run | None:
     whole = _whole_evaluations(evaluations, tasks)
     if not whole:
         return None
-    final = [own for own in whole if own[0].kind == "final"]
-    evaluation = (final or whole)[-1]
+    # The newest: of a run that goes on after its final evaluation, a later one during training.
+    evaluation = max(whole, key=lambda own: (own[0].env_steps, own[0].kind == "final"))
     score = _score(meta)
     periodic = [own for own in whole if own[0].kind == "periodic"]
     curve = np.array([_task_scores(own, score, meta) for own in periodic]).reshape(-1, len(tasks))
     return Run(
         path=path,
         label=label,
-        protocol=Protocol(meta["suite"], meta["protocol"], tasks, json.dumps(meta["settings"], sort_keys=True), score),
+        protocol=Protocol(meta["suite"], meta["protocol"], tasks, settings_text(meta, "seed_settings"), score),
         seed=int(config.get("seed", 0)),
         config=config,
         meta=meta,
@@ -145,6 +155,12 @@ def read_run(path: Path, label: str = "") -> Run | None:
         scores=_task_scores(evaluation, score, meta),
         curve=(np.array([own[0].env_steps for own in periodic], np.int64), curve),
     )
+
+
+def settings_text(meta: Mapping[str, Any], *without: str) -> str:
+    """The protocol's settings as JSON, but for those that the entries `without` of meta.json name."""
+    left_out = {str(name) for entry in without for name in meta.get(entry) or ()}
+    return json.dumps({name: value for name, value in meta["settings"].items() if name not in left_out}, sort_keys=True)
 
 
 def _labelled(text: str) -> tuple[str, Path]:

@@ -31,6 +31,9 @@ def suite_facts(spec: SuiteSpec) -> dict[str, Any]:
         "protocol": spec.protocol,
         "tasks": list(spec.task_names),
         "settings": dict(spec.settings),
+        # What may differ where scores are compared over seeds, or over sets of tasks.
+        "seed_settings": list(spec.seed_settings),
+        "task_settings": list(spec.task_settings),
     }
 
 
@@ -81,5 +84,7 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
         raise BadInput(f"checkpoint {checkpoint.path} does not fit this configuration: {error}") from error
     if not state.envs.replays_exactly:
         say(f"this suite cannot replay the running episodes: resumed at step {checkpoint.step} with new ones")
+    elif checkpoint.info.get("in_step"):
+        say(f"an environment failed in the step after {checkpoint.step}: this resume of it is not exact")
     elif not exact:
         say(f"running episodes were not restored bit for bit: this resume of step {checkpoint.step} is not exact")

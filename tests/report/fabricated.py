@@ -42,7 +42,12 @@ def write_run(
         "suite": "two-tasks",
         "protocol": "metaworld-plus",
         "tasks": list(tasks),
-        "settings": {"reward_function": "v2", "horizon": 500, **(settings or {})},
+        "settings": {
+            **{"reward_function": "v2", "horizon": 500, "goals_seed": config.get("seed", 1), "tasks": list(tasks)},
+            **(settings or {}),
+        },
+        "seed_settings": ["goals_seed"],
+        "task_settings": ["tasks"],
         "score": score,
         "reference_returns": {},
         "num_parameters": 1234567,

@@ -77,6 +77,20 @@ def test_what_was_not_measured_alike_is_marked(tmp_path: Path) -> None:
     }
 
 
+def test_one_seed_that_is_shorter_than_the_others_is_marked(tmp_path: Path) -> None:
+    write_run(tmp_path / "a1", [1.0, 1.0], env_steps=2000)
+    write_run(tmp_path / "a2", [0.2, 0.2], env_steps=1000, episodes=20, seed=2, total_env_steps=2000)
+    ((_, (method,)),) = by_protocol(read_runs([str(tmp_path)])[0]).items()
+    assert marks(method, [method]) == "*‡"
+
+
+def test_a_run_that_goes_on_is_judged_by_its_newest_evaluation(tmp_path: Path) -> None:
+    # Extended from 1000 to 2000 env steps, and not there yet.
+    path = write_run(tmp_path / "a", [0.2, 0.2], {1900: [0.9, 0.9]}, env_steps=1000, total_env_steps=2000)
+    (run,) = read_runs([str(path)])[0]
+    assert (run.env_steps, run.is_final, run.scores.tolist()) == (1900, False, [0.9, 0.9])
+
+
 def test_returns_are_counted_in_the_units_that_are_known(tmp_path: Path) -> None:
     def score(name: str, references: dict[str, dict[str, float]]) -> tuple[str, list[float]]:
         path = write_run(
@@ -130,6 +144,22 @@ def test_a_run_that_is_not_evaluated_is_left_out_beside_others(tmp_path: Path) -
     runs, left_out = read_runs([str(tmp_path)])
     assert [run.path.name for run in runs] == ["b"]
     assert left_out == [f"{tmp_path / 'a'}: not evaluated yet"]
+
+
+def test_a_run_that_was_killed_at_its_start_is_left_out_of_a_folder(tmp_path: Path) -> None:
+    (write_run(tmp_path / "a", None) / "meta.json").write_text('{"status": "running"}')
+    write_run(tmp_path / "b", [1.0, 1.0])
+    runs, left_out = read_runs([str(tmp_path)])
+    assert [run.path.name for run in runs] == ["b"]
+    assert "does not say by which protocol" in left_out[0]
+    with pytest.raises(BadInput, match="by which protocol"):
+        read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def test_a_name_counts_wherever_the_run_is_found_first(tmp_path: Path) -> None:
+    first, second = (write_run(tmp_path / name, [1.0, 1.0]) for name in ("a", "b"))
+    runs, _ = read_runs([str(tmp_path), f"new={second}"])
+    assert [(run.path, run.label) for run in runs] == [(first, ""), (second, "new")]
 
 
 def test_an_evaluation_that_lacks_a_task_does_not_count(tmp_path: Path) -> None:

@@ -129,22 +129,25 @@ def _transfer(paths: Sequence[Path]) -> Relations:
     from mtrl.relations.relations_file import Relations
     from mtrl.relations.transfer import Result, transfer
     from mtrl.report.methods import NOT_OF_A_METHOD, differing
-    from mtrl.report.runs import read_runs
+    from mtrl.report.runs import Run, read_runs, settings_text
+
+    def compared(run: Run) -> tuple[str, ...]:
+        settings = settings_text(run.meta, "seed_settings", "task_settings")
+        return run.protocol.name, settings, run.protocol.score
 
     runs, left_out = read_runs([str(path) for path in paths])
     for line in left_out:
         say(f"left out: {line}")
     protocol = runs[0].protocol
     for run in runs[1:]:
-        same = (run.protocol.name, run.protocol.settings, run.protocol.score)
-        if same != (protocol.name, protocol.settings, protocol.score):
+        if compared(run) != compared(runs[0]):
             raise BadInput(
                 f"{runs[0].path} was evaluated by {protocol.name} and {run.path} by {run.protocol.name}, or with other "
                 "settings; scores of other protocols cannot be compared"
             )
     expected = {*NOT_OF_A_METHOD, "total_env_steps", "num_envs", "agent.batch_size"}
     settings = [{name: own for name, own in run.config.items() if name not in expected} for run in runs]
-    if others := [name for name in differing(settings) if not name.startswith("suite.")]:
+    if others := [name for name in differing(settings) if name != "suite.name"]:
         say(f"the runs differ in more than their tasks: {', '.join(others)}")
     results = [Result(dict(zip(run.protocol.tasks, run.scores.tolist(), strict=True)), run.env_steps) for run in runs]
     tasks, affinity, comparisons = transfer(results)

@@ -145,6 +145,16 @@ def test_a_suite_says_what_its_protocol_fixes() -> None:
     }
 
 
+def test_what_differs_between_seeds_and_sets_of_tasks_is_named() -> None:
+    def same(name: str, seed: int, without: str) -> dict[str, object]:
+        spec = MetaWorld(name, CONFIG, seed).spec
+        left_out = {*spec.seed_settings, *(spec.task_settings if without == "tasks" else ())}
+        return {key: value for key, value in spec.settings.items() if key not in left_out}
+
+    assert same("mt3", 1, "seed") == same("mt3", 2, "seed")
+    assert same("mt3", 1, "tasks") == same("mt1-push", 2, "tasks")
+
+
 # Goals.
 
 
