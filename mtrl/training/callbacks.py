@@ -242,7 +242,11 @@ class CheckpointCallback:
         content = self._state.state()
         _check_finite(content["agent"], "agent")
         self._run.sync()
-        info = {**suite_facts(self._state.envs.spec), "inputs": dict(self._state.agent.inputs())}
+        info = {
+            **suite_facts(self._state.envs.spec),
+            "inputs": dict(self._state.agent.inputs()),
+            "in_step": self._state.in_step,
+        }
         folder = self._store.save(self._state.env_steps, content, self._state.buffer.chunks(), info=info)
         for logger in self._loggers:
             logger.on_checkpoint(self._state.env_steps, folder)

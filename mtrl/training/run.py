@@ -77,6 +77,7 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         envs.set_task_weights(weights.shares)
         state.observation = envs.reset()
     while state.env_steps < total_env_steps:
+        state.in_step = True
         metrics: Metrics = {}
         ends_rollout = (state.vector_steps + 1) % agent.rollout_steps == 0
         with acting_threads(envs.spec.observation_space.shape):
@@ -99,6 +100,7 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         scheduler.on_episodes(step.episodes)
         weights = task_weights(scheduler, envs.spec.num_tasks)
         envs.set_task_weights(weights.shares)
+        state.in_step = False
         yield Progress(state.env_steps, state.vector_steps, metrics, step.episodes)
 
 
@@ -298,7 +300,7 @@ def _run(
                 if interruption.agreed():
                     break
         except WorkerFailure:
-            # The broken step was never stored: what stands is the state before it.
+            # The broken step was not stored, but the agent has acted for it, and may have learned.
             if state.env_steps:
                 checkpoints.save()
             raise

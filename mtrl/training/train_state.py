@@ -39,6 +39,7 @@ class TrainState:
         self.env_steps = 0  # of single environments
         self.vector_steps = 0
         self.num_updates = 0
+        self.in_step = False  # whether a vector step has begun and not ended
 
     def state(self) -> State:
         """All of it but the buffer's rows; only while nothing is in flight."""

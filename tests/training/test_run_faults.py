@@ -128,7 +128,9 @@ def kill_worker(state: TrainState) -> None:
 WORKERS = Path(f"{LAST_WORDS}-workers")
 
 
-def test_a_killed_worker_ends_the_run_with_a_checkpoint_of_that_step(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_run_with_a_checkpoint_of_that_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run_dir = tmp_path / "run"
     config = tiny_config(
         "metaworld:reach-v3,drawer-close-v3",
@@ -149,6 +151,9 @@ def test_a_killed_worker_ends_the_run_with_a_checkpoint_of_that_step(tmp_path: P
             process = psutil.Process(pid)
             assert process.status() == psutil.STATUS_ZOMBIE or process.wait(5) is None
     assert in_child(lambda: run.resume(run_dir, {})) == 0
+    # The agent has acted, and may have learned, in the step that failed.
+    output = capfd.readouterr()
+    assert "an environment failed in the step after 120: this resume of it is not exact" in output.out + output.err
     assert final_state(run_dir)["step"] == 300
 
 
