@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,27 @@ class Recipe:
         for wrapper in self.wrappers:
             env = trusted_function(wrapper)(env)
         return env
+
+    def culprit(self, error: BaseException, env: Environment) -> object:
+        """What is to blame for an error of `env`: the wrapper, or the environment, that is innermost in its traceback.
+
+        Gymnasium's own wrappers pass on what others do: there it is the function of the recipe in whose module the
+        error arose, as in a lambda, or else the environment without its wrappers.
+        """
+        layer, layers = env, [env]
+        while isinstance(layer, gym.Wrapper):
+            layer = layer.env
+            layers.append(layer)
+        functions = {wrapper.partition(":")[0]: wrapper for wrapper in self.wrappers}
+        found: object = None
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+            first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+            if any(first is own for own in layers):
+                found = None if type(first).__module__.startswith("gymnasium.wrappers.") else first
+            elif found is None and module in functions:
+                found = trusted_function(functions[module])
+        return env.unwrapped if found is None else found
 
 
 @dataclass(frozen=True)

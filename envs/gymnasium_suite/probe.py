@@ -54,7 +54,8 @@ def look_at(task: str, recipe: Recipe) -> Look:
         )
         env.close()
     except Exception as error:
-        raise BadInput(f"task {task!r} cannot be played: {describe_fault(error, env.unwrapped)}") from error
+        fault = describe_fault(error, recipe.culprit(error, env))
+        raise BadInput(f"task {task!r} cannot be played: {fault}") from error
     return found
 
 

@@ -31,17 +31,17 @@ class GymnasiumStock(Stock[Environment]):
 
     def __init__(self, recipes: tuple[Recipe, ...]):
         super().__init__(len(recipes))
-        self._recipes = recipes
+        self.recipes = recipes
 
     def _make(self, task: int) -> Environment:
-        return self._recipes[task].make()
+        return self.recipes[task].make()
 
 
 class GymnasiumSlot:
     """Plays one episode at a time, of any task (`envs.workers.slots.SlotEnv`)."""
 
     environment: object = None
-    """The environment that plays, without its wrappers."""
+    """What faults are named after: the environment that plays, without its wrappers; or a wrapper that has raised."""
 
     def __init__(
         self,
@@ -71,7 +71,11 @@ class GymnasiumSlot:
             self.environment = self._env.unwrapped
             self._row[...] = 0  # where the task's own observation ends
         self._return = 0.0
-        observation, _ = self._env.reset(seed=episode_seed(variation))
+        try:
+            observation, _ = self._env.reset(seed=episode_seed(variation))
+        except BaseException as error:  # sys.exit too
+            self._blame(error, self._env)
+            raise
         self._interfaces[task].observation.encode(observation, self._row)
         return self._row
 
@@ -80,7 +84,11 @@ class GymnasiumSlot:
         assert self._env is not None, "step before begin"
         interface = self._interfaces[self._task]
         own_action = interface.action.decode(action)
-        observation, reward, terminated, truncated, info = self._env.step(own_action)
+        try:
+            observation, reward, terminated, truncated, info = self._env.step(own_action)
+        except BaseException as error:
+            self._blame(error, self._env)
+            raise
         interface.observation.encode(observation, self._row)
         try:
             number = float(reward)
@@ -89,6 +97,9 @@ class GymnasiumSlot:
         self._return += number
         success = self._success(info, ended=bool(terminated or truncated))
         return SlotStep(self._row, number, bool(terminated), bool(truncated), success)
+
+    def _blame(self, error: BaseException, env: Environment) -> None:
+        self.environment = self._stock.recipes[self._task].culprit(error, env)
 
     def _success(self, info: Any, ended: bool) -> bool:
         """As the environment reports it; or, of an episode that has ended, whether its return is the target."""

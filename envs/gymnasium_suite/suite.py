@@ -84,7 +84,9 @@ class GymnasiumSuite(Suite):
         if config.score != "auto":
             score = config.score
         targets = {task: look.target_return for task, look in looks.items()} | _by_task(config, "target_returns", looks)
-        random, human = _by_task(config, "random_returns", looks), _by_task(config, "human_returns", looks)
+        if score == "success" and not self._reports_success:
+            _refuse_no_target(targets)
+        random, human = _references(config, looks)
         versions = _versions(look.module for look in looks.values())
         self.packages = tuple(versions)
         self.spec = SuiteSpec(
@@ -115,6 +117,7 @@ class GymnasiumSuite(Suite):
                 "evaluation_actions": "drawn from the policy" if config.samples_policy else "mode of the policy",
                 "success": "as the environments report it" if self._reports_success else "a return of the target",
             },
+            task_settings=("environments", "max_episode_steps"),
         )
 
     @classmethod
@@ -198,6 +201,32 @@ def _by_task(config: GymnasiumSuite.Config, setting: str, tasks: Iterable[str]) 
         if task not in known:
             raise BadInput(f"suite.{setting}: the suite has no task {task!r}{nearest(task, known)}; it has {known}")
     return values
+
+
+def _references(config: GymnasiumSuite.Config, tasks: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Random and human returns by task: of every task, or of none. Raises BadInput."""
+    known = list(tasks)
+    random, human = (_by_task(config, setting, known) for setting in ("random_returns", "human_returns"))
+    for task in known if random or human else ():
+        for setting, values in ("random_returns", random), ("human_returns", human):
+            if task not in values:
+                raise BadInput(
+                    f"suite.{setting}: task {task!r} is missing; human-normalized scores need the random and the human "
+                    "return of every task"
+                )
+        if random[task] == human[task]:
+            raise BadInput(f"suite.human_returns: that of {task!r} must not be its random return, {random[task]:g}")
+    return random, human
+
+
+def _refuse_no_target(targets: Mapping[str, float | None]) -> None:
+    """Raises BadInput for a task without a target where only target returns make a success."""
+    for task, target in targets.items():
+        if target is None:
+            raise BadInput(
+                f"suite.score: no episode of task {task!r} can be a success: it has no target return, and not every "
+                f"environment reports successes; add --suite.target-returns {task} RETURN"
+            )
 
 
 def _time_limit(task: str, look: Look) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtrl.api.limits import reached_limit
-from mtrl.errors import MtrlError
+from mtrl.errors import MtrlError, WorkerFailure
 from mtrl.faults import PluginFault
 
 
@@ -19,13 +19,21 @@ class Bug(MtrlError):
 
 @contextmanager
 def reported_in(run_dir: Path) -> Iterator[None]:
-    """Writes the traceback of an unexpected exception to a file of the run directory, if there is one."""
+    """Writes the traceback of an unexpected exception to a file of the run directory, if there is one.
+
+    That of an environment stands below the first line of its WorkerFailure.
+    """
     try:
         yield
     except PluginFault as fault:
         if (path := _write_traceback(run_dir)) is None:
             raise
         raise PluginFault(f"{fault} (traceback: {path})") from fault
+    except WorkerFailure as failure:
+        line, _, trace = str(failure).partition("\n")
+        if not trace or failure.reported or (path := _write_traceback(run_dir)) is None:
+            raise
+        raise WorkerFailure(f"{line} (traceback: {path})") from failure
     except (MtrlError, BrokenPipeError):
         raise
     except Exception as error:

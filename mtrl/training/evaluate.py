@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtrl.checkpoints.files import replace_file
+from mtrl.checkpoints.files import printable, replace_file
 from mtrl.checkpoints.json_text import dump_json
 from mtrl.config.schema import changed, with_suite
+from mtrl.errors import BadInput
 from mtrl.evaluation.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.evaluation.video import write_videos
 from mtrl.faults import named_plugin_faults
@@ -24,6 +26,7 @@ from mtrl.training.build import build_suite, num_workers
 from mtrl.training.interruption import Interrupted, Interruption
 from mtrl.training.load import TaskNames, load_trained
 from mtrl.training.restore import suite_facts
+from mtrl.training.videos import refuse_videos
 from mtrl.types import SuiteSpec, Weights
 
 
@@ -48,6 +51,11 @@ def evaluate(
     It is written to `output`, by default eval.json of the run. Raises MtrlError, and Interrupted after a signal.
     """
     choose_matmul_backend()
+    # `Path.is_dir` raises for names that are too long.
+    if output is not None and os.path.isdir(output):
+        raise BadInput(f"output: {printable(str(output), 160)} is a folder")
+    if output is not None and not os.path.isdir(output.parent):
+        raise BadInput(f"output: there is no folder {printable(str(output.parent), 160)}")
     trained = load_trained(run_dir, checkpoint, plugins, weights, policy_part=policy_part)
     config = trained.config
     if config.settings.torch_threads:
@@ -58,6 +66,8 @@ def evaluate(
         config = with_suite(config, suite)
     played_seed = config.settings.seed if seed is None else seed
     played = build_suite(config.suite, played_seed)
+    if video:
+        refuse_videos(played, "video")
     agent = TaskNames(trained.agent, played.spec)
     settings = config.settings
     with (

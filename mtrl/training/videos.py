@@ -63,7 +63,7 @@ class VideoCallback:
             own.on_evaluation_progress(ended, self._state.envs.spec.num_tasks)
 
 
-def refuse_videos(suite: Suite) -> None:
-    """Raises BadInput for a suite that has no pictures."""
+def refuse_videos(suite: Suite, setting: str = "video_interval") -> None:
+    """Raises BadInput for a suite that has no pictures; `setting` asks for them."""
     if type(suite).render_episode is Suite.render_episode:
-        raise BadInput(f"video_interval: suite {suite.spec.name!r} has no pictures")
+        raise BadInput(f"{setting}: suite {suite.spec.name!r} has no pictures")

@@ -73,6 +73,17 @@ def test_list_tasks_takes_the_settings_of_the_suite() -> None:
     assert call("list", "agents", "--suite.max-episode-steps", "7").code == 2
 
 
+def test_list_tasks_imports_code_that_the_settings_of_the_suite_name(tmp_path: Path) -> None:
+    register = "from gymnasium.envs.registration import register\n"
+    cart_pole = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+    (tmp_path / "listed_lane.py").write_text(f"{register}register('Lane-v0', '{cart_pole}', max_episode_steps=7)\n")
+    (tmp_path / "listed_wrapper.py").write_text("def same(env):\n    return env\n")
+    flags = ["--suite.import", "listed_lane", "--suite.wrappers", "listed_wrapper:same"]
+    finished = call("list", "tasks", "gym:Lane-v0", *flags)
+    assert finished.code == 0, finished.error
+    assert re.search(r"Lane-v0 +7 ", finished.out)
+
+
 def test_list_suites_shows_tasks_and_spaces_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def outline(name: str) -> Any:
         raise RuntimeError("no outline")

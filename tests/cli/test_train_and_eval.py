@@ -13,8 +13,10 @@ from mtrl import registry
 from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
 from mtrl.env.suite import suites
 from mtrl.networks.size import num_parameters
+from mtrl.training import run
 from mtrl.training.build import build_agent, build_suite
 from tests.cli.commands import assert_refused, call, command
+from tests.training.tiny_runs import tiny_config
 
 TINY = """
 from dataclasses import dataclass
@@ -119,6 +121,20 @@ def test_an_evaluation_is_handed_over_whole(run_dir: Path, handed_over: dict[str
     changed["output"] = Path("r.json")
     assert handed_over["evaluate"][1] == settings | changed
     assert_refused(call("eval", str(run_dir), "--suite", "mt4"), "'mt4'")
+
+
+def test_an_evaluation_that_could_not_be_saved_is_refused_before_it_is_played(run_dir: Path, tmp_path: Path) -> None:
+    assert_refused(call("eval", str(run_dir), "--output", "nowhere/x.json"), "output: there is no folder 'nowhere'")
+    assert_refused(call("eval", str(run_dir), "--output", str(tmp_path)), "is a folder")
+
+
+def test_a_video_of_a_suite_without_pictures_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    config = tiny_config(total_env_steps=80, eval_interval=0, final_eval_episodes_per_task=0)
+    assert run.train(config, tmp_path / "run") == 0
+    refused = call("eval", "run", "--video", "--num-workers", "0", "--episodes-per-task", "1")
+    assert_refused(refused, "error: video: suite 'point-mass' has no pictures")
+    assert refused.out == ""
+    assert not (tmp_path / "run" / "eval.json").exists()
 
 
 def test_a_suite_is_warmed_up_for_a_run_and_not_for_a_question(

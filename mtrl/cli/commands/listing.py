@@ -13,13 +13,13 @@ from rich.text import Text
 
 from mtrl.api.plugins import import_plugins
 from mtrl.cli.flags import FlagParser, hyphenated
-from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class, resolve_config
+from mtrl.config.schema import CONFIG_GROUPS, REGISTRY_GROUPS, ConfigGroup, config_class, named_modules, resolve_config
 from mtrl.config.validation import plain, shown
 from mtrl.env.suite import Suite, suites
 from mtrl.errors import BadInput
 from mtrl.loggers.chosen import LOGGER
 from mtrl.loggers.console import make_console
-from mtrl.registry import nearest
+from mtrl.registry import nearest, trust_module
 
 MAX_TASKS = 4
 """Of a suite that a list of suites names."""
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         cls = config_class(CONFIG_GROUPS[0], suite)
         parser.add_settings(cls, cls(), prefix="suite")
     settings = parser.parse(arguments).get("suite", {})
+    for module in named_modules(cls, settings) if suite else ():
+        trust_module(module)
     tables = [_tasks(suite, settings)] if suite else [_classes(name, kind) for name in KINDS if kind in (None, name)]
     console = make_console()
     for table in tables:

@@ -37,6 +37,16 @@ import gymnasium
 def doubled(env):
     return gymnasium.wrappers.TransformReward(env, lambda reward: 2 * reward)
 """
+JAMMING = """
+import gymnasium
+
+class Jamming(gymnasium.Wrapper):
+    def step(self, action):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps > 5:
+            raise ValueError("jammed")
+        return super().step(action)
+"""
 SUITE = ["--suite", "gym:Lamp-v0", "--suite.import", "lamps", "--suite.wrappers", "doubling:doubled"]
 SHORT = [
     *("--run-dir", "run", "--total-env-steps", "80", "--num-envs", "4", "--num-workers", "1", "--eval-interval", "0"),
@@ -63,6 +73,20 @@ def test_a_run_names_its_modules_and_goes_on_only_where_the_command_line_does_to
     shown = capsys.readouterr().out
     assert "Lamp-v0" in shown
     assert "protocol gymnasium" in shown
+
+
+def test_a_fault_of_a_wrapper_is_one_line_and_its_traceback_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jamming.py").write_text(JAMMING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["train", "--suite", "gym:CartPole-v1", "--suite.wrappers", "jamming:Jamming", *SHORT]) == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    (trace,) = (tmp_path / "run" / "diagnostics").iterdir()
+    said = f"Jamming ({tmp_path}/jamming.py:8) raised ValueError: jammed (traceback: run/diagnostics/{trace.name})"
+    assert error.endswith(said), error
+    assert f'File "{tmp_path}/jamming.py", line 8, in step' in trace.read_text()
 
 
 @pytest.mark.parametrize("setting", ["import_: [lamps]", "wrappers: ['lamps:doubled']"])

@@ -47,6 +47,32 @@ def test_a_fault_names_task_slot_class_and_line(fault: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("wrappers", "message"),
+    [
+        (("jammed",), "Jammed (%) raised LookupError: the wrapper is stuck"),
+        (("half", "jammed", "half"), "Jammed (%) raised LookupError: the wrapper is stuck"),
+        (("spoilt",), "spoilt (%) raised StopIteration"),
+    ],
+)
+def test_a_wrapper_that_raises_is_named_itself(wrappers: tuple[str, ...], message: str) -> None:
+    trust_module("toy_environments")
+    config = GymnasiumSuite.Config(wrappers=tuple(f"toy_environments:{own}" for own in wrappers))
+    with pytest.raises(WorkerFailure) as failed:
+        play("gym:CartPole-v1", config=config)
+    line = re.sub(r"\(/[^()]*toy_environments\.py:[0-9]+\)", "(%)", str(failed.value).partition("\n")[0])
+    assert line.endswith(f"at task CartPole-v1 in slot 0: {message}"), line
+
+
+@pytest.mark.parametrize("fault", ["raises", "few", "reward"])
+def test_an_environment_is_to_blame_in_its_wrappers(fault: str) -> None:
+    trust_module("toy_environments")
+    config = GymnasiumSuite.Config(wrappers=("gymnasium.wrappers:RecordEpisodeStatistics", "toy_environments:half"))
+    trust_module("gymnasium.wrappers")
+    with pytest.raises(WorkerFailure, match=r"in slot 0: Toy \(.*toy_environments\.py:"):
+        play(f"gym:{register_toy(fault=fault)}", config=config)
+
+
+@pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("not a number", "observation is not finite: task {task}, slot 1, variation [0-9]+, step 3 of its episode"),

@@ -164,6 +164,29 @@ def test_target_returns_are_the_registered_thresholds_and_references_are_optiona
         suite("gym:CartPole-v1", human_returns={"Cart-v1": 300.0})
 
 
+@pytest.mark.parametrize(
+    ("random", "human", "message"),
+    [
+        ({"CartPole-v1": 500.0}, {"CartPole-v1": 500.0}, "'CartPole-v1' must not be its random return, 500"),
+        ({"CartPole-v1": 20.0}, {}, "suite.human_returns: task 'CartPole-v1' is missing"),
+        ({}, {"CartPole-v1": 500.0}, "suite.random_returns: task 'CartPole-v1' is missing"),
+        ({"CartPole-v1": 20.0}, {"CartPole-v1": 500.0}, "suite.random_returns: task 'b' is missing"),
+    ],
+)
+def test_references_that_normalize_nothing_are_refused(
+    random: dict[str, float], human: dict[str, float], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        suite("gym:CartPole-v1,b=CartPole-v1", random_returns=random, human_returns=human)
+
+
+def test_success_is_no_score_where_no_episode_can_be_one() -> None:
+    with pytest.raises(BadInput, match=r"no episode of task 'b' can be a success.*--suite\.target-returns b RETURN"):
+        suite("gym:ToyTwo-v0,b=ToyTwo-v0", score="success", target_returns={"ToyTwo-v0": 5.0})
+    assert suite("gym:ToyTwo-v0", score="success", target_returns={"ToyTwo-v0": 5.0}).spec.score == "success"
+    assert suite(f"gym:{register_toy(success='success')}", score="success").spec.score == "success"
+
+
 def test_an_episode_does_not_depend_on_the_number_of_workers() -> None:
     made = suite("gym:CartPole-v1,Acrobot-v1")
     played = []

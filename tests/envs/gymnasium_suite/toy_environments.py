@@ -123,6 +123,33 @@ def small(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return gym.wrappers.ResizeObservation(env, (40, 48))
 
 
+class Jammed(gym.Wrapper[Any, Any, Any, Any]):
+    """Breaks at the second step of an episode."""
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        self.steps = 0
+        return super().reset(**arguments)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return (*super().step(action)[:4], _info(self.steps))
+
+
+def _info(steps: int) -> dict[str, Any]:
+    if steps == 2:
+        raise LookupError("the wrapper is stuck")
+    return {}
+
+
+def jammed(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return gym.wrappers.TimeLimit(Jammed(env), 5)
+
+
+def spoilt(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    rewards = iter([1.0])
+    return gym.wrappers.TransformReward(env, lambda reward: next(rewards))
+
+
 not_a_function = 3
 
 NAMES: dict[str, dict[str, Any]] = {
