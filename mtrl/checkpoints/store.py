@@ -200,7 +200,7 @@ class CheckpointStore:
         """Removes all but the newest; if that fails there are more than needed, which harms no run."""
         others = [other for other in self._steps(kind) if other != step]
         kept = self.keep - 1 if kind == "step" else 0
-        for old in others[: len(others) - kept]:
+        for old in others[: max(0, len(others) - kept)]:
             try:
                 self._remove(self.folder / folder_name(kind, old))
             except OSError as error:
