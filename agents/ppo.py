@@ -215,6 +215,7 @@ class PPO(Agent):
         value_loss = value_error(value, target, old_value, config.value_clip_range)
         # L_clip + c_1 L_value - c_2 H
         loss = policy_loss + config.value_coefficient * value_loss - self.entropy_coefficient * entropy
+        loss = loss + policy.distillation()
         with torch.no_grad():
             ratio = log_ratio.exp()
             metrics = {

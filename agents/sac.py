@@ -203,6 +203,7 @@ class SAC(Agent):
             # REINFORCE for a sampled route: log pi(route) (mean cost - cost)
             advantage = (losses[tasks] - cost).detach()
             losses = losses - mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
+        losses = losses + mean_per_task(scale * policy.distillation(), tasks, self.num_tasks)
         diagnostics = {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
         metrics = {"log_prob": q.log_prob.detach(), **diagnostics}
         outputs, distribution = (policy.network,), policy.distribution

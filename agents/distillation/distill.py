@@ -227,6 +227,7 @@ class Distill(Agent):
             # REINFORCE for a sampled route: log pi(route) (loss - mean loss)
             advantage = (loss - losses[tasks]).detach()
             losses = losses + mean_per_task(policy.network.route_log_prob * advantage, tasks, self.num_tasks)
+        losses = losses + mean_per_task(policy.distillation(), tasks, self.num_tasks)
         metrics |= {f"actor/{name}": values for name, values in policy.network.diagnostics.items()}
         return TaskLosses(losses, metrics, features, (policy.network,), gauge)
 

@@ -40,7 +40,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mtrl.networks.architecture import Output, run
-from mtrl.per_task import mean_per_task
 from mtrl.policies.distributions import detached
 from mtrl.policies.heads import ActionHead
 from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policies
@@ -48,20 +47,24 @@ from mtrl.policies.policy import MakeArchitecture, Policy, PolicyOutput, policie
 
 @dataclass(frozen=True)
 class RegularizedOutput(PolicyOutput):
-    """A policy regularized towards another one, `prior`, which is outside the graph."""
+    """A policy regularized towards another one, `prior`, which is distilled from it."""
 
     prior: Any
+    divergence: Tensor  # KL(pi_i || pi_0) (B,), pi_i outside the graph
     temperature: float  # c_Ent
     kl_weight: float  # c_KL
 
     def regularization(self, sample: Tensor) -> Tensor:
         # c_Ent log pi_i + c_KL (log pi_i - log pi_0)
         log_prob = self.distribution.log_prob(sample)
-        return self.temperature * log_prob + self.kl_weight * (log_prob - self.prior.log_prob(sample))
+        return self.temperature * log_prob + self.kl_weight * (log_prob - detached(self.prior).log_prob(sample))
 
     def expected_regularization(self, log_prob: Tensor, temperature: Tensor) -> Tensor:
         # c_Ent E[log pi_i] + c_KL KL(pi_i || pi_0)
-        return temperature * log_prob + self.kl_weight * self.distribution.kl_divergence(self.prior)
+        return temperature * log_prob + self.kl_weight * self.distribution.kl_divergence(detached(self.prior))
+
+    def distillation(self) -> Tensor:
+        return self.kl_weight * self.divergence
 
 
 @policies.register("distral")
@@ -101,13 +104,10 @@ class Distral(Policy):
         if self.num_columns == 2:
             policy = prior.power_product(self.alpha, policy, self.beta)
         divergence = detached(policy).kl_divergence(prior)
-        distillation = self.kl_weight * mean_per_task(divergence, task_ids, self.head.num_tasks)
-        network = self._joined(common, task, {"distillation": distillation}, {"kl": divergence.detach()})
-        return RegularizedOutput(policy, network, detached(prior), self.temperature, self.kl_weight)
+        network = self._joined(common, task, {"kl": divergence.detach()})
+        return RegularizedOutput(policy, network, prior, divergence, self.temperature, self.kl_weight)
 
-    def _joined(
-        self, common: Output, task: Output, losses: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor]
-    ) -> Output:
+    def _joined(self, common: Output, task: Output, diagnostics: Mapping[str, Tensor]) -> Output:
         """The task column's output with the common column's routes, losses and diagnostics (`common_NAME`)."""
         routes = [column.route for column in (common, task) if column.route is not None]
         common_losses = {f"common_{name}": loss.expand(self.head.num_tasks) for name, loss in common.losses.items()}
@@ -118,7 +118,7 @@ class Distral(Policy):
             route=torch.cat(routes, dim=-1) if routes else None,
             route_log_prob=_sum(common.route_log_prob, task.route_log_prob),
             route_entropy=_sum(common.route_entropy, task.route_entropy),
-            losses={**task.losses, **common_losses, **losses},
+            losses={**task.losses, **common_losses},
             diagnostics={**task.diagnostics, **common_diagnostics, **diagnostics},
         )
 

@@ -31,7 +31,8 @@ class MakeArchitecture(Protocol):
 class PolicyOutput:
     """The distribution for B observations, the output of the architecture, and the policy's regularization.
 
-    Regularization is in reward units, as temperatures are; agents subtract it from rewards and values.
+    Regularization is in reward units, as temperatures are; agents subtract it from rewards and values. So is
+    distillation, which agents add to the policy's loss.
     """
 
     distribution: Any  # what the head makes: a SoftDistribution for SAC, a PolicyGradientDistribution for PPO
@@ -47,6 +48,10 @@ class PolicyOutput:
         log_prob: E[log pi] (B,). temperature: of each sample's task (B,).
         """
         return temperature * log_prob
+
+    def distillation(self) -> Tensor:
+        """What parts of the policy learn from others by, beside the agent's loss: a loss of each sample (B,)."""
+        return torch.zeros(len(self.network.values), device=self.network.values.device)
 
 
 class PolicySample(NamedTuple):

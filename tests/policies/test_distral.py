@@ -20,7 +20,7 @@ import envs
 from agents.ppo import PPO
 from agents.sac import SAC
 from mtrl.agent import Agent, Components
-from mtrl.aggregation import Parameters, TaskLosses, task_gradients
+from mtrl.aggregation import task_gradients
 from mtrl.config.schema import resolve_config
 from mtrl.errors import BadInput
 from mtrl.networks import architectures
@@ -97,10 +97,7 @@ def test_one_column_is_the_task_policy() -> None:
     torch.testing.assert_close(output.prior.log_probs.exp(), torch.tensor([P_COMMON[0], P_COMMON[1]]))
     expected = [divergence(P_OWN[task], P_COMMON[task]) for task in (0, 1)]
     assert output.network.diagnostics["kl"].tolist() == pytest.approx(expected, rel=1e-5)
-    # Mean within each task, 0 for the task without rows.
-    assert output.network.losses["distillation"].tolist() == pytest.approx(
-        [*(C_KL * x for x in expected), 0.0], rel=1e-5
-    )
+    assert output.distillation().tolist() == pytest.approx([C_KL * x for x in expected], rel=1e-5)
 
 
 def test_two_columns_add_their_logits() -> None:
@@ -236,10 +233,11 @@ def test_soft_values_under_popart_subtract_the_regularization_in_reward_units() 
     batch = batch_of([0, 1], action=torch.tensor([0, 0]), reward=torch.tensor([5.0, 6.0]))
     q = {0: sum(p * v for p, v in zip(P_OWN[0], (1, 2, 3, 4), strict=True)), 1: (1 + 6 + 3) / 5}
     costs = {task: mean_cost(P_OWN[task], P_COMMON[task]) for task in (0, 1)}
-    # r + gamma (sigma Q + mu - cost); the actor's loss is cost / sigma - Q.
+    # r + gamma (sigma Q + mu - cost); the actor's loss is (cost + distillation) / sigma - Q.
     target = [5 + 0.9 * (3 * q[0] + 4 - costs[0]), 6 + 0.9 * (10 * q[1] - costs[1])]
     assert agent.bellman_target(batch).tolist() == pytest.approx(target, rel=1e-5)
     losses = agent.actor_losses(agent.actor_group.parameters, batch).losses.tolist()
+    costs = {task: costs[task] + C_KL * divergence(P_OWN[task], P_COMMON[task]) for task in (0, 1)}
     assert losses == pytest.approx([costs[0] / 3 - q[0], costs[1] / 10 - q[1], 0.0], rel=1e-5)
 
 
@@ -258,16 +256,16 @@ def test_the_common_policy_is_distilled_from_the_task_policies(num_columns: int)
     policy = with_columns(distral(PPO, DISCRETE, num_columns), COMMON, OWN).networks.policy
     output = out(policy, [0, 0, 1])
     common, own = output.prior.log_probs.exp(), output.distribution.log_probs.exp().detach()
-    loss = output.network.losses["distillation"].sum()
+    loss = output.distillation().sum()
     gradients = torch.autograd.grad(loss, [policy.common.head.bias, policy.task.head.bias], allow_unused=True)
     # The paper's (a/b) sum_a (pi_i - pi_0) by the logits, descended; nothing reaches the task column.
-    torch.testing.assert_close(gradients[0], C_KL * ((common - own)[0] + (common - own)[2]))
+    torch.testing.assert_close(gradients[0], C_KL * (common - own).sum(0))
     assert gradients[1] is None
 
 
 def test_a_common_gaussian_takes_the_moments_of_the_task_policies() -> None:
     policy = with_columns(distral(SAC, CONTINUOUS), [1.0, 0.0, math.log(2), 0.0], [3.0, 0.0, 0.0, 0.0]).policy
-    loss = out(policy, [2]).network.losses["distillation"].sum()
+    loss = out(policy, [2]).distillation().sum()
     (gradient,) = torch.autograd.grad(loss, [policy.common.head.bias])
     # By the mean (m_0 - m) / s_0^2 = -2/4, by the log deviation 1 - (s^2 + (m - m_0)^2) / s_0^2 = 1 - 5/4.
     assert gradient.tolist() == pytest.approx([C_KL * -2 / 4, 0.0, C_KL * (1 - 5 / 4), 0.0], rel=1e-5)
@@ -376,13 +374,7 @@ def test_gradients_of_the_tasks_in_one_pass_are_those_of_a_pass_per_task(suite: 
     observation = torch.linspace(-1, 1, 30).view(6, 5)
     batch = batch_of([0, 0, 1, 1, 2, 2], observation=observation, noise={"action": noise})
     parameters = agent.actor_group.parameters
-
-    def with_distillation(parameters: Parameters, batch: Batch) -> TaskLosses:
-        result = agent.actor_losses(parameters, batch)
-        (network,) = result.outputs
-        return TaskLosses(result.losses + network.losses["distillation"], result.metrics)
-
-    together, alone = (task_gradients(with_distillation, batch, parameters, 3, once) for once in (True, False))
+    together, alone = (task_gradients(agent.actor_losses, batch, parameters, 3, once) for once in (True, False))
     for name, gradient in together[0].items():
         torch.testing.assert_close(gradient, alone[0][name], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(together[1].losses, alone[1].losses)
