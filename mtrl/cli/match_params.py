@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from mtrl.config.schema import CONFIG_GROUPS, Choice, RunConfig, config_class
+from mtrl.config.schema import Choice, RunConfig
 from mtrl.env.suite import Suite
 from mtrl.errors import BadInput
 from mtrl.networks.size import num_parameters
@@ -16,25 +16,25 @@ MATCHED = "mlp"
 MAX_WIDTH = 2**16
 
 
-def with_parameters_of(config: RunConfig, target: str) -> RunConfig:
-    """`config`, whose architecture is `mlp`, with the width that brings its agent nearest to the size with `target`.
+def with_parameters_of(config: RunConfig, target: RunConfig) -> RunConfig:
+    """`config`, whose architecture is `mlp`, with the width that brings its agent nearest to the size of `target`'s.
 
-    What counts is everything the agent trains, actor and critics; `target` has its default settings. Raises BadInput.
+    What counts is everything the agent trains, actor and critics. Raises BadInput.
     """
     if config.architecture.name != MATCHED:
         raise BadInput(
             f"match_params: architecture {config.architecture.name!r} has no common measure of size; "
             f"it is {MATCHED!r} that can be widened, with --architecture {MATCHED}"
         )
-    group = next(group for group in CONFIG_GROUPS if group.name == "architecture")
-    chosen = Choice(target, config_class(group, target)())
     suite = build_suite(config.suite, config.settings.seed)
-    wanted = _size(dataclasses.replace(config, architecture=chosen), suite)
+    wanted = _size(target, suite)
     high = 1
     while _size(_of_width(config, high), suite) < wanted:
         high *= 2
         if high > MAX_WIDTH:
-            raise BadInput(f"match_params: an {MATCHED} as large as {target!r} would be wider than {MAX_WIDTH}")
+            raise BadInput(
+                f"match_params: an {MATCHED} as large as {target.architecture.name!r} would be wider than {MAX_WIDTH}"
+            )
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2

@@ -166,6 +166,19 @@ def test_match_params_widens_the_mlp_to_the_size_of_another_architecture() -> No
     assert min(errors) == errors[1] < 0.01 * wanted
 
 
+def test_match_params_matches_the_network_that_the_preset_gives_a_run() -> None:
+    # The preset of mt3 has a smaller multi-head network than the class.
+    finished = call(
+        "train", "--suite", "mt3", "--architecture", "mlp", "--match-params", "multi-head", "--print-config"
+    )
+    assert finished.code == 0
+    config, other = parse_yaml(finished.out), resolve_config({"suite": "mt3", "architecture": "multi-head"})
+    size, wanted = (
+        num_parameters(build_agent(own, build_suite(own.suite, 1), torch.device("cpu"))) for own in (config, other)
+    )
+    assert size == pytest.approx(wanted, rel=0.02)
+
+
 # Plug-ins.
 
 

@@ -86,7 +86,9 @@ def _command(arguments: Sequence[str]) -> Callable[[], int]:
             raise BadInput("--architecture.width cannot be combined with --match-params, which sets it")
         from mtrl.cli.match_params import with_parameters_of
 
-        config = with_parameters_of(config, command["match_params"])
+        # As a run with the other architecture would have it, its preset's settings included.
+        other = {**settings, "architecture": {"name": command["match_params"]}}
+        config = with_parameters_of(config, resolve_config(document, other, plugins=plugins))
     if command["print_config"]:
         print(dump_yaml(config), end="")
         return lambda: 0
