@@ -28,7 +28,7 @@ from mtrl.types import SuiteSpec
 
 def per_task(name: str, task_names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """`GROUP/NAME/TASK` of every task, and `GROUP/mean_NAME` of those that are known, where values are numbers."""
-    row = {f"{name}/{task}": value for task, value in zip(task_names, values, strict=True)}
+    row = {f"{name}/{task}": _known(value) for task, value in zip(task_names, values, strict=True)}
     if not any(isinstance(value, list) for value in values):
         known = [value for value in values if value is not None and not math.isnan(value)]
         group, _, last = name.rpartition("/")
@@ -41,14 +41,19 @@ def update_metrics(means: Mapping[str, Any], task_names: Sequence[str]) -> dict[
     row: dict[str, Any] = {}
     for name, value in means.items():
         full = name if "/" in name else f"{'losses' if name.endswith('_loss') else 'train'}/{name}"
-        row |= per_task(full, task_names, value) if isinstance(value, list) else {full: value}
+        row |= per_task(full, task_names, value) if isinstance(value, list) else {full: _known(value)}
     return row
+
+
+def _known(value: Any) -> Any:
+    """None for a number that is NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def episode_metrics(spec: SuiteSpec, mean_returns: np.ndarray, success_rates: np.ndarray) -> dict[str, Any]:
     """Of the last training episodes, from mean returns (M,) and success rates (M,), NaN before the first episode."""
     row = _scores("train", spec, mean_returns, success_rates)
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+    return {name: _known(value) for name, value in row.items()}
 
 
 def evaluation_metrics(spec: SuiteSpec, rows: Sequence[EvaluationRow]) -> dict[str, Any]:

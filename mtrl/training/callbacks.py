@@ -20,7 +20,6 @@ from mtrl.errors import Diverged
 from mtrl.evaluation.evaluator import EvaluationResult, EvaluationStopped, Evaluator
 from mtrl.loggers.metric_logger import MetricLogger
 from mtrl.loggers.metric_rows import episode_metrics, evaluation_metrics, per_task, update_metrics
-from mtrl.optim.parameter_group import ParameterGroup
 from mtrl.runs.logs import EvaluationKind, EvaluationRow
 from mtrl.runs.run_directory import RunDirectory
 from mtrl.training.interruption import Interruption
@@ -77,17 +76,17 @@ class MetricsCallback:
             self._log(self._row(progress))
         if progress.metrics and due(progress.env_steps, self._last_conflict, self._conflict_interval):
             self._last_conflict = progress.env_steps
-            self._log({"env_steps": progress.env_steps, **self._of_groups(ParameterGroup.conflict)})
+            self._log({"env_steps": progress.env_steps, **self._conflict()})
 
     def _log(self, row: Mapping[str, Any]) -> None:
         for logger in self._loggers:
             logger.on_metrics(row)
 
-    def _of_groups(self, measure: Callable[[ParameterGroup], Metrics]) -> dict[str, Any]:
-        """Metrics of every parameter group, of its last step."""
+    def _conflict(self) -> dict[str, Any]:
+        """Of every parameter group, in its last step."""
         metrics: Metrics = {}
         for group in self._state.agent.groups().values():
-            metrics |= measure(group)
+            metrics |= group.conflict()
         listed = {name: value.tolist() for name, value in metrics.items()}
         return update_metrics(listed, self._state.envs.spec.task_names)
 
@@ -104,7 +103,6 @@ class MetricsCallback:
             **episode_metrics(spec, state.recent.mean_returns, state.recent.success_rates),
             **per_task("train/share", spec.task_names, state.scheduler.weights().tolist()),
             **update_metrics(means, spec.task_names),
-            **(self._of_groups(ParameterGroup.task_weights) if progress.metrics else {}),
             # Of this process; the only values that differ between a run and its repetition.
             "time/wall_seconds": round(seconds, 3),
             "time/env_steps_per_second": round((progress.env_steps - self._first_env_steps) / max(training, 1e-9), 1),

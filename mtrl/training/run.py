@@ -95,7 +95,9 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.vector_steps += 1
         state.env_steps += envs.num_envs
         state.num_updates += bool(metrics)
-        state.metric_means.add(metrics)
+        if metrics:
+            weights = [group.task_weights() for group in agent.groups().values()]
+            state.metric_means.add({name: value for own in (metrics, *weights) for name, value in own.items()})
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
         weights = task_weights(scheduler, envs.spec.num_tasks)
@@ -121,6 +123,11 @@ def _update(agent: Agent, buffer: RolloutBuffer, weights: TaskWeights) -> Metric
         if not isinstance(value, Tensor):
             found = type(value).__name__
             raise WrongResult(f"returned the metric {name!r} that is a {found} from update, expected a tensor")
+        if value.dim() and len(value) != agent.spec.num_tasks:
+            raise WrongResult(
+                f"returned the metric {name!r} of shape {tuple(value.shape)} from update, expected a number or "
+                f"{agent.spec.num_tasks} rows, one per task"
+            )
     for group in agent.groups().values():
         group.check()
     return metrics
@@ -313,12 +320,13 @@ def _run(
         if result is not None:
             success_table(result, f"{run.path}, last checkpoint (step {state.env_steps})")
         folder = quote(str(run.path))
+        again = folder + "".join(f" --plugin {module}" for module in config.plugins)
         # Hours that are over after the final evaluation stop nothing.
         complete = interruption.exit_code == 0 and (result is not None or not interruption)
         if complete:
-            say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {folder}")
+            say(f"trained for {state.env_steps} env steps; checkpoints and curves: {folder}; next: mtrl eval {again}")
         else:
-            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {folder}")
+            say(f"stopped ({interruption.reason}) at {state.env_steps} env steps; go on: mtrl train --resume {again}")
         run.set_status("done" if complete else "interrupted", interruption.exit_code)
         return interruption.exit_code
 

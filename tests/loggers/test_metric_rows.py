@@ -24,6 +24,16 @@ def test_a_metric_per_task_has_a_mean_of_what_is_known() -> None:
     assert per_task("x/y", TASKS, [math.nan, math.nan])["x/mean_y"] is None
 
 
+def test_what_is_not_known_of_an_update_is_none() -> None:
+    row = update_metrics({"critic_loss": [math.nan, 3.0], "clipped": math.nan}, TASKS)
+    assert row == {
+        "losses/critic_loss/a": None,
+        "losses/critic_loss/b": 3.0,
+        "losses/mean_critic_loss": 3.0,
+        "train/clipped": None,
+    }
+
+
 def test_losses_and_other_metrics_of_an_agent_have_a_group_each() -> None:
     row = update_metrics({"critic_loss": [1.0, 3.0], "entropy": [2.0, 4.0], "clipped": 0.5, "actor/kl": [0, 1]}, TASKS)
     assert row == {

@@ -313,3 +313,8 @@ class AgentActsInOneDimension(SAC):
 class AgentReturnsNone(SAC):
     def update(self, buffer: Any, task_weights: Any) -> Any:
         super().update(buffer, task_weights)
+
+
+class AgentOfAnotherMetric(SAC):
+    def update(self, buffer: Any, task_weights: Any) -> Any:
+        return super().update(buffer, task_weights) | {"histogram": torch.zeros(101)}

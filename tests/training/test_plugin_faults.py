@@ -69,6 +69,7 @@ PLUGIN_FAULTS = [
     ("agent", "AgentRaises", RAISED),
     ("agent", "AgentActsInOneDimension", r"returned actions \(8,\), expected actions \(8, 2\)"),
     ("agent", "AgentReturnsNone", r"returned NoneType from update, expected a dict of metrics"),
+    ("agent", "AgentOfAnotherMetric", r"returned the metric 'histogram' of shape \(101,\) from update, expected"),
 ]
 
 
