@@ -323,6 +323,8 @@ def _merged(
     presets = list[tuple[str, dict[str, Any]]]()
     for layer in layers:
         own = dict(layer.get(group.name, {}))
+        if "name" in own:
+            found = {}  # the class of all, also where a layer below has another for a part
         chosen = own.pop("name", name)
         if chosen != name and group.find(chosen) is not _find_default(group, name):
             values, found = {}, {}

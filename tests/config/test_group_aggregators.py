@@ -65,6 +65,14 @@ def test_later_layers_add_to_a_group_and_another_common_class_drops_it() -> None
     config = resolve_config(file, {"aggregator": {"critic": {"temperature": 1.0}}})
     assert config.group_aggregators["critic"].config.window == 7
     assert resolve_config(file, {"aggregator": {"critic": "mean"}}).group_aggregators["critic"].name == "mean"
+
+
+def test_the_aggregator_of_all_groups_takes_the_place_of_those_in_a_file() -> None:
+    file = {**BASE, "aggregator": {"name": "mean", "critic": {"name": "pcgrad"}}}
+    for name in ("mean", "cagrad"):  # that of the file, and another
+        assert not resolve_config(file, {"aggregator": {"name": name}}).group_aggregators
+    both = resolve_config(file, {"aggregator": {"name": "mean", "actor": "famo"}})
+    assert list(both.group_aggregators) == ["actor"]
     assert resolve_config(file, {"aggregator": "pcgrad"}).group_aggregators == {}
 
 
