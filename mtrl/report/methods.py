@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,14 @@ def _methods(runs: Iterable[Run]) -> list[Method]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.config.items() if name.partition(".")[0] not in NOT_OF_A_METHOD}
+    """Those that make the method. Of runs that it starts from or learns from, the names without their seeds."""
+    own = {name: value for name, value in run.config.items() if name.partition(".")[0] not in NOT_OF_A_METHOD}
+    return {
+        name: re.sub(r"seed-\d+", "seed-N", str(value))
+        if name == "warm_start" or name.endswith(".teachers")
+        else value
+        for name, value in own.items()
+    }
 
 
 def name_methods(settings: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:

@@ -27,6 +27,16 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method(tmp_path: Path) -> 
     np.testing.assert_array_equal(methods[0].scores, [[0.25, 0.0], [0.5, 1.0]])
 
 
+def test_runs_that_start_from_runs_of_their_seeds_are_one_method(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        start = f"runs/pre/seed-{seed}"
+        write_run(tmp_path / f"tuned-{seed}", [0.5, 0.5], seed=seed, warm_start=start)
+        agent = {"name": "distill", "teachers": [start, f"push-v3=runs/push-seed-{seed}"]}
+        write_run(tmp_path / f"taught-{seed}", [0.5, 0.5], seed=seed, agent=agent)
+    ((_, methods),) = by_protocol(read_runs([str(tmp_path)])[0]).items()
+    assert [len(method.runs) for method in methods] == [2, 2]
+
+
 def test_methods_are_called_by_what_differs() -> None:
     def settings(agent: str = "sac", width: int = 400, depth: int = 3) -> dict[str, object]:
         return {
