@@ -26,7 +26,7 @@ class Outcome:
 def train(suite: str, seed: int, run_dir: Path, flags: Sequence[str]) -> None:
     """A new run, or the rest of one. Raises CalledProcessError if it fails."""
     command = [sys.executable, "-m", "mtrl", "train"]
-    if run_dir.exists():
+    if any((run_dir / "checkpoints").glob("step_*")):  # a run that was killed before its first one begins anew
         subprocess.run([*command, "--resume", str(run_dir)], check=True)
     else:
         subprocess.run([*command, "--suite", suite, "--seed", str(seed), "--run-dir", str(run_dir), *flags], check=True)
