@@ -13,8 +13,10 @@ import torch
 from pydantic import Field
 
 from mtrl import __version__
+from mtrl.checkpoints.checkpoint import read_manifest
 from mtrl.checkpoints.files import delete, printable, read_small_file, replace_file, storage_faults
 from mtrl.checkpoints.json_text import dump_json, parse_json
+from mtrl.checkpoints.manifest import TENSORS, folder_name
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import dump_yaml
 from mtrl.errors import BadInput
@@ -23,7 +25,7 @@ from mtrl.export.program import FORMATS, DeterministicPolicy, refuse_differences
 from mtrl.export.scores import scores_of
 from mtrl.faults import named_plugin_faults
 from mtrl.optim.torch_defaults import torch_defaults
-from mtrl.runs.run_directory import CONFIG, EVALUATION, EXPORT_FACTS, RunDirectory
+from mtrl.runs.run_directory import CONFIG, EVALUATION, EXPORT, EXPORT_FACTS, RunDirectory
 from mtrl.training.load import TrainedAgent, load_trained
 from mtrl.training.restore import suite_facts
 from mtrl.types import Weights
@@ -56,8 +58,8 @@ def export(run_dir: Path, settings: ExportSettings, plugins: Sequence[str] | Non
     trained = load_trained(
         run_dir, settings.checkpoint, plugins, settings.weights, device="cpu", policy_part=settings.policy_part
     )
-    folder = run.path / "export" if settings.output is None else Path(settings.output)
-    about = _about(trained, settings)
+    folder = run.path / EXPORT if settings.output is None else Path(settings.output)
+    about = _about(run, trained, settings)
     earlier = _earlier(folder)
     kept = earlier["files"] if {**earlier, "files": 0} == {**about, "files": 0} else {}
     file, write, load = FORMATS[settings.format]
@@ -97,20 +99,32 @@ def is_export(folder: Path) -> bool:
 
 
 def refuse_outdated(run_dir: Path, folder: Path) -> None:
-    """Raises BadInput if a run was trained on after its export, which was not of its best checkpoint."""
-    about, steps = _earlier(folder), CheckpointStore(RunDirectory.open(run_dir).checkpoints).steps()
-    exported = about.get("env_steps")
-    if not str(about.get("checkpoint")).startswith("best") and exported not in (None, max(steps, default=exported)):
+    """Raises BadInput if an export is not of the last checkpoint of its run, nor of a best one."""
+    about, run = _earlier(folder), RunDirectory.open(run_dir)
+    step, exported = max(CheckpointStore(run.checkpoints).steps(), default=None), about.get("env_steps")
+    if step is None or str(about.get("checkpoint")).startswith("best"):
+        return
+    if exported != step or about.get("checkpoint_sha256") != _digest(run, "step", step):
+        other = "another " if exported == step else ""
         raise BadInput(
-            f"{printable(str(folder), 160)} is of step {exported}, the run has step {max(steps)}: "
+            f"{printable(str(folder), 160)} is of step {exported}, the run has {other}step {step}: "
             "mtrl export it again, or push that folder"
         )
 
 
-def _about(trained: TrainedAgent, settings: ExportSettings) -> dict[str, Any]:
+def _digest(run: RunDirectory, kind: str, step: int) -> str:
+    """SHA-256 of the weights in a checkpoint, which tells it from that of another run. Raises BadInput."""
+    return read_manifest(run.checkpoints / folder_name(kind, step)).files[TENSORS].sha256
+
+
+def _about(run: RunDirectory, trained: TrainedAgent, settings: ExportSettings) -> dict[str, Any]:
     """The content of policy.json: what the inputs and the output are, and what they are of."""
     spec = trained.spec
     space: Any = spec.action_space
+    if is_export(run.path):  # weights, exported once more
+        digest = _earlier(run.path).get("checkpoint_sha256")
+    else:
+        digest = _digest(run, "best" if trained.checkpoint.startswith("best") else "step", trained.env_steps)
     discrete = isinstance(space, gym.spaces.Discrete)
     return {
         **suite_facts(spec),
@@ -120,6 +134,7 @@ def _about(trained: TrainedAgent, settings: ExportSettings) -> dict[str, Any]:
         },
         "output": {"num_actions": int(space.n)} if discrete else {"shape": list(space.shape), "low": -1, "high": 1},
         "checkpoint": trained.checkpoint,
+        "checkpoint_sha256": digest,
         "weights": settings.weights,
         "policy_part": settings.policy_part,
         "env_steps": trained.env_steps,

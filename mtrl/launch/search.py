@@ -17,7 +17,6 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from mtrl.config.validation import shown, validated
 from mtrl.errors import BadInput
 from mtrl.launch.processes import ChildRun, run_all, stop
 from mtrl.launch.seeds import say_failures
-from mtrl.launch.sweep import Options, Placement, as_it_stands
+from mtrl.launch.sweep import Options, Placement, as_it_stands, sweep_command
 from mtrl.launch.sweep_file import Sweep
 from mtrl.launch.table import RunsTable
 from mtrl.loggers.console import say
@@ -99,7 +98,7 @@ def run_search(sweep: Sweep, options: Options, num_trials: int) -> int:
     say_failures(search.runs)
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if finished < num_trials:
-        say(f"go on: mtrl sweep {quote(str(sweep.path))} --search optuna --trials {num_trials}")
+        say(f"go on: {sweep_command(sweep, options, '--search', 'optuna', '--trials', str(num_trials))}")
     _say_best(study)
     return code
 

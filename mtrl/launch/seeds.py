@@ -113,12 +113,12 @@ def _run(
     totals: env steps by seed. changes: flags that a resume was given.
     """
     share, environment = share_of_cores(config.settings, cores_of_each(min(jobs, len(commands))))
-    flags = [*(flag for module in config.plugins for flag in ("--plugin", module)), *share]
+    plugins = [f"--plugin={module}" for module in config.plugins]
     runs = [
         ChildRun(
             f"seed-{seed}",
             folder / f"seed-{seed}",
-            [*command, *flags],
+            [*command, *plugins, *share],
             folder / f"seed-{seed}.log",
             totals[seed],
             environment=environment,
@@ -130,7 +130,9 @@ def _run(
     say_failures(runs)
     unfinished = [run.name.removeprefix("seed-") for run in runs if run.state != "done"]
     if unfinished:
-        say(f"go on: {join(['mtrl', 'train', '--resume', str(folder), '--seeds', *unfinished, *changes])}")
+        side_by_side = [f"--jobs={jobs}"] if jobs > 1 else []
+        command = ["mtrl", "train", "--resume", str(folder), "--seeds", *unfinished, *changes]
+        say(f"go on: {join([*command, *side_by_side, *plugins])}")
     if any(run.state == "done" for run in runs) or not runs:
         report_on(folder)
     return code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from shlex import quote
+from shlex import join
 from typing import Literal, NamedTuple
 
 from mtrl.checkpoints.files import printable
@@ -23,7 +23,9 @@ from mtrl.launch.table import RunsTable
 from mtrl.loggers.console import say
 from mtrl.runs.run_directory import CONFIG, RunDirectory
 
-FREE_SETTINGS = ("total_env_steps", "max_hours", "num_workers", "worker_timeout", "device", "check_plugins")
+RESUMED_SETTINGS = ("max_hours", "num_workers", "worker_timeout", "device")
+"""Settings that a run that is resumed takes from what the file says now."""
+FREE_SETTINGS = (*RESUMED_SETTINGS, "total_env_steps", "check_plugins")
 """Settings in which a run may differ from what the file says now."""
 
 
@@ -65,10 +67,19 @@ def run_sweep(sweep: Sweep, options: Options) -> int:
     for run, exit_code in failures:
         say(f"{run.name} has failed before (exit code {exit_code}): {run.last_words()}; --retry-failed tries it again")
     if any(run.state not in ("done", "failed") for run in runs):
-        say(f"go on: mtrl sweep {quote(str(sweep.path))}")
+        say(f"go on: {sweep_command(sweep, options)}")
     if done or any(run.state == "done" for run in runs):
         report_on(sweep.folder)
     return code
+
+
+def sweep_command(sweep: Sweep, options: Options, *flags: str) -> str:
+    """The command line that goes on with a sweep. flags: beside its options."""
+    values = {"engine": options.engine, "jobs": options.jobs, "ray-address": options.ray_address}
+    given = [f"--{name}={value}" for name, value in values.items() if value not in (None, "local")]
+    given += ["--retry-failed"] if options.retry_failed else []
+    plugins = [f"--plugin={module}" for module in sweep.plugins]
+    return join(["mtrl", "sweep", str(sweep.path), *flags, *given, *plugins])
 
 
 def as_it_stands(plan: PlannedRun, *, retry_failed: bool = False) -> ChildRun | Failure | None:
@@ -78,13 +89,14 @@ def as_it_stands(plan: PlannedRun, *, retry_failed: bool = False) -> ChildRun | 
     """
     total = plan.config.settings.total_env_steps
     plugins = [f"--plugin={module}" for module in plan.config.plugins]
+    settings = plan.settings_flags(RESUMED_SETTINGS)
     run = ChildRun(
         plan.name,
         plan.run_dir,
         [*plan.arguments, "--overwrite"],  # only what has no checkpoint is replaced
         plan.run_dir.with_name(f"{plan.run_dir.name}.log"),
         total,
-        ["train", "--resume", str(plan.run_dir), f"--total-env-steps={total}", *plugins],
+        ["train", "--resume", str(plan.run_dir), f"--total-env-steps={total}", *settings, *plugins],
     )
     if not (plan.run_dir / CONFIG).exists():
         return run

@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
@@ -83,11 +83,18 @@ class PlannedRun(NamedTuple):
     run_dir: Path
     config: RunConfig
     flags: list[str]  # of `mtrl train`, but for the run directory
+    given: Collection[str]  # the groups and settings that the file, or the one it names as `config`, sets
 
     @property
     def arguments(self) -> list[str]:
         """What follows `mtrl` to begin the run."""
         return ["train", *self.flags, f"--run-dir={self.run_dir}"]
+
+    def settings_flags(self, names: Sequence[str]) -> list[str]:
+        """Those of these settings that the file sets, as flags."""
+        settings, types = self.config.settings, field_types(RunSettings)
+        given = [name for name in names if name in self.given]
+        return [flag for name in given for flag in _setting_flags(f"--{name}", getattr(settings, name), types[name])]
 
 
 class Sweep:
@@ -95,7 +102,7 @@ class Sweep:
 
     def __init__(self, path: Path, plugins: Sequence[str] = ()):
         """plugins: modules that the command line names. Raises BadInput."""
-        self.path, self._plugins = path, list(plugins)
+        self.path, self.plugins = path, list(plugins)
         document = {name.replace("-", "_"): value for name, value in load_mapping(read_text(path), str(path)).items()}
         document = {name: {} if value is None else value for name, value in document.items()}
         try:
@@ -132,16 +139,19 @@ class Sweep:
                 _put(document, key, value)
             base = document.pop("config", None)
             layers = [] if base is None else [load_mapping(read_text(Path(str(base))), str(base))]
-            config = resolve_config(*layers, document, plugins=self._plugins)
+            config = resolve_config(*layers, document, plugins=self.plugins)
             flags = [] if base is None else [f"--config={Path(str(base)).absolute()}"]
             flags += [*_flags(config, document), *(f"--plugin={module}" for module in config.plugins)]
-            return [self._run(name, seed, flags, changed(config, {"seed": seed})) for seed in self.settings.seeds]
+            given = {*document}.union(*layers)
+            return [
+                self._run(name, seed, flags, changed(config, {"seed": seed}), given) for seed in self.settings.seeds
+            ]
         except BadInput as error:
             raise BadInput(f"{self.path}: {f'{name}: ' if name else ''}{error}") from error
 
-    def _run(self, name: str, seed: int, flags: list[str], config: RunConfig) -> PlannedRun:
+    def _run(self, name: str, seed: int, flags: list[str], config: RunConfig, given: Collection[str]) -> PlannedRun:
         path = f"{name}/seed-{seed}" if name else f"seed-{seed}"
-        return PlannedRun(path, self.folder / path, config, [*flags, f"--seed={seed}"])
+        return PlannedRun(path, self.folder / path, config, [*flags, f"--seed={seed}"], given)
 
     def _check(self) -> None:
         settings = self.settings

@@ -8,6 +8,8 @@ eval.json        the result of the last `mtrl eval`
 tb/              the same for TensorBoard
 metrics.csv      the same as a table (`--logger csv`)
 loggers/         what other loggers keep
+export/          the policy as `mtrl export` writes it
+relations/       what `mtrl relations` has measured
 checkpoints/     see mtrl/checkpoints/store.py
 lock             held by the one trainer of the run
 """
@@ -46,8 +48,9 @@ METRICS_TABLE = "metrics.csv"
 EXPORTED_WEIGHTS, EXPORT_FACTS = "policy.safetensors", "policy.json"
 """Of the folder of an exported policy, which has a CONFIG too: it can be opened like a run."""
 TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS = "tb", "loggers", "checkpoints", "videos", "diagnostics"
+EXPORT, RELATIONS = "export", "relations"
 FOLDERS = (TENSORBOARD, LOGGERS, CHECKPOINTS, VIDEOS, DIAGNOSTICS)
-CONTENT = (*FOLDERS, METRICS, METRICS_TABLE, EVALUATIONS, EVALUATION, CONFIG)
+CONTENT = (*FOLDERS, EXPORT, RELATIONS, METRICS, METRICS_TABLE, EVALUATIONS, EVALUATION, CONFIG)
 """Removed by `--overwrite`; anything else in the folder is the user's."""
 
 OLDER_VERSIONS = ("0.1", "0.2")

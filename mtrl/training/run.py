@@ -96,8 +96,8 @@ def training_loop(state: TrainState, total_env_steps: int) -> Iterator[Progress]
         state.env_steps += envs.num_envs
         state.num_updates += bool(metrics)
         if metrics:
-            weights = [group.task_weights() for group in agent.groups().values()]
-            state.metric_means.add({name: value for own in (metrics, *weights) for name, value in own.items()})
+            of_groups = [group.task_weights() for group in agent.groups().values()]
+            state.metric_means.add({name: value for own in (metrics, *of_groups) for name, value in own.items()})
         state.recent.on_episodes(step.episodes)
         scheduler.on_episodes(step.episodes)
         weights = task_weights(scheduler, envs.spec.num_tasks)

@@ -174,6 +174,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> mtrl.Run:
     """A trained run with a final evaluation."""
+    return trained(tmp_path_factory.mktemp("runs") / "reacher")
+
+
+def trained(run_dir: Path, seed: int = 1) -> mtrl.Run:
     return mtrl.train(
         suite="point-mass",
         architecture={"name": "mlp", "width": 16, "depth": 1},
@@ -183,7 +187,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> mtrl.Run:
         total_env_steps=160,
         eval_interval=0,
         final_eval_episodes_per_task=2,
-        run_dir=tmp_path_factory.mktemp("runs") / "reacher",
+        seed=seed,
+        run_dir=run_dir,
     )
 
 
@@ -288,6 +293,18 @@ def test_another_format_of_the_same_checkpoint_stays_and_that_of_another_goes(ru
     run.export(output=str(folder), format="onnx", weights="last")
     assert "policy.pt2" not in {path.name for path in folder.iterdir()}
     assert "torch.export.load" not in (folder / "README.md").read_text()
+
+
+def test_the_policy_of_another_run_is_neither_kept_beside_the_new_one_nor_pushed(run: mtrl.Run, tmp_path: Path) -> None:
+    other = trained(tmp_path / "other", seed=2)
+    folder = run.export(output=str(other.path / "export"), format="weights")
+    assert_refused(call("push", str(other.path), "--repo-id", "someone/reacher"), "the run has another step 160")
+    other.export()
+    assert {path.name for path in folder.glob("policy.*")} == {"policy.pt2", "policy.json"}
+    other.export(format="weights")
+    assert {path.name for path in folder.glob("policy.*")} == {"policy.pt2", "policy.json", "policy.safetensors"}
+    about = json.loads((mtrl.Run(folder).export(output=str(tmp_path / "again")) / "policy.json").read_text())
+    assert about["checkpoint_sha256"] == json.loads((folder / "policy.json").read_text())["checkpoint_sha256"]
 
 
 def test_wrong_exports_are_refused_and_leave_nothing(run: mtrl.Run, tmp_path: Path) -> None:

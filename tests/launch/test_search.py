@@ -54,7 +54,7 @@ def test_a_trial_whose_hours_are_over_goes_on(tmp_path: Path, capsys: pytest.Cap
     flags = {**FLAGS, "max-hours": 1e-7}
     command = ["sweep", str(write_sweep(tmp_path, flags=flags, search=SEARCH)), "--search", "optuna", "--trials", "1"]
     assert main([*command, "--jobs", "1"]) == 0
-    assert f"go on: mtrl {' '.join(command)}" in capsys.readouterr().out
+    assert f"go on: mtrl {' '.join(command)} --jobs=1\n" in capsys.readouterr().out
     folder = tmp_path / "runs"
     study = optuna.load_study(study_name=search_module.STUDY, storage=f"sqlite:///{folder / search_module.STORAGE}")
     assert [trial.state.name for trial in study.trials] == ["RUNNING"]

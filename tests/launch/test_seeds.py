@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mtrl import registry
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.cli.main import main
 from mtrl.training import run
@@ -94,6 +95,23 @@ def test_an_extension_whose_hours_are_over_goes_on_to_its_own_end(
     assert final_state(tmp_path / "seed-1")["step"] == 240
     assert main(resume) == 0
     assert "seed-1 is complete" in capsys.readouterr().out
+
+
+def test_the_ways_on_name_the_plugins_and_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_trusted_modules", {})
+    (tmp_path / "own_net.py").write_text("from mtrl.networks import architectures\nOwn = architectures.get('mlp')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    new = ["--run-dir", "runs", "--architecture", "own_net:Own", "--no-check-plugins", "--total-env-steps", "160"]
+    assert main(["train", *TINY, *new, "--seeds", "1", "--jobs", "2", "--max-hours", "1e-7"]) == 0
+    told = "mtrl train --resume runs --seeds 1 --jobs=2 --plugin=own_net"
+    assert f"go on: {told}\n" in capsys.readouterr().out
+    log = tmp_path / "runs" / "seed-1.log"
+    assert "go on: mtrl train --resume runs/seed-1 --plugin own_net\n" in log.read_text()
+    assert main([*told.split()[1:], "--max-hours", "1"]) == 0
+    assert "next: mtrl eval runs/seed-1 --plugin own_net\n" in log.read_text()
 
 
 @pytest.mark.parametrize(

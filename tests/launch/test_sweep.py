@@ -17,7 +17,8 @@ from mtrl.cli.main import main
 from mtrl.launch.processes import ChildRun, Needs
 from mtrl.launch.resources import needs, room
 from mtrl.launch.run_status import read_status
-from mtrl.launch.sweep_file import Resources
+from mtrl.launch.sweep import Options, as_it_stands, sweep_command
+from mtrl.launch.sweep_file import Resources, Sweep
 from mtrl.optim import cpu
 from mtrl.training import run
 from tests.launch.sweep_files import write_sweep
@@ -78,6 +79,30 @@ def test_a_sweep_that_was_killed_goes_on_when_repeated(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["sweep", str(sweep)]) == 0
     assert "2 of 2 runs are done already" in capsys.readouterr().out
+
+
+def test_a_resumed_run_gets_the_settings_that_the_file_names_now(tmp_path: Path) -> None:
+    tiny_config()  # registers what the file names
+    (tmp_path / "base.yaml").write_text("device: cpu\nseed: 4\n")
+    flags = {"max-hours": 2, "num-workers": 3, "worker-timeout": 9, "config": str(tmp_path / "base.yaml")}
+    run = as_it_stands(Sweep(write_sweep(tmp_path, flags=flags)).runs()[0])
+    assert isinstance(run, ChildRun)
+    assert run.resume is not None
+    given = ["--max-hours=2.0", "--num-workers=3", "--worker-timeout=9.0", "--device=cpu"]
+    assert run.resume[2:] == [str(tmp_path / "runs" / "seed-1"), "--total-env-steps=160", *given]
+    plain = as_it_stands(Sweep(write_sweep(tmp_path, flags={"num-workers": None})).runs()[0])
+    assert isinstance(plain, ChildRun)
+    assert plain.resume == [*run.resume[:3], "--total-env-steps=160"]
+
+
+def test_the_way_on_has_the_flags_that_a_sweep_was_given(tmp_path: Path) -> None:
+    sweep = Sweep(write_sweep(tmp_path), ["own_net"])
+    assert sweep_command(sweep, Options()) == f"mtrl sweep {tmp_path}/sweep.yaml --plugin=own_net"
+    told = sweep_command(sweep, Options("ray", 2, "head:6379", retry_failed=True), "--trials", "3")
+    assert told == (
+        f"mtrl sweep {tmp_path}/sweep.yaml --trials 3 "
+        "--engine=ray --jobs=2 --ray-address=head:6379 --retry-failed --plugin=own_net"
+    )
 
 
 def test_a_folder_of_the_user_is_left_alone_and_stops_no_other_run(

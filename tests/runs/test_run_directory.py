@@ -149,6 +149,15 @@ def test_overwrite_removes_the_files_of_a_run_and_nothing_else(tmp_path: Path) -
     assert (outside / "precious").read_text() == "x"
 
 
+def test_overwrite_removes_the_export_and_the_relations_of_the_old_run(tmp_path: Path) -> None:
+    with trained(tmp_path / "a") as run:
+        for name in ("export/policy.pt2", "relations/cosine/relations.json"):
+            (run.path / name).parent.mkdir(parents=True)
+            (run.path / name).write_text("of the old run")
+    with RunDirectory.create(tmp_path / "a", overwrite=True):
+        assert sorted(os.listdir(tmp_path / "a")) == ["lock", "meta.json"]
+
+
 @pytest.mark.parametrize("names", [["checkpoints/x", "thesis.tex"], ["lock"], ["meta.json"], ["lock", "poetry.toml"]])
 def test_a_folder_that_is_no_run_directory_is_never_emptied(tmp_path: Path, names: list[str]) -> None:
     for name in names:
