@@ -82,7 +82,7 @@ def task_curves(protocol: Protocol, methods: Sequence[Method]) -> Picture | None
         for index, (method, (steps, scores)) in enumerate(zip(methods, curves, strict=True)):
             if len(steps):
                 _band(axis, steps, scores[:, :, task], method.name, index)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name, fontsize=8, parse_math=False)
         _dress(axis, protocol)
     _legend(figure, axes[0])
     return Picture("task-curves", f"{protocol.score.capitalize()} of every task, mean over seeds. {_BANDS}", figure)
@@ -110,14 +110,16 @@ def profiles(protocol: Protocol, methods: Sequence[Method]) -> Picture:
 def shares(protocol: Protocol, methods: Sequence[Method]) -> Picture | None:
     """Shares of the tasks over time, of methods that change them; None if none does."""
     found = {method.name: method.of_tasks("train/share") for method in methods}
-    changing = {name: own for name, own in found.items() if own is not None and np.ptp(own[1], axis=0).max() > 1e-9}
+    # Seeds that were logged at other steps have none in common.
+    known = {name: own for name, own in found.items() if own is not None and len(own[0])}
+    changing = {name: own for name, own in known.items() if np.ptp(own[1], axis=0).max() > 1e-9}
     if not changing:
         return None
     figure, axes = _panels(len(changing), height=2.4)
     for axis, (name, (steps, values)) in zip(axes, changing.items(), strict=False):
         colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(protocol.tasks)))
         axis.stackplot(steps, values.T, labels=protocol.tasks, colors=colors, linewidth=0)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name, fontsize=8, parse_math=False)
         axis.set_ylim(0, 1)
         axis.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
         _steps(axis)
@@ -210,9 +212,9 @@ def _heat_map(
     low, high = scale
     image = axis.imshow(values, aspect="auto", cmap="RdBu" if signed else "Blues", vmin=low, vmax=high)
     shades = np.asarray(image.norm(values))  # in [0, 1]
-    axis.set_yticks(range(rows), names, fontsize=7)
+    axis.set_yticks(range(rows), names, fontsize=7, parse_math=False)
     if columns is not None:
-        axis.set_xticks(range(numbers), columns, fontsize=7, rotation=45, ha="right")
+        axis.set_xticks(range(numbers), columns, fontsize=7, rotation=45, ha="right", parse_math=False)
     if numbers <= MAX_NUMBERS:
         digits = 2 if max(-low, high) >= 0.1 else 4
         for row, column in np.argwhere(np.isfinite(values)).tolist():
@@ -266,7 +268,13 @@ def _plain(axis: Axes) -> None:
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
+    """The names of the lines of an axis, or of its areas where it has no lines."""
+    handles: list[Any] = [*(axis.lines or axis.collections)]
+    labels = [str(handle.get_label()) for handle in handles]
     longest = max(map(len, labels))
     across = max(1, min(len(labels), int(figure.get_figwidth() / (0.5 + 0.065 * longest))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=across, fontsize=7, frameon=False)
+    numbers = [*map(str, range(len(labels)))]
+    legend = figure.legend(handles, numbers, loc="outside lower center", ncols=across, fontsize=7, frameon=False)
+    # A legend leaves out labels that begin with an underscore, and reads formulas between dollars.
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set(text=label, parse_math=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -173,6 +174,34 @@ def test_what_users_name_cannot_become_markup(tmp_path: Path) -> None:
     (path,) = write_report([f"{name}={tmp_path / 'a'}"], tmp_path / "report.html")
     assert "<script" not in path.read_text()
     assert Page(path).tables["summary"][1][0] == name
+
+
+def test_a_name_may_begin_with_an_underscore_and_have_dollars(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shares = [{"env_steps": step, "train/share/reach-v3": step / 9, "train/share/push-v3": 0.1} for step in (1, 2)]
+        write_run(tmp_path / name, [1.0, 0.9], {500: [0.0, 0.0]}, metrics=shares)
+    names = ["_a", r"$\frac{$ x"]
+    runs = [f"{name}={tmp_path / run}" for name, run in zip(names, ("a", "b"), strict=True)]
+    (path, *_) = write_report(runs, tmp_path / "report.html", png_files=True)
+    texts = re.findall(r"<text[^>]*>([^<]*)<", path.read_text())
+    # Each is in the legends of both curves and of the profile, and above its shares.
+    assert [texts.count(name) for name in names] == [4, 4]
+    assert "_child" not in " ".join(texts)
+
+
+def test_seeds_that_were_logged_at_other_steps_have_no_shares(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        shares = [
+            {"env_steps": step + seed, "train/share/reach-v3": step / 900, "train/share/push-v3": 0.1}
+            for step in (500, 900)
+        ]
+        write_run(tmp_path / f"a{seed}", [0.5, 0.5], {500 + seed: [0.0, 0.5]}, seed=seed, metrics=shares)
+    (path,) = write_report([str(tmp_path)], tmp_path / "report.html")
+    assert "No method changed the shares of the tasks between the env steps that all its seeds logged" in (
+        path.read_text()
+    )
+    # Nor have they curves: all that is drawn is the profile.
+    assert Page(path).pictures == 1
 
 
 def test_thirty_runs_of_ten_tasks_stay_under_five_megabytes(tmp_path: Path) -> None:
