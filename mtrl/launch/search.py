@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,12 @@ def run_search(sweep: Sweep, options: Options, num_trials: int) -> int:
     if not sweep.settings.search:
         raise BadInput(f"{sweep.path}: 'search' has no ranges")
     spaces = {key: _distribution(optuna, sweep.path, key, value) for key, value in sweep.settings.search.items()}
-    for end in ("low", "high"):  # refuses what is no flag, or out of range, before anything starts
-        example = sweep.of_values("", {key: _example(space, end) for key, space in spaces.items()})
+    # Refuses what is no flag, or out of range, before anything starts.
+    lowest = {key: _examples(space)[0] for key, space in spaces.items()}
+    example = sweep.of_values("", lowest)
+    for key, space in spaces.items():
+        for value in _examples(space)[1:]:
+            sweep.of_values("", {**lowest, key: value})
     with storage_faults(sweep.folder):
         sweep.folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -115,7 +119,12 @@ class _Search:
     def begin(self, trial: Any, values: Mapping[str, Any], reported: set[int] | None = None) -> None:
         """Adds the runs of a trial."""
         own = Trial(trial, reported=reported or set())
-        for plan in self._sweep.of_values(f"trial-{trial.number:04d}", values):
+        try:
+            plans = self._sweep.of_values(f"trial-{trial.number:04d}", values)
+        except BadInput:  # values that do not go together: without this every later search would begin it again
+            self._study.tell(trial, state=_state("FAIL"))
+            raise
+        for plan in plans:
             own.run_dirs.append(plan.run_dir)
             found = as_it_stands(plan, retry_failed=True)
             if isinstance(found, ChildRun):
@@ -140,7 +149,11 @@ class _Search:
                 self._study.tell(own.trial, float(np.mean([_read(path).scores.mean() for path in own.run_dirs])))
         active = sum(run.state in ("waiting", "running") for run in self.runs)
         while self._left > 0 and active < min(self._placement.engine.slots, MAX_ACTIVE):
-            trial = self._study.ask(self._spaces)
+            try:
+                trial = self._study.ask(self._spaces)
+            except ValueError as error:
+                hint = "a search with other choices needs another 'folder'"
+                raise BadInput(f"{self._sweep.path}: search: {error}; {hint}") from error
             self.begin(trial, trial.params)
             self._left -= 1
             active = sum(run.state in ("waiting", "running") for run in self.runs)
@@ -187,8 +200,9 @@ def _distribution(optuna: Any, path: Path, key: str, value: Any) -> Any:
         raise BadInput(f"{path}: search: {key}: {error}") from error
 
 
-def _example(space: Any, end: str) -> Any:
-    return getattr(space, end) if hasattr(space, end) else space.choices[0 if end == "low" else -1]
+def _examples(space: Any) -> Sequence[Any]:
+    """The ends of a range, or every choice."""
+    return (space.low, space.high) if hasattr(space, "low") else space.choices
 
 
 def _state(name: str) -> Any:

@@ -16,9 +16,11 @@ from mtrl import report
 from mtrl.checkpoints.files import printable, replace_file, storage_faults
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.config.schema import RunConfig, RunSettings, changed, dump_yaml
+from mtrl.config.yaml_io import read_text
 from mtrl.errors import BadInput, MtrlError
 from mtrl.launch.processes import ChildRun, LocalEngine, run_all
 from mtrl.launch.run_status import read_status
+from mtrl.launch.sweep_file import difference
 from mtrl.launch.table import RunsTable
 from mtrl.loggers.console import say
 from mtrl.optim.cpu import available_cores
@@ -27,6 +29,8 @@ from mtrl.runs.run_directory import CHECKPOINTS, CONFIG, EVALUATIONS
 
 SEEDS = "seeds.yaml"
 REPORT = "report.html"
+FREE_SETTINGS = ("seed", "max_hours", "num_workers", "torch_threads", "worker_timeout", "device", "check_plugins")
+"""Settings in which seeds of one folder may differ."""
 
 
 def train_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int, *, overwrite: bool = False) -> int:
@@ -41,6 +45,11 @@ def train_seeds(config: RunConfig, folder: Path, seeds: Sequence[int], jobs: int
     there = [seed for seed in seeds if (folder / f"seed-{seed}").exists()]
     if there and not overwrite:
         raise BadInput(f"{shown} has seed-{there[0]}; use --resume {shown} to continue it or --overwrite")
+    replaced = {f"seed-{seed}" for seed in seeds}
+    others = any(path.is_dir() and path.name not in replaced for path in folder.glob("seed-*"))
+    text = read_text(folder / SEEDS) if others and (folder / SEEDS).exists() else None
+    if text is not None and (found := difference(config, text, FREE_SETTINGS)) is not None:
+        raise BadInput(f"{shown} has seeds of other settings, where {found}; choose another --run-dir")
     with storage_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / SEEDS, dump_yaml(config).encode())

@@ -106,9 +106,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """Those that make the method. Of runs that it starts from or learns from, the names without their seeds."""
     own = {name: value for name, value in run.config.items() if name.partition(".")[0] not in NOT_OF_A_METHOD}
     return {
-        name: re.sub(r"seed-\d+", "seed-N", str(value))
-        if name == "warm_start" or name.endswith(".teachers")
-        else value
+        name: re.sub(r"seed-\d+", "seed-N", str(value)) if name == "warm_start" or name.endswith(".teachers") else value
         for name, value in own.items()
     }
 

@@ -63,6 +63,35 @@ def test_a_trial_whose_hours_are_over_goes_on(tmp_path: Path, capsys: pytest.Cap
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
+def test_other_choices_than_those_of_the_study_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", "", "--search", "optuna", "--trials", "2", "--jobs", "1"]
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    study = optuna.create_study(study_name=search_module.STUDY, storage=f"sqlite:///{folder / search_module.STORAGE}")
+    study.tell(study.ask({"architecture": optuna.distributions.CategoricalDistribution(["mlp", "film"])}), 0.0)
+    flags = {"architecture": None, **FLAGS}
+    command[1] = str(write_sweep(tmp_path, flags=flags, search={"architecture": ["mlp", "film", "multi-head"]}))
+    assert main(command) == 2
+    assert "a search with other choices needs another 'folder'" in capsys.readouterr().err
+
+
+def test_a_trial_that_cannot_be_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    study = optuna.create_study(study_name=search_module.STUDY, storage=f"sqlite:///{folder / search_module.STORAGE}")
+    study.ask({"architecture": optuna.distributions.CategoricalDistribution(["flim", "mlp"])})
+    trial = study.trials[0]
+    if trial.params["architecture"] == "mlp":
+        study.enqueue_trial({"architecture": "flim"})
+        study.ask({"architecture": optuna.distributions.CategoricalDistribution(["flim", "mlp"])})
+    flags = {"architecture": None, **FLAGS}
+    path = write_sweep(tmp_path, flags=flags, search={"architecture": ["mlp"]})
+    assert main(["sweep", str(path), "--search", "optuna", "--trials", "1", "--jobs", "1"]) == 2
+    assert "did you mean 'film'?" in capsys.readouterr().err
+    states = {trial.params["architecture"]: trial.state.name for trial in study.trials}
+    assert states["flim"] == "FAIL"
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"search": {}}, "'search' has no ranges"),
     ({"grid": {"agent.discount": [0.9]}}, "no 'grid'"),
@@ -71,6 +100,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "search: agent.discount: 0.9 is not allowed; must be a list, or low and high",
     ),
     ({"search": {"agent.discount": []}}, "search: agent.discount: a list of names"),
+    ({"search": {"agent.discount": [0.9, 7.0, 0.99]}}, "agent.discount: 7.0 is not allowed"),
     ({"search": {"agent.discount": {"low": 0.9}}}, "search: agent.discount:"),
     ({"search": {"agent.discount": {"low": 0.9, "high": 0.1}}}, "search: agent.discount:"),
     ({"search": {"agent.discount": {"low": 0.9, "high": 1.5}}}, "agent.discount: 1.5 is not allowed"),

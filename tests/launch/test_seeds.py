@@ -46,6 +46,15 @@ def test_seeds_are_the_runs_that_each_of_them_would_be_alone(
     assert log_rows(tmp_path / "alone") == log_rows(folder / "seed-2")
 
 
+def test_seeds_of_other_settings_are_not_added_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", *TINY, "--run-dir", str(tmp_path), "--total-env-steps", "80"]
+    assert main([*command, "--seeds", "1"]) == 0
+    assert main([*command, "--seeds", "2", "--agent.learning-rate", "0.01"]) == 2
+    assert "seeds of other settings, where agent.learning_rate is 0.0003, not 0.01" in capsys.readouterr().err
+    assert main([*command, "--seeds", "2", "--device", "cpu"]) == 0
+    assert main([*command, "--seeds", "1", "2", "--agent.learning-rate", "0.01", "--overwrite"]) == 0
+
+
 def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = ["--seeds", "1", "2"]
     total = ["--total-env-steps", "100000", "--run-dir", str(tmp_path)]
