@@ -13,7 +13,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from torch import nn
 
 from mtrl.agent import Agent
@@ -182,13 +181,12 @@ class _Case:
         raise AssertionError(f"{self.who}: update gave no metrics within {MAX_VECTOR_STEPS} vector steps")
 
     def _check_metrics(self, progress: Progress) -> None:
+        """What the training loop leaves unsaid: it refuses other types and shapes."""
         for name, value in progress.metrics.items():
-            assert isinstance(value, torch.Tensor), f"{self.who}: metric {name!r} is a {type(value).__name__}"
-            assert tuple(value.shape) in ((), (self.spec.num_tasks,)), (
-                f"{self.who}: metric {name!r} has shape {tuple(value.shape)}; allowed: a scalar or one per task"
-            )
             assert not value.requires_grad, f"{self.who}: metric {name!r} is not detached"
-            assert torch.isfinite(value).all(), f"{self.who}: metric {name!r} is not finite: {value.tolist()}"
+            # NaN is what a task without samples has (`nan_where_absent`); some task has samples.
+            unknown = value.isinf().any() or value.isnan().all()
+            assert not unknown, f"{self.who}: metric {name!r} is not finite: {value.tolist()}"
 
     def _check_same(self, fault: str, left: Agent, right: Agent) -> None:
         found = differences(leaves(left), leaves(right))

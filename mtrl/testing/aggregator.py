@@ -6,6 +6,7 @@ Shapes: B batch, M tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ def check_aggregator(cls: type[GradientAggregator], config: Any = None) -> None:
             make = _Maker(cls, settings, len(counts))
             _check_backward(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
             _check_state(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
+        _check_shares(who, _Maker(cls, settings, 3))
         for scales in SCALES:
             _check_scales(f"{who} (losses times {scales})", _Maker(cls, settings, len(scales)), scales)
 
@@ -120,12 +122,34 @@ def _check_backward(who: str, make: _Maker, counts: Sequence[int]) -> None:
         assert torch.isfinite(parameter.grad).all(), f"{who}: the gradient of {name!r} is not finite"
         assert not parameter.grad.requires_grad, f"{who}: the gradient of {name!r} keeps its graph alive"
     assert problem.bystander.grad is None, f"{who}: backward writes a gradient to what is not in `parameters`"
-    gradients = {name: parameter.grad for name, parameter in problem.parameters.items()}
+    gradients: dict[str, Any] = {name: parameter.grad for name, parameter in problem.parameters.items()}
+    if len(counts) == 1:
+        own = torch.autograd.grad(expected.losses.sum(), list(problem.parameters.values()))
+        product = sum((found * wanted).sum().item() for found, wanted in zip(gradients.values(), own, strict=True))
+        assert product > 0, f"{who}: a step against the gradient of a single task would not lower its loss"
     aggregator.after_step(problem.loss, problem.batch, problem.parameters)
     for name, parameter in problem.parameters.items():
         assert torch.equal(parameter, before[name]), f"{who}: after_step changes the parameter {name!r}"
         assert parameter.grad is gradients[name], f"{who}: after_step changes the gradient of {name!r}"
     _check_not_finite(who, make, counts)
+
+
+def _check_shares(who: str, make: _Maker) -> None:
+    """A task whose share is 0, as the scheduler's loss weights can make it, moves nothing."""
+    problem = LinearProblem((4, 4, 4))
+    batch = replace(problem.batch, shares=torch.tensor([0.5, 0.5, 0.0]))
+    own = torch.ones(3, requires_grad=True)  # of every task, read by no other
+
+    def loss(parameters: Parameters, batch: Batch) -> TaskLosses:
+        result = problem.loss(parameters, batch)
+        errors = (parameters["own"][batch.task_ids] - batch.reward).square()
+        losses = result.losses + mean_per_task(errors, batch.task_ids, problem.num_tasks)
+        return result._replace(losses=losses, gauge=losses)
+
+    make().backward(loss, batch, {**problem.parameters, "own": own})
+    assert own.grad is None or own.grad[2] == 0, (
+        f"{who}: a task whose share of the batch is 0 has a gradient; losses count with `batch.shares`"
+    )
 
 
 def _check_scales(who: str, make: _Maker, scales: Sequence[float]) -> None:

@@ -6,6 +6,7 @@ Shapes: B batch, M tasks, K ensemble members.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -52,7 +53,10 @@ def check_config(cls: type) -> None:
     config = getattr(cls, "Config", None)
     assert isinstance(config, type), f"{who}: it has no nested class Config"
     assert dataclasses.is_dataclass(config), f"{who}.Config is no dataclass"
-    assert vars(config)["__dataclass_params__"].frozen, (
+    assert "__dataclass_params__" in vars(config) or not inspect.get_annotations(config), (
+        f"{who}.Config has fields and is no dataclass of its own; decorate it: @dataclass(frozen=True, kw_only=True)"
+    )
+    assert config.__dataclass_params__.frozen, (  # type: ignore[attr-defined]
         f"{who}.Config is not frozen; write @dataclass(frozen=True, kw_only=True)"
     )
     for field in dataclasses.fields(config):

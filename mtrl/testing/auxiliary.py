@@ -5,7 +5,9 @@ Shapes: B batch, M tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -18,9 +20,12 @@ from mtrl.auxiliary import AuxiliaryContext, AuxiliaryTask
 from mtrl.encoders import Encoder
 from mtrl.errors import BadInput
 from mtrl.faults import WrongResult
-from mtrl.networks import Output
+from mtrl.networks import Output, PolicyArchitecture
+from mtrl.networks.hard_sharing.mlp import MLP
 from mtrl.optim.parameter_group import Auxiliary, ParameterGroup
 from mtrl.per_task import mean_per_task
+from mtrl.policies import ActionHead, make_policy_gradient_head, make_soft_head
+from mtrl.policies.policy import Single
 from mtrl.seeding import seeded_construction, stream, torch_stream
 from mtrl.testing.architecture import check_config
 from mtrl.testing.attributes import differences, leaves
@@ -35,6 +40,8 @@ SPACES: tuple[tuple[gym.spaces.Box, gym.spaces.Box | gym.spaces.Discrete], ...] 
     (gym.spaces.Box(-1, 1, (5,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)),
 )
 """Observations and actions that are tried; a task may refuse some with BadInput, not all."""
+HEADS: tuple[Callable[[SuiteSpec], ActionHead], ...] = (make_soft_head, make_policy_gradient_head)
+"""Action heads, of SAC and PPO, with which a task that trains the policy is tried; it may refuse one likewise."""
 
 
 def check_auxiliary(cls: type[AuxiliaryTask], config: Any = None) -> None:
@@ -45,19 +52,22 @@ def check_auxiliary(cls: type[AuxiliaryTask], config: Any = None) -> None:
     who = f"{cls.__module__}.{cls.__qualname__}"
     check_config(cls)
     assert issubclass(cls.Config, AuxiliaryTask.Config), f"{who}: Config does not derive from AuxiliaryTask.Config"
+    assert cls.trains == "encoder" or not cls.learns_features, f"{who}: trains the policy; set learns_features = False"
     settings = cls.Config() if config is None else config
     refusals = []
-    for spaces in SPACES:
+    cases = list(itertools.product(SPACES, HEADS if cls.trains == "policy" else HEADS[:1]))
+    for spaces, make_head in cases:
+        make = functools.partial(_Learner, cls, settings, spaces, make_head)
         try:
-            _Learner(cls, settings, 1, spaces)
+            make(1)
         except BadInput as error:
             refusals.append(str(error))
             continue
         with global_generators_untouched(who):
             for counts in COUNTS:
-                _check_losses(f"{who} ({len(counts)} tasks with {counts} rows)", cls, settings, spaces, counts)
-            _check_state(who, cls, settings, spaces)
-    assert len(refusals) < len(SPACES), f"{who}: refuses images and vectors, discrete and continuous: {refusals[-1]}"
+                _check_losses(f"{who} ({len(counts)} tasks with {counts} rows)", make, counts)
+            _check_state(who, make)
+    assert len(refusals) < len(cases), f"{who}: refuses images and vectors, discrete and continuous: {refusals[-1]}"
 
 
 class _FlatEncoder(Encoder):
@@ -73,9 +83,17 @@ class _FlatEncoder(Encoder):
 
 
 class _Learner(nn.Module):
-    """A value function on an encoder, and the task beside it."""
+    """A value function on an encoder, a policy if the task trains it, and the task beside them."""
 
-    def __init__(self, cls: type[AuxiliaryTask], config: Any, num_tasks: int, spaces: Any, seed: int = 1):
+    def __init__(
+        self,
+        cls: type[AuxiliaryTask],
+        config: Any,
+        spaces: Any,
+        make_head: Callable[[SuiteSpec], ActionHead],
+        num_tasks: int,
+        seed: int = 1,
+    ):
         super().__init__()
         names = [f"task-{index}" for index in range(num_tasks)]
         tasks = tuple(TaskSpec(name=name, index=index, max_episode_steps=9) for index, name in enumerate(names))
@@ -86,7 +104,11 @@ class _Learner(nn.Module):
         with seeded_construction(seed, "auxiliary check"):
             self.encoder = _FlatEncoder(spaces[0], None)
             self.head = nn.Linear(self.encoder.out_features, 1)
-            task = cls(AuxiliaryContext(spec, self.encoder, cls.__name__, has_values=True), config)
+            self.policy: Single | None = None
+            if cls.trains == "policy":
+                self.policy = Single(self._architecture, self.encoder.out_features, make_head(spec), Single.Config())
+            encoder: Any = self.encoder if self.policy is None else None
+            task = cls(AuxiliaryContext(spec, encoder, cls.__name__, self.policy, has_values=True), config)
         self.auxiliary = nn.ModuleDict({"task": task})
         self.task = [task]  # in a list: registered once
         aggregator = Mean(num_tasks, Mean.Config(), torch_stream(seed, "aggregator"))
@@ -102,6 +124,9 @@ class _Learner(nn.Module):
             auxiliaries={"task": Auxiliary(task, "auxiliary.task.", torch_stream(seed, "auxiliary"))},
         )
 
+    def _architecture(self, in_features: int, out_features: int, *, num_tasks: int | None = None) -> PolicyArchitecture:
+        return MLP(in_features, out_features, num_tasks or self.spec.num_tasks, MLP.Config(width=8, depth=1))
+
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(observation)
         return features, self.head(features).squeeze(1)
@@ -109,7 +134,10 @@ class _Learner(nn.Module):
     def losses(self, parameters: Parameters, batch: Batch) -> TaskLosses:
         features, values = self.group.bind(self, parameters)(batch.observation)
         errors = mean_per_task((values - batch.reward).square(), batch.task_ids, self.spec.num_tasks)
-        return TaskLosses(errors, features=features, outputs=(Output(values, representation=features),))
+        if self.policy is None:
+            return TaskLosses(errors, features=features, outputs=(Output(values, representation=features),))
+        policy = self.group.bind(self.policy, parameters, "policy.")(features, batch.task_ids)
+        return TaskLosses(errors, features=features, outputs=(policy.network,), distribution=policy.distribution)
 
     def value_error(self, parameters: Parameters, observation: Tensor, tasks: Tensor, returns: Tensor) -> Tensor:
         return (self.group.bind(self, parameters)(observation)[1] - returns).square()
@@ -146,8 +174,8 @@ class _Learner(nn.Module):
         )
 
 
-def _check_losses(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any, counts: Sequence[int]) -> None:
-    learner = _Learner(cls, config, len(counts), spaces)
+def _check_losses(who: str, make: Callable[..., _Learner], counts: Sequence[int]) -> None:
+    learner = make(len(counts))
     group, (task,) = learner.group, learner.task
     batch = group.with_columns(group.on_rollout(learner.batch(counts, 1)))
     for source, columns in (("on_rollout", batch.extras), ("columns", batch.noise)):
@@ -182,18 +210,21 @@ def _check_losses(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any, 
         )
         if name.startswith("auxiliary.") and len(counts) == 1:
             assert whole is not None, f"{who}: no gradient reaches {name.removeprefix('auxiliary.task.')!r}"
-    if task.learns_features and len(counts) == 1:
-        trained = any(
-            whole is not None and bool(whole.any())
+    if len(counts) == 1:
+        trained = {
+            name.partition(".")[0]
             for (name, _), whole in zip(group.parameters.items(), summed, strict=True)
-            if name.startswith("encoder.")
+            if whole is not None and bool(whole.any())
+        }
+        assert "encoder" in trained or not task.learns_features, (
+            f"{who}: no gradient reaches the encoder; set learns_features = False if that is meant"
         )
-        assert trained, f"{who}: no gradient reaches the encoder; set learns_features = False if that is meant"
+        assert "policy" in trained or task.trains != "policy", f"{who}: no gradient reaches the policy, which it trains"
 
 
-def _check_state(who: str, cls: type[AuxiliaryTask], config: Any, spaces: Any) -> None:
+def _check_state(who: str, make: Callable[..., _Learner]) -> None:
     """Saved and loaded, it goes on as before."""
-    original, restored = (_Learner(cls, config, 3, spaces, seed) for seed in (1, 2))
+    original, restored = (make(3, seed) for seed in (1, 2))
 
     def step(learner: _Learner, seed: int) -> None:
         learner.group.step(learner.losses, learner.group.on_rollout(learner.batch((4, 4, 4), seed)))

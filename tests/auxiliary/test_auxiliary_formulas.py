@@ -15,7 +15,7 @@ from mtrl.auxiliary.control import Control, Deconvolution, chosen_q, feature_cha
 from mtrl.auxiliary.value_replay import ValueReplay
 from mtrl.errors import BadInput
 from mtrl.seeding import torch_stream
-from mtrl.testing.auxiliary import SPACES, _Learner
+from mtrl.testing.auxiliary import HEADS, SPACES, _Learner
 from mtrl.types import Batch
 from tests.agents.constants import batch_of
 
@@ -70,7 +70,7 @@ class TwoCells(Control):
 
 
 def test_the_loss_of_control_is_the_squared_error_summed_over_cells() -> None:
-    learner = _Learner(TwoCells, TwoCells.Config(), 2, SPACES[1])
+    learner = _Learner(TwoCells, TwoCells.Config(), SPACES[1], HEADS[0], 2)
     batch = batch_of([0, 1], num_tasks=2, action=torch.tensor([0, 2]), terminated=torch.tensor([False, True]))
     result = learner.group.step(learner.losses, batch)
     # (1 + .9 * 3 - 2)^2 + (.9 * 1)^2; without a bootstrap (1 - 2)^2
@@ -81,7 +81,7 @@ def test_the_loss_of_control_is_the_squared_error_summed_over_cells() -> None:
 @pytest.mark.parametrize("name", ["pixel-control", "feature-control"])
 def test_targets_of_control_stay_for_all_epochs_of_a_rollout(name: str) -> None:
     cls = auxiliary_tasks.get(name)
-    learner = _Learner(cls, cls.Config(), 2, SPACES[0])
+    learner = _Learner(cls, cls.Config(), SPACES[0], HEADS[0], 2)
     group = learner.group
 
     def losses(batch: Batch) -> Tensor:
@@ -107,7 +107,7 @@ def test_contrast_is_among_the_samples_of_a_task() -> None:
 
 
 def test_contrast_of_many_rows_is_computed_in_float32_under_autocast() -> None:
-    task = _Learner(Contrastive, Contrastive.Config(), 2, SPACES[2]).task[0]
+    task = _Learner(Contrastive, Contrastive.Config(), SPACES[2], HEADS[0], 2).task[0]
     batch = batch_of([0] * 600 + [1] * 40, num_tasks=2, observation=torch.rand(640, 6))
     columns = task.columns(batch, torch_stream(1, "views"))
     inputs = AuxiliaryInputs(batch, TaskLosses(torch.zeros(2)), torch.nn.Identity(), columns)
@@ -118,7 +118,7 @@ def test_contrast_of_many_rows_is_computed_in_float32_under_autocast() -> None:
 
 
 def test_the_replay_keeps_the_newest_of_each_task() -> None:
-    task = _Learner(ValueReplay, ValueReplay.Config(size=4), 2, SPACES[2]).task[0]
+    task = _Learner(ValueReplay, ValueReplay.Config(size=4), SPACES[2], HEADS[0], 2).task[0]
     assert isinstance(task, ValueReplay)
     returns = torch.tensor([1.0, 10.0, 2.0, 3.0])
     rollout = batch_of([0, 1, 0, 0], num_tasks=2, extras={"return": returns})
@@ -140,4 +140,4 @@ def test_the_replay_keeps_the_newest_of_each_task() -> None:
 def test_what_a_task_cannot_learn_from_is_refused(name: str, spaces: object, message: str) -> None:
     cls = auxiliary_tasks.get(name)
     with pytest.raises(BadInput, match=message):
-        _Learner(cls, cls.Config(), 2, spaces)
+        _Learner(cls, cls.Config(), spaces, HEADS[0], 2)

@@ -14,6 +14,7 @@ from agents.sac import SAC
 from mtrl.agent import Agent, Components
 from mtrl.buffer.rollout_buffer import RolloutBuffer
 from mtrl.errors import BadInput, Diverged
+from mtrl.per_task import means_per_task
 from mtrl.testing import check_agent
 from mtrl.types import ActionStep, Batch, Metrics, TaskWeights
 
@@ -31,6 +32,18 @@ class ContinuousOnly(SAC):
 
 def test_an_agent_may_refuse_an_action_space() -> None:
     check_agent(ContinuousOnly, CONFIG)
+
+
+class ManyNumbersPerTask(SAC):
+    """Keeps the contract: two numbers per task, and tasks without samples in most batches."""
+
+    def learn(self, batch: Batch) -> Metrics:
+        columns = {"pair": batch.reward.unsqueeze(1).expand(-1, 2)}
+        return super().learn(batch) | means_per_task(columns, batch.task_ids, self.num_tasks)
+
+
+def test_metrics_may_have_several_numbers_per_task_and_nan_where_a_task_has_no_samples() -> None:
+    check_agent(ManyNumbersPerTask, SAC.Config(batch_size=2, learning_starts=12))
 
 
 class RefusesAll(SAC):
@@ -133,6 +146,16 @@ class MetricsOfSamples(SAC):
         return super().learn(batch) | {"reward": batch.reward}
 
 
+class InfiniteMetrics(SAC):
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(batch) | {"reward": torch.tensor([0.0, torch.inf, 0.0])}
+
+
+class UnknownMetrics(SAC):
+    def learn(self, batch: Batch) -> Metrics:
+        return super().learn(batch) | {"reward": torch.full((self.num_tasks,), torch.nan)}
+
+
 class MetricsAsNumbers(SAC):
     def learn(self, batch: Batch) -> Metrics:
         return super().learn(batch) | {"reward": batch.reward.mean().item()}  # type: ignore[dict-item]
@@ -178,7 +201,9 @@ FAULTS: list[tuple[type[Agent], str]] = [
     (ForgetsItsTemperatureMoments, r"state\(\) and load_state\(\) lose temperatures\.optimizer"),
     (KeepsAPickle, "its state cannot be saved: state at '/agent/config' is a Config"),
     (MetricsWithGraph, "metric 'alpha' is not detached"),
-    (MetricsOfSamples, r"metric 'reward' has shape \(6,\)"),
+    (MetricsOfSamples, r"metric 'reward' of shape \(6,\)"),
+    (InfiniteMetrics, "metric 'reward' is not finite"),
+    (UnknownMetrics, "metric 'reward' is not finite"),
     (MetricsAsNumbers, "metric 'reward' that is a float"),
     (SwallowsNaN, "does not raise Diverged"),
     (NoticesTooLate, "it raises Diverged after it changed"),

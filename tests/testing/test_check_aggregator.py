@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtrl.aggregation import GradientAggregator, JacobianAggregator, LossFunction, Mean, Parameters, TaskLosses
+from mtrl.aggregation.aggregator import write_gradients
 from mtrl.testing import check_aggregator
 from mtrl.types import Batch, State
 
@@ -56,6 +57,21 @@ class SwallowsNaN(Mean):
         return TaskLosses(result.losses.nan_to_num(), result.metrics)
 
 
+class IgnoresShares(Mean):
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = loss_fn(parameters, batch)
+        write_gradients(result.losses.mean(), parameters)
+        return TaskLosses(result.losses.detach(), result.metrics)
+
+
+class Climbs(Mean):
+    def backward(self, loss_fn: LossFunction, batch: Batch, parameters: Parameters) -> TaskLosses:
+        result = super().backward(loss_fn, batch, parameters)
+        for parameter in parameters.values():
+            parameter.grad = -parameter.grad  # type: ignore[operator]
+        return result
+
+
 class RandomWeights(JacobianAggregator):
     def weights(self, gramian: Tensor) -> Tensor:
         return torch.rand(len(gramian), generator=self.generator)
@@ -84,6 +100,8 @@ def test_an_aggregator_that_draws_from_its_own_stream_passes() -> None:
         (StepsItself, "backward changes the parameter 'bias'"),
         (LeavesOneOut, "backward leaves no gradient at 'weight'"),
         (SwallowsNaN, "a loss that is not finite is returned as if it were"),
+        (IgnoresShares, "a task whose share of the batch is 0 has a gradient"),
+        (Climbs, "a step against the gradient of a single task would not lower its loss"),
         (ForgetsItsGenerator, "after state and load_state it gives other gradients"),
         (DrawsGlobally, "after state and load_state it gives other gradients|uses the global generator of torch"),
     ],

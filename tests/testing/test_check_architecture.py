@@ -82,6 +82,16 @@ def test_an_architecture_that_keeps_the_contract_passes(cls: type[PolicyArchitec
     check_architecture(cls, cls.Config(width=2))
 
 
+class InheritsItsFields(Plain):
+    """Keeps the contract: a Config without fields of its own."""
+
+    class Config(Plain.Config): ...
+
+
+def test_a_config_without_fields_of_its_own_needs_no_decorator() -> None:
+    check_architecture(InheritsItsFields)
+
+
 class MutableConfig(Plain):
     @dataclass
     class Config:
@@ -97,6 +107,11 @@ class NoDefault(Plain):
 class NoDataclass(Plain):
     class Config:
         width = 4
+
+
+class Undecorated(Plain):
+    class Config(Plain.Config):
+        depth: int = 1
 
 
 class WrongShape(Plain):
@@ -272,6 +287,7 @@ FAULTS: list[tuple[type[PolicyArchitecture], str]] = [
     (MutableConfig, "Config is not frozen"),
     (NoDefault, "'width' has no default"),
     (NoDataclass, "is no dataclass"),
+    (Undecorated, r"is no dataclass of its own; decorate it: @dataclass\(frozen=True, kw_only=True\)"),
     (WrongShape, r"it returned \(1,\) torch.float32 from forward, expected \(1, 1\)"),
     (DoublePrecision, r"it returned \(1, 1\) torch.float64 from forward, expected \(1, 1\) torch.float32"),
     (DrawsByItself, "the same inputs give another output"),

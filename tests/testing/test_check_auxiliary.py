@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mtrl.auxiliary import AuxiliaryInputs, AuxiliaryTask, auxiliary_tasks
 from mtrl.errors import BadInput
 from mtrl.per_task import mean_per_task
+from mtrl.policies import SquashedGaussianHead
+from mtrl.policies.distributions import MaskedCategorical
 from mtrl.testing import check_auxiliary
 
 # Distillation needs trained teachers, which it has tests of its own with.
@@ -37,6 +39,46 @@ class Sound(AuxiliaryTask):
 
     def forward(self, inputs: AuxiliaryInputs) -> Tensor:
         return mean_per_task(self.errors(inputs), inputs.batch.task_ids, self.num_tasks)
+
+
+class Calming(AuxiliaryTask):
+    """Keeps the contract: draws the policy to the middle."""
+
+    trains = "policy"
+    learns_features = False
+
+    def loss(self, inputs: AuxiliaryInputs) -> Tensor:
+        policy = inputs.result.distribution
+        return (policy.logits if isinstance(policy, MaskedCategorical) else policy.mean).square().sum(-1)
+
+    def forward(self, inputs: AuxiliaryInputs) -> Tensor:
+        return mean_per_task(self.loss(inputs), inputs.batch.task_ids, self.num_tasks)
+
+
+class CalmingPPO(Calming):
+    """Keeps the contract: it says that it needs PPO's distributions."""
+
+    def __init__(self, context: Any, config: Any):
+        super().__init__(context, config)
+        if isinstance(context.policy.head, SquashedGaussianHead):
+            raise BadInput("no entropy in closed form")
+
+    def loss(self, inputs: AuxiliaryInputs) -> Tensor:
+        return super().loss(inputs) - inputs.result.distribution.entropy()
+
+
+class CalmingFeatures(Calming):
+    learns_features = True
+
+
+class CalmingNobody(Calming):
+    def loss(self, inputs: AuxiliaryInputs) -> Tensor:
+        return super().loss(inputs).detach() + 0 * inputs.result.distribution.kl_divergence(inputs.result.distribution)
+
+
+class CalmingTogether(Calming):
+    def loss(self, inputs: AuxiliaryInputs) -> Tensor:
+        return super().loss(inputs).mean() * super().loss(inputs)
 
 
 class OneLossForAll(Sound):
@@ -103,6 +145,11 @@ def test_a_sound_task_keeps_it() -> None:
     check_auxiliary(Sound)
 
 
+@pytest.mark.parametrize("cls", [Calming, CalmingPPO])
+def test_a_sound_task_that_trains_the_policy_keeps_it(cls: type[AuxiliaryTask]) -> None:
+    check_auxiliary(cls)
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
@@ -114,6 +161,9 @@ def test_a_sound_task_keeps_it() -> None:
         (Unused, "no gradient reaches 'forgotten.weight'"),
         (Detached, "no gradient reaches the encoder"),
         (Forgetting, "after state and load_state it goes on differently"),
+        (CalmingFeatures, "trains the policy; set learns_features = False"),
+        (CalmingNobody, "no gradient reaches the policy, which it trains"),
+        (CalmingTogether, "a task's loss depends on samples of others"),
         (Refusing, "refuses images and vectors, discrete and continuous: not today"),
     ],
 )

@@ -71,16 +71,18 @@ class Branched(PolicyArchitecture):
 
     def __init__(self, in_features: int, out_features: int, num_tasks: int, config: Config):
         super().__init__(in_features, out_features, num_tasks, config)
-        if config.tree and len(config.tree[0]) != num_tasks:
-            raise BadInput(f"architecture.tree is of {len(config.tree[0])} tasks, and the suite has {num_tasks}")
-        sizes = [len({*layer}) for layer in config.tree] or [*config.branches]
+        # One task, as Distral's common policy has, goes one way through any tree.
+        given = config.tree if num_tasks > 1 else tuple(layer[:1] for layer in config.tree)
+        if given and len(given[0]) != num_tasks:
+            raise BadInput(f"architecture.tree is of {len(given[0])} tasks, and the suite has {num_tasks}")
+        sizes = [len({*layer}) for layer in given] or [*config.branches]
         self.first = hidden_linear(in_features, sizes[0] * config.width)  # one product, since all see the features
         self.layers = nn.ModuleList(ParallelLinear(number, config.width, config.width) for number in sizes[1:])
         self.heads = TaskHeads(config.width, out_features, num_tasks)
         self.sizes, self.temperature = sizes, config.temperature
         # Logits (K, parents) of every layer but the first, then (M, parents) of the heads.
         children = [*sizes[1:], num_tasks]
-        self.learned = not config.tree
+        self.learned = not given
         self.noise_size = (sum(sizes[i] * children[i] for i in range(len(sizes) - 1)) + sizes[-1]) * self.learned
         if self.learned:
             for index, shape in enumerate(zip(children, sizes, strict=True)):
@@ -91,7 +93,7 @@ class Branched(PolicyArchitecture):
                 else:
                     self.register_parameter(f"logits_{index}", nn.Parameter(logits))
         else:
-            *parents, leaves = _parents(config.tree)
+            *parents, leaves = _parents(given)
             for index, own in enumerate(parents):
                 self.register_buffer(f"parents_{index}", torch.tensor(own))
             self.register_buffer("leaves", torch.eye(sizes[-1])[leaves])  # (M, K)

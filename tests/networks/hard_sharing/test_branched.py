@@ -11,10 +11,14 @@ import torch
 
 import agents
 import envs
+from agents.sac import SAC
 from mtrl.config.schema import dump_yaml, parse_yaml, resolve_config
 from mtrl.errors import BadInput
 from mtrl.networks.hard_sharing.branched import Branched
+from mtrl.policies.distral import Distral
 from mtrl.testing import check_architecture
+from mtrl.testing.small_runs import make_agent
+from tests.agents.constants import CONTINUOUS
 
 PAIRS = [[1.0, 0.9, 0.1, 0.0], [0.9, 1.0, 0.2, 0.1], [0.1, 0.2, 1.0, 0.8], [0.0, 0.1, 0.8, 1.0]]
 TREE = ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 2, 2))
@@ -140,3 +144,18 @@ def test_the_tree_of_a_file_follows_the_names_of_its_tasks(relations: Path) -> N
 def test_a_tree_of_another_number_of_tasks_is_refused() -> None:
     with pytest.raises(BadInput, match=r"architecture\.tree is of 4 tasks, and the suite has 3"):
         Branched(3, 2, 3, Branched.Config(width=8, tree=TREE))
+
+
+def test_a_single_task_goes_one_way_through_a_given_tree() -> None:
+    network = Branched(3, 2, 1, Branched.Config(width=8, tree=TREE))
+    assert network.sizes == [1, 1, 1]
+    assert network(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)).values.shape == (2, 2)
+
+
+def test_distral_makes_its_common_policy_of_a_given_tree() -> None:
+    given: dict[str, Any] = {
+        "architecture": Branched,
+        "architecture_config": Branched.Config(width=8, tree=((0, 0, 0), (0, 1, 1))),
+    }
+    policy = make_agent(SAC, SAC.Config(), CONTINUOUS.spec, policy=Distral, **given).policy
+    assert (policy.common.sizes, policy.task.sizes) == ([1, 1], [1, 2])
