@@ -14,6 +14,7 @@ import pytest
 from mtrl import registry
 from mtrl.checkpoints.store import CheckpointStore
 from mtrl.cli.main import main
+from mtrl.config.schema import dump_yaml
 from mtrl.training import run
 from tests.training.tiny_runs import differences, final_state, log_rows, tiny_config
 
@@ -47,12 +48,14 @@ def test_seeds_are_the_runs_that_each_of_them_would_be_alone(
 
 
 def test_seeds_of_other_settings_are_not_added_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["train", *TINY, "--run-dir", str(tmp_path), "--total-env-steps", "80"]
-    assert main([*command, "--seeds", "1"]) == 0
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seeds.yaml").write_text(dump_yaml(tiny_config(num_workers=1, max_hours=1.0, seed=1)))
+    command = ["train", *TINY, "--run-dir", str(tmp_path), "--total-env-steps", "80", "--checkpoint-interval", "320"]
+    assert main([*command, "--seeds", "2"]) == 2
+    assert "seeds of other settings, where total_env_steps is 1600, not 80" in capsys.readouterr().err
+    command += ["--total-env-steps", "1600"]
     assert main([*command, "--seeds", "2", "--agent.learning-rate", "0.01"]) == 2
     assert "seeds of other settings, where agent.learning_rate is 0.0003, not 0.01" in capsys.readouterr().err
-    assert main([*command, "--seeds", "2", "--device", "cpu"]) == 0
-    assert main([*command, "--seeds", "1", "2", "--agent.learning-rate", "0.01", "--overwrite"]) == 0
 
 
 def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
