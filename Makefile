@@ -7,7 +7,7 @@ VENV := .venv
 STAMP := $(VENV)/installed
 DOCS_STAMP := $(VENV)/installed-docs
 
-.PHONY: train test full docs clean
+.PHONY: train test slow full docs clean
 
 # Trains anew each time: a run in RUN_DIR is replaced.
 train: $(STAMP)
@@ -19,7 +19,11 @@ test: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -n auto
 
-# Also the full-size forms of tests: kill sweeps, fuzzing, whole episodes. Takes hours.
+# The tests that take many seconds each: trainings, sweeps, kills of whole runs.
+slow: $(STAMP)
+	$(VENV)/bin/python -m pytest -n auto --slow -m slow
+
+# All tests, and the full-size forms of tests: kill sweeps, fuzzing, whole episodes. Takes hours.
 full: $(STAMP)
 	$(VENV)/bin/python -m pytest -n auto --full
 

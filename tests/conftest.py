@@ -1,4 +1,4 @@
-"""`--full` runs the full-size forms of tests whose small forms run always."""
+"""`--slow` also runs the tests that take many seconds each, `--full` those and the full-size forms of others."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ choose_matmul_backend()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="also run the full-size forms")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take many seconds each")
+    parser.addoption("--full", action="store_true", help="also run those and the full-size forms")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--full"):
-        return
-    skip = pytest.mark.skip(reason="full size: run with --full")
-    for item in items:
-        if item.get_closest_marker("full"):  # not a keyword: folders have those too
-            item.add_marker(skip)
+    full, slow = config.getoption("--full"), config.getoption("--slow")
+    for name, runs in {"full": full, "slow": full or slow}.items():
+        skip = pytest.mark.skip(reason=f"run with --{name}")
+        for item in items:
+            if item.get_closest_marker(name) and not runs:  # not a keyword: folders have those too
+                item.add_marker(skip)

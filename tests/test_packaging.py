@@ -102,6 +102,7 @@ def test_every_extra_is_said_what_it_is_for() -> None:
     assert sorted(named) == sorted(PROJECT["project"]["optional-dependencies"])
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_trains_outside_the_project(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]

@@ -364,6 +364,7 @@ def study(folder: Path) -> np.ndarray:
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_imports_the_library_passes_the_type_checker(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "study.py").write_text(USERS_FILE)

@@ -23,6 +23,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_resumed(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(dump_yaml(tiny_config(total_env_steps=320, eval_interval=0)))
@@ -47,6 +48,7 @@ print(*(thread.joinpath("comm").read_text().strip() for thread in Path("/proc/se
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the names of threads are read from /proc")
 def test_a_rank_that_has_left_has_no_thread_of_the_group() -> None:
     """One that frees a tensor while Python ends would abort the process, after all work was done."""
@@ -57,6 +59,7 @@ def test_a_rank_that_has_left_has_no_thread_of_the_group() -> None:
     assert "gloo" not in threads
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_is_one_line(tmp_path: Path) -> None:
     done = torchrun("train", "--suite", "point-mass", "--agent.batch-size", "0", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1  # what torchrun makes of it

@@ -68,6 +68,7 @@ def test_the_guide_leads_on_to_a_comparison(tmp_path: Path) -> None:
     assert "mlp</th>" in page
 
 
+@pytest.mark.slow
 def test_the_guide_leads_from_an_empty_folder_to_a_suite_that_is_learnt(tmp_path: Path) -> None:
     outputs = follow("suite.md", tmp_path)
     assert "lane/Reach-v0" in outputs[0]
@@ -77,6 +78,7 @@ def test_the_guide_leads_from_an_empty_folder_to_a_suite_that_is_learnt(tmp_path
     assert min(successes.values()) >= 0.8, successes
 
 
+@pytest.mark.slow
 def test_the_guide_leads_from_an_empty_folder_to_an_agent_that_learns(tmp_path: Path) -> None:
     follow("agent.md", tmp_path)
     returns = [float(row["mean_return"]) for row in final_rows(tmp_path / "runs" / "td3")]

@@ -25,6 +25,7 @@ def run_script(text: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_cells_run_as_a_script(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]

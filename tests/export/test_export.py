@@ -284,6 +284,7 @@ def test_scores_are_of_the_runs_seed_and_of_no_fewer_episodes_than_its_own(run: 
     (run.path / "eval.json").unlink()
 
 
+@pytest.mark.slow
 def test_another_format_of_the_same_checkpoint_stays_and_that_of_another_goes(run: mtrl.Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     folder = run.export(output=str(tmp_path / "policy"))
@@ -327,6 +328,7 @@ def push(*arguments: str, address: str, token: str = TOKEN) -> subprocess.Comple
     return run_fresh("mtrl", "push", *arguments, folder=Path.cwd(), environment=environment, timeout=600)
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_to_the_hub(run: mtrl.Run) -> None:
     pytest.importorskip("huggingface_hub")
     with hub() as there:

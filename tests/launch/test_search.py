@@ -18,6 +18,7 @@ SEARCH = {"agent.learning-rate": {"low": 1e-4, "high": 1e-2, "log": True}, "arch
 FLAGS = {"architecture.width": None, "total-env-steps": 80, "eval-interval": 40}
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_to_the_number_of_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = write_sweep(tmp_path, flags=FLAGS, search=SEARCH)
     arguments = ["sweep", str(sweep), "--search", "optuna", "--jobs", "2"]
@@ -33,6 +34,7 @@ def test_a_search_goes_on_to_the_number_of_trials(tmp_path: Path, capsys: pytest
     assert f"best of 2 complete trials: trial-{study.best_trial.number:04d}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_pruned_stops_and_one_that_was_cut_short_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +52,7 @@ def test_a_trial_that_is_pruned_stops_and_one_that_was_cut_short_goes_on(
     assert "pruned" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trial_whose_hours_are_over_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = {**FLAGS, "max-hours": 1e-7}
     command = ["sweep", str(write_sweep(tmp_path, flags=flags, search=SEARCH)), "--search", "optuna", "--trials", "1"]

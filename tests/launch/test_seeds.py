@@ -47,6 +47,7 @@ def test_seeds_are_the_runs_that_each_of_them_would_be_alone(
     assert log_rows(tmp_path / "alone") == log_rows(folder / "seed-2")
 
 
+@pytest.mark.slow
 def test_seeds_of_other_settings_are_not_added_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "seed-1").mkdir()
     (tmp_path / "seeds.yaml").write_text(dump_yaml(tiny_config(num_workers=1, max_hours=1.0, seed=1)))
@@ -58,6 +59,7 @@ def test_seeds_of_other_settings_are_not_added_to_a_folder(tmp_path: Path, capsy
     assert "seeds of other settings, where agent.learning_rate is 0.0003, not 0.01" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = ["--seeds", "1", "2"]
     total = ["--total-env-steps", "100000", "--run-dir", str(tmp_path)]
@@ -91,6 +93,7 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on(tmp_path: Path, capsys: p
     assert "seed-1 is complete\nseed-2 is complete\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_extension_whose_hours_are_over_goes_on_to_its_own_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +112,7 @@ def test_an_extension_whose_hours_are_over_goes_on_to_its_own_end(
     assert "seed-1 is complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_ways_on_name_the_plugins_and_the_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

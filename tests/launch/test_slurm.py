@@ -27,6 +27,7 @@ pytest.importorskip("submitit")
 TOTAL = 1600
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_queued_again_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     alone = tiny_config(total_env_steps=TOTAL, checkpoint_interval=80)  # also registers what the file names
     assert run.train(alone, tmp_path / "alone") == 0

@@ -32,6 +32,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_when_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep, folder = write_sweep(tmp_path, flags={"total-env-steps": 1600}, seeds=[1, 2]), tmp_path / "runs"
     started = subprocess.Popen([sys.executable, "-m", "mtrl", "sweep", str(sweep), "--jobs", "1"])
@@ -105,6 +106,7 @@ def test_the_way_on_has_the_flags_that_a_sweep_was_given(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_user_is_left_alone_and_stops_no_other_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

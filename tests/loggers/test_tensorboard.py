@@ -48,6 +48,7 @@ def test_a_broken_tensorboard_is_one_warning(tmp_path: Path, caplog: pytest.LogC
     assert "logger 'tensorboard' has stopped" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_warning_without_a_traceback(tmp_path: Path) -> None:
     program = """
 import resource, signal, sys, time

@@ -40,6 +40,7 @@ def trained(normalizer: type[ReturnNormalizer], vector_steps: int, **config: Any
     return agent, np.mean(values[-10:], axis=0)
 
 
+@pytest.mark.slow
 def test_values_under_popart_are_those_without_it() -> None:
     # With temperatures in normalized units they are five times as large by then, and grow.
     settings = {"batch_size": 64, "discount": 0.97, "learning_rate": 3e-3, "target_rate": 0.05}

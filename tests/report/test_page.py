@@ -204,6 +204,7 @@ def test_seeds_that_were_logged_at_other_steps_have_no_shares(tmp_path: Path) ->
     assert Page(path).pictures == 1
 
 
+@pytest.mark.slow
 def test_thirty_runs_of_ten_tasks_stay_under_five_megabytes(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     tasks = [f"task-{index}" for index in range(10)]

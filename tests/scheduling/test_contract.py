@@ -45,7 +45,11 @@ def test_fixed_keeps_the_contract() -> None:
     [
         (A5C, A5C.Config(min_share=0.0, uniform_episodes=0, window=1, temperature=1e-6)),
         (UA4C, UA4C.Config(min_share=0.0, uniform_episodes=0, discount=0.5, picks=3)),
-        (EA4C, EA4C.Config(min_share=0.0, uniform_episodes=0, decisions_per_update=1, learning_rate=1.0)),
+        pytest.param(
+            EA4C,
+            EA4C.Config(min_share=0.0, uniform_episodes=0, decisions_per_update=1, learning_rate=1.0),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_extreme_settings_keep_the_contract(cls: type[TaskScheduler], config: Any) -> None:

@@ -45,6 +45,7 @@ class Recorder(MetricLogger):
         self.closed += 1
 
 
+@pytest.mark.slow
 def test_a_logger_of_ones_own_sees_everything_and_changes_nothing(tmp_path: Path) -> None:
     recorder = Recorder()
     assert in_child(lambda: run.train(tiny_config(), tmp_path / "alone")) == 0

@@ -110,6 +110,7 @@ def test_sac_learns_continuous_actions_to_the_optimum() -> None:
     assert result.mean_success_rate >= 0.95
 
 
+@pytest.mark.slow
 def test_sac_learns_discrete_actions_to_the_optimum() -> None:
     suite = point_mass("point-mass-discrete")
     result = learn(suite, 550, **DISCRETE)
@@ -187,6 +188,7 @@ def solved(suite: PointMass, result: EvaluationResult) -> list[bool]:
     return (result.mean_returns / scales >= optimum(suite) / scales - MARGIN).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_sac_learns_both_of_two_rewards_that_differ_by_1000_with_popart_only(seed: int) -> None:
     # Temperatures are in reward units: one of them has to rise a thousandfold within the training.
@@ -211,10 +213,10 @@ def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> Non
 
 
 BALANCED = [
-    ("sac", "mean", "popart", None),
+    pytest.param("sac", "mean", "popart", None, marks=pytest.mark.slow),
     ("ppo", "mean", "popart", None),
-    ("ppo", "imtl-g", "none", 40),
-    ("ppo", "nash-mtl", "none", 40),
+    pytest.param("ppo", "imtl-g", "none", 40, marks=pytest.mark.slow),
+    pytest.param("ppo", "nash-mtl", "none", 40, marks=pytest.mark.slow),
 ]
 """Agent, aggregator, normalizer and rollouts (None: 20) with which a shared MLP solves all three tasks of
 `point-mass-scales`, whose rewards are multiplied by 1, 10 and 100.
@@ -272,6 +274,7 @@ def test_rewards_that_differ_by_100_are_balanced(
     assert solved(suite, result) == [True] * 3, result.mean_returns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("agent", ["sac", "ppo"])
 def test_the_mean_of_the_losses_misses_the_task_of_small_rewards(agent: str, seed: int) -> None:

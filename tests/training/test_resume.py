@@ -75,7 +75,12 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
+QUICK = ["continuous", "ppo, discrete, pcgrad, annealed, popart", "an aggregator for each group"]
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS]
+)
 def test_three_kills_between_checkpoints_change_no_bit(tmp_path: Path, cell: str) -> None:
     config = tiny_config(total_env_steps=1040, **CELLS[cell])
     assert train_with_kills(config, tmp_path / "calm", []) == [0]
@@ -84,6 +89,7 @@ def test_three_kills_between_checkpoints_change_no_bit(tmp_path: Path, cell: str
     assert_same_run(tmp_path / "calm", tmp_path / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agent", "total_env_steps", "kills"), [("sac", 1080, [130, 77, 200]), ("ppo", 480, [75, 91])])
 def test_meta_world_resumes_in_the_middle_of_an_episode(
     tmp_path: Path, agent: str, total_env_steps: int, kills: list[int]

@@ -116,8 +116,17 @@ def test_saving_in_the_middle_changes_no_bit_of_what_follows(cell: tuple[str, ..
     assert not changed, "\n".join(changed)
 
 
-@pytest.mark.parametrize("mode", ["sample", "weight"])
-@pytest.mark.parametrize("name", ["distance", "a5c", "ua4c", "ea4c", "explicit", "t3s", "smt"])
+@pytest.mark.parametrize("mode", ["sample", pytest.param("weight", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a5c",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("distance", "ua4c", "ea4c", "explicit", "t3s", "smt")
+        ),
+    ],
+)
 def test_a_run_with_changing_shares_is_saved_whole(name: str, mode: str, tmp_path: Path) -> None:
     def new(seed: int) -> TrainState:
         suite = PointMass("point-mass-hard", PointMass.Config(), seed)

@@ -25,6 +25,7 @@ def test_the_first_line_says_what_is_trained_where(tmp_path: Path, capsys: pytes
     assert "success" not in "".join(lines)  # the score of point-mass is the return
 
 
+@pytest.mark.slow
 def test_rates_of_the_metrics_leave_the_time_of_evaluations_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

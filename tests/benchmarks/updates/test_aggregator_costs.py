@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.updates.aggregators import kind_of, measure, table
 from mtrl.aggregation import aggregators
 
 
+@pytest.mark.slow
 def test_every_kind_of_aggregator_is_measured_against_mean() -> None:
     names = ["dwa", "famo", "pcgrad", "mgda-ub", "gradnorm"]
     rows = measure(names, "point-mass", repeats=1, updates_per_repeat=1)

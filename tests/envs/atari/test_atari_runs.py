@@ -56,6 +56,7 @@ def test_a_killed_run_begins_new_episodes_says_so_and_is_otherwise_exact(
     assert all(differences(checkpoint["rows"][str(before)], first["rows"][str(before)]) == [] for before in range(39))
 
 
+@pytest.mark.slow
 def test_with_exact_resume_a_killed_run_ends_in_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_pixels_are_learnt_from_through_an_encoder(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "run" / "checkpoints").load("latest").step == 60
 
 
+@pytest.mark.slow
 def test_ppo_learns_to_balance_at_its_preset(tmp_path: Path) -> None:
     settings = resolve_config(
         {

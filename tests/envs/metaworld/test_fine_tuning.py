@@ -16,6 +16,7 @@ EVALUATION = "--eval-interval 0 --final-eval-episodes-per-task 1"
 SMALL = [word for flags in (AGENT, NETWORK, SHORT, EVALUATION) for word in flags.split()]
 
 
+@pytest.mark.slow
 def test_a_run_on_the_training_tasks_is_tuned_on_a_goal_of_a_test_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_suite_says_what_its_protocol_fixes() -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_differs_between_seeds_and_sets_of_tasks_is_named() -> None:
     def same(name: str, seed: int, without: str) -> dict[str, object]:
         spec = MetaWorld(name, CONFIG, seed).spec
@@ -161,7 +162,7 @@ def test_what_differs_between_seeds_and_sets_of_tasks_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "seed", "official"),
     [
-        ("mt3", 1, metaworld.MT10),
+        pytest.param("mt3", 1, metaworld.MT10, marks=pytest.mark.slow),
         ("mt1-drawer-open", 1, lambda seed: metaworld.MT1("drawer-open-v3", seed=seed)),
         pytest.param("mt10", 0, metaworld.MT10, marks=pytest.mark.full),
         pytest.param("mt25", 2, metaworld.MT25, marks=pytest.mark.full),
@@ -259,6 +260,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     assert len(goal_store.benchmark_goals("MT1-reach-v3", 1)["reach-v3"]) == 50
 
 
+@pytest.mark.slow
 def test_goals_of_a_split_are_those_of_the_official_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official = metaworld.ML10(seed=1)
     monkeypatch.setenv("MTRL_CACHE_DIR", str(tmp_path))
@@ -426,6 +428,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_in_mid_episode(name: str) -> None:
             np.testing.assert_array_equal(resumed.reward, step.reward)
 
 
+@pytest.mark.slow
 def test_a_reset_that_never_ends_is_named() -> None:
     suite = MetaWorld("mt1-reach", CONFIG, 1)
     # Object and goal in one place break the task's distance rule: it draws the frozen goal again, for ever.

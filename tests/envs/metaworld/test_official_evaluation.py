@@ -95,7 +95,9 @@ def benchmarks() -> list[tuple[metaworld.Benchmark, str]]:
     return [(metaworld.MT1(name, seed=SEED), name) for name in TASKS]
 
 
-@pytest.mark.parametrize("skill", ["scripted", "random", "half-good"])
+@pytest.mark.parametrize(
+    "skill", ["half-good", *(pytest.param(skill, marks=pytest.mark.slow) for skill in ("scripted", "random"))]
+)
 def test_success_counts_equal_the_official_ones(benchmarks: list[tuple[metaworld.Benchmark, str]], skill: str) -> None:
     # Three episodes of ours are spread over the 50 goals. The official environments are new each time: they go on with
     # their cycle of goals where the last evaluation left them.

@@ -50,7 +50,9 @@ def routed(cls: type[Agent], vector_steps: int, seed: int = 1, **settings: Any) 
 
 
 @pytest.mark.parametrize(
-    ("cls", "vector_steps", "learning"), [(PPO, 400, "reinforce"), (SAC, 250, "gumbel")], ids=["ppo", "sac"]
+    ("cls", "vector_steps", "learning"),
+    [pytest.param(PPO, 400, "reinforce", marks=pytest.mark.slow), (SAC, 250, "gumbel")],
+    ids=["ppo", "sac"],
 )
 def test_a_router_learns_to_separate_opposite_tasks(cls: type[Agent], vector_steps: int, learning: str) -> None:
     (first, second), returns = routed(cls, vector_steps, learning=learning)

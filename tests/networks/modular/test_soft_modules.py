@@ -117,6 +117,7 @@ def test_parallel_layers_are_linear_layers_side_by_side() -> None:
     torch.testing.assert_close(layer(inputs), torch.stack(expected, dim=1))
 
 
+@pytest.mark.slow
 def test_routing_matrices_of_every_task_stand_in_the_metrics_of_a_run(tmp_path: Path) -> None:
     small = {"width": 8, "embedding_size": 8, "gating_width": 8}
     config = tiny_config("point-mass")
