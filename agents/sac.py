@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.critics import Bins, Critics, Temperatures, make_critics, n_step_return, polyak_update
+from agents.exploration import HeldActions
 from agents.resets import NetworkResets
 from mtrl.agent import Agent, Components, agent_types
 from mtrl.aggregation import Parameters, TaskLosses
@@ -40,6 +41,7 @@ class SAC(Agent):
         batch_size: Annotated[int, Field(ge=1)] | None = None  # transitions per update; default 128 per task
         buffer_size: Annotated[int, Field(ge=1)] = 1_000_000  # transitions kept, of all tasks together
         learning_starts: Annotated[int, Field(ge=1)] = 5_000  # env steps of random actions before learning
+        held_action_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # per env step, of a random action that is held
         update_interval: Annotated[int, Field(ge=1)] | None = None  # env steps between updates; default one vector step
         gradient_steps: Annotated[int, Field(ge=1)] = 1  # per update
         discount: Annotated[float, Field(ge=0, le=1)] = 0.99  # per env step
@@ -92,6 +94,8 @@ class SAC(Agent):
         self.resets = NetworkResets(components, config.reset_interval, networks)
         self.explore_stream = components.stream("explore")
         self.update_stream = components.stream("update")
+        rate, stream = config.held_action_rate, self.explore_stream
+        self.held_actions = HeldActions(rate, self.num_envs, self.head, stream) if rate else None
 
     # Acting.
 
@@ -106,6 +110,7 @@ class SAC(Agent):
                 action = self.head.random_action(tasks, self.explore_stream)
             else:
                 action = self.policy.sample(self.critics.encoder(seen), tasks, self.explore_stream).action
+                action = self.held_actions(action, tasks) if self.held_actions else action
         return ActionStep(action.cpu().numpy())
 
     @torch.no_grad()
@@ -237,8 +242,11 @@ class SAC(Agent):
         return {"explore": self.explore_stream, "update": self.update_stream}
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"alpha_optimizer": self.temperatures.moments()}
+        held = {"held_actions": self.held_actions.state()} if self.held_actions else {}
+        return super().state() | {"alpha_optimizer": self.temperatures.moments()} | held
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.temperatures.load_moments(state["alpha_optimizer"])
+        if self.held_actions:
+            self.held_actions.load_state(state["held_actions"])

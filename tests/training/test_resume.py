@@ -49,6 +49,7 @@ CELLS = {
         "scheduler": {"name": "ea4c", "uniform_episodes": 1, "decisions_per_update": 2},
     },
     "small buffer, two gradient steps": {"agent": {"name": "sac", "buffer_size": 560, "gradient_steps": 2}},
+    "held actions": {"agent": {"name": "sac", "batch_size": 32, "learning_starts": 80, "held_action_rate": 0.3}},
     "popart": {"normalizer": "popart"},
     "bfloat16": {"precision": "bfloat16"},
     "ppo, distral, one column, separate": {
