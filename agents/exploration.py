@@ -15,9 +15,9 @@ class HeldActions:
     """Random actions that are held for several env steps.
 
     Temporally extended epsilon-greedy (Dabney et al., 2021, arXiv:2006.01782). In a slot that holds none, one begins
-    with probability `rate` per env step and lasts n steps, P(n) ~ n^-2. Beyond the paper, each dimension of a continuous
-    action takes part with probability 1/2, so that a gripper may be held open while the policy moves the arm. An action
-    ends early where its slot changes its task, whose actions may be others.
+    with probability `rate` per env step and lasts n steps, P(n) ~ n^-2. Beyond the paper, each dimension of a
+    continuous action takes part with probability 1/2, so that a gripper may be held open while the policy moves the
+    arm. An action ends early where its slot changes its task, whose actions may be others.
     """
 
     def __init__(self, rate: float, num_envs: int, head: SoftHead, generator: torch.Generator):
