@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -399,7 +400,7 @@ def test_the_status_changes_and_the_rest_of_the_facts_stays(tmp_path: Path) -> N
         run.set_status("failed", 4)
         meta = run.meta()
         assert (meta["status"], meta["exit_code"], meta["protocol"]) == ("failed", 4, "metaworld-plus")
-        assert meta["versions"]["torch"] == torch.__version__
+        assert meta["versions"]["torch"] == version("torch")
         assert meta["versions"]["no-such-package"] == "not installed"
         assert meta["cores"] >= 1
         (run.path / "meta.json").write_text("{")
