@@ -73,6 +73,12 @@ def test_list_tasks_takes_the_settings_of_the_suite() -> None:
     assert call("list", "agents", "--suite.max-episode-steps", "7").code == 2
 
 
+def test_the_help_of_list_tasks_has_the_settings_of_the_suite() -> None:
+    assert "--suite.goals" in call("list", "tasks", "mt10", "--help").out
+    assert "KIND" in call("list", "tasks", "--help").out
+    assert call("list", "tasks", "mt4", "--help").code == 2
+
+
 def test_list_tasks_imports_code_that_the_settings_of_the_suite_name(tmp_path: Path) -> None:
     register = "from gymnasium.envs.registration import register\n"
     cart_pole = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"

@@ -40,8 +40,11 @@ def main(arguments: Sequence[str]) -> int:
         "tasks_of", metavar="SUITE", nargs="?", help="of the tasks, with settings such as --suite.goals"
     )
     parser.add_plugin_flag()
-    first = vars(parser.parse_known_args(hyphenated(arguments))[0])
+    without_help = [argument for argument in hyphenated(arguments) if argument not in ("-h", "--help")]
+    first = vars(parser.parse_known_args(without_help)[0])
     kind, suite = first.get("kind"), first.get("tasks_of")
+    if kind != "tasks" or suite is None:
+        parser.parse_known_args(hyphenated(arguments))  # prints the help if it is asked for; that of a suite has more
     if kind is not None and kind not in (*KINDS, "tasks"):
         raise BadInput(f"unknown kind {shown(kind)}{nearest(kind, [*KINDS, 'tasks'])}; known: {known}")
     if suite is not None and kind != "tasks":
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     import_plugins(first.get("plugin", []), {"suite": suite} if suite else None)
     if suite:
         cls = config_class(CONFIG_GROUPS[0], suite)
-        parser.add_settings(cls, cls(), prefix="suite")
+        parser.add_settings(cls, cls(), parser.add_argument_group(f"suite {suite!r}"), prefix="suite")
     settings = parser.parse(arguments).get("suite", {})
     for module in named_modules(cls, settings) if suite else ():
         trust_module(module)
