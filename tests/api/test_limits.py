@@ -41,13 +41,15 @@ def call(folder: Path, preparation: str, *arguments: str) -> subprocess.Complete
     return run_fresh("python", "-c", script, folder=folder, timeout=120)
 
 
-@pytest.mark.parametrize("arguments", [TRAIN, ("doctor",)], ids=["train", "doctor"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(TRAIN, marks=pytest.mark.slow), ("doctor",)], ids=["train", "doctor"]
+)
 def test_a_user_without_a_home_and_a_name_is_served(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = call(tmp_path, NO_HOME, *arguments)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("spare", [0, 1, 2, 4])
+@pytest.mark.parametrize("spare", [0, *(pytest.param(spare, marks=pytest.mark.slow) for spare in (1, 2)), 4])
 def test_few_file_descriptors_are_one_line(tmp_path: Path, spare: int) -> None:
     result = call(tmp_path, FEW_FILES.format(spare=spare), *TRAIN)
     assert "Traceback" not in result.stderr

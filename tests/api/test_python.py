@@ -125,6 +125,7 @@ def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path, monkeypatch
     assert call("eval", str(run.path), "--num-workers", "0").code == 130
 
 
+@pytest.mark.slow
 def test_it_trains_the_bits_that_the_command_line_trains(tmp_path: Path) -> None:
     mtrl.train(**SMALL, run_dir=tmp_path / "python")
     command = [sys.executable, "-m", "mtrl", "train", "--config", "python/config.yaml", "--run-dir", "command"]

@@ -68,7 +68,7 @@ def prediction_error(
         return error(encoder(batch.observation), batch).mean().item()
 
 
-@pytest.mark.parametrize("aggregator", [Mean, PCGrad])
+@pytest.mark.parametrize("aggregator", [Mean, pytest.param(PCGrad, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cls", AGENTS)
 def test_features_learn_to_predict_what_comes_of_an_action(
     cls: type[Agent], aggregator: type[GradientAggregator]

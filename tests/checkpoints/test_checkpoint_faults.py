@@ -105,6 +105,7 @@ def test_a_kill_at_any_call_of_a_save_loses_nothing(quick_path: Path, keep: int)
     assert ages == {(200, 200), (300, 200), (300, 300)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kills", "size"), [(15, 1_000_000), pytest.param(200, 25_000_000, marks=full)])
 def test_random_kills_lose_no_checkpoint_that_was_announced(tmp_path: Path, kills: int, size: int) -> None:
     draw = random.Random(0)

@@ -147,7 +147,12 @@ def watch(events: list[str]) -> None:
     sys.addaudithook(hook)
 
 
-@pytest.mark.parametrize("name", HOSTILE_CHECKPOINTS)
+SLOW = "a state of empty lists"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in HOSTILE_CHECKPOINTS]
+)
 def test_a_hostile_checkpoint_is_refused_in_one_line_and_runs_nothing(tmp_path: Path, name: str) -> None:
     run, canary = hostile_run(tmp_path)
     HOSTILE_CHECKPOINTS[name](run, canary)

@@ -105,7 +105,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("line", ["--help", "list agents", "eval --help", "train --suite point-mass --print-config"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        pytest.param("list agents", marks=pytest.mark.slow),
+        pytest.param("eval --help", marks=pytest.mark.slow),
+        "train --suite point-mass --print-config",
+    ],
+)
 def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_5(line: str) -> None:
     with open("/dev/full", "w") as full:
         finished = command(*line.split(), stdout=full)
@@ -118,8 +126,8 @@ def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_5(line: str) -> Non
         ["train", "--config", "bad.yaml"],
         ["train", "--config", "/dev/zero"],
         ["train", "--resume", "nowhere\udcff"],
-        ["train", "--agent.batch-size", "\ud7ff"],
-        ["train", "--suite", "point-mass", "--architecture.width", "9" * 5000],
+        pytest.param(["train", "--agent.batch-size", "\ud7ff"], marks=pytest.mark.slow),
+        pytest.param(["train", "--suite", "point-mass", "--architecture.width", "9" * 5000], marks=pytest.mark.slow),
         ["eval", "--checkpoint", "\u202e", "."],
     ],
 )

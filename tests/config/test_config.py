@@ -225,6 +225,7 @@ def test_a_wrong_value_is_named_with_its_path_and_what_is_allowed(document: dict
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.slow
 def test_every_preset_resolves_with_every_agent_and_architecture() -> None:
     for family in suites.classes():
         names = [name for name in family.suite_names if "TASK" not in name]  # no patterns
@@ -337,6 +338,7 @@ def random_text(generator: random.Random) -> str:
     return json.dumps(document, ensure_ascii=generator.random() < 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.full)])
 def test_any_file_is_a_configuration_or_one_line(count: int) -> None:
     generator = random.Random(count)

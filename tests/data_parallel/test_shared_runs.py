@@ -71,7 +71,7 @@ def test_two_ranks_leave_the_run_of_one_process(tmp_path: Path, calm: Path, agen
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("agent", ["ppo", "sac"])
+@pytest.mark.parametrize("agent", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_a_rank_that_is_killed_costs_no_bit(tmp_path: Path, calm: Path, agent: str) -> None:
     folder, words = tmp_path / "run", tmp_path / "words"
     # 10 vector steps lie between checkpoints, and 20 in an episode: both kills hit the middle of one.
@@ -182,7 +182,9 @@ def test_bad_input_on_one_rank_is_reported_once(tmp_path: Path) -> None:
     assert "exists; use --resume" in line
 
 
-@pytest.mark.parametrize("name", ["metaworld:reach-v3,drawer-close-v3", "point-mass-visible"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("metaworld:reach-v3,drawer-close-v3", marks=pytest.mark.slow), "point-mass-visible"]
+)
 def test_slots_of_three_ranks_play_what_one_process_plays(tmp_path: Path, name: str) -> None:
     suite = build_suite(tiny_config(name).suite, 1)
     space = suite.spec.action_space

@@ -120,7 +120,12 @@ def with_teacher(settings: Any, teacher: str) -> Any:
     return teacher if settings == TEACHER else settings
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+QUICK = ["distill", "ppo, popart, separate", "ppo, upgrad", "sac, distillation", "sac, famo", "sac, pcgrad"]
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in sorted(CELLS)]
+)
 def test_two_ranks_learn_what_one_process_learns(tmp_path: Path, teacher: str, cell: str) -> None:
     config = tiny_config(**{"agent": SAC} | with_teacher(CELLS[cell], teacher))
 

@@ -51,6 +51,7 @@ def final_rows(run_dir: Path) -> list[dict[str, str]]:
 MORE_TRAININGS = r"mtrl train .*--seeds|mtrl report"
 
 
+@pytest.mark.slow
 def test_the_guide_leads_from_an_empty_folder_to_an_evaluated_architecture(tmp_path: Path) -> None:
     # What is left out takes three more trainings' time.
     outputs = follow("plug-in.md", tmp_path, leave_out=MORE_TRAININGS)

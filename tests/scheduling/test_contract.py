@@ -31,7 +31,10 @@ def test_these_are_the_schedulers() -> None:
     assert sorted(schedulers.names()) == sorted([*active, "fixed", "uniform"])
 
 
-@pytest.mark.parametrize("name", ["uniform", *ACTIVE])
+@pytest.mark.parametrize(
+    "name",
+    ["uniform", *(pytest.param(name, marks=pytest.mark.slow if name == "ea4c" else ()) for name in ACTIVE)],
+)
 def test_every_registered_scheduler_keeps_the_contract(name: str) -> None:
     check_scheduler(schedulers.get(name))
 

@@ -61,7 +61,12 @@ def uniform() -> float:
     return worst
 
 
-@pytest.mark.parametrize("name", ACTIVE)
+QUICK = ["a5c", "smt", "ua4c"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ACTIVE]
+)
 def test_the_hard_task_gets_more_than_its_share_and_the_worst_score_rises(name: str, uniform: float) -> None:
     share, worst = learn(name, 1)
     assert share > 1.5 / 8

@@ -51,7 +51,11 @@ with Interruption() as interruption:
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("SIGHUP", 'nohup "$0" -c "$1" 2> /dev/null'), ("SIGINT", '"$0" -c "$1" & wait $!'), ("SIGINT", '"$0" -c "$1"')],
+    [
+        pytest.param("SIGHUP", 'nohup "$0" -c "$1" 2> /dev/null', marks=pytest.mark.slow),
+        ("SIGINT", '"$0" -c "$1" & wait $!'),
+        pytest.param("SIGINT", '"$0" -c "$1"', marks=pytest.mark.slow),
+    ],
 )
 def test_nohup_and_the_background_of_a_script_ignore_what_they_are_known_to(name: str, command: str) -> None:
     script = SENDS_ITSELF.format(name=name)

@@ -103,6 +103,7 @@ def optimum(suite: PointMass) -> np.ndarray:
     return np.array([task.target_return for task in suite.spec.tasks])
 
 
+@pytest.mark.slow
 def test_sac_learns_continuous_actions_to_the_optimum() -> None:
     suite = point_mass("point-mass")
     result = learn(suite, 600)
@@ -122,7 +123,9 @@ def test_sac_learns_discrete_actions_to_the_optimum() -> None:
     ("name", "parts"),
     [
         pytest.param("point-mass-conflict", SMALL_MLP, id="continuous"),
-        pytest.param("point-mass-conflict-discrete", SMALL_MULTI_HEAD, id="discrete, multi-head"),
+        pytest.param(
+            "point-mass-conflict-discrete", SMALL_MULTI_HEAD, id="discrete, multi-head", marks=pytest.mark.slow
+        ),
         pytest.param(
             "point-mass-conflict", SMALL_MLP | {"aggregator": PCGrad}, id="continuous, pcgrad", marks=pytest.mark.full
         ),
@@ -140,6 +143,7 @@ def test_sac_learns_opposite_optimal_actions_when_it_knows_the_task(name: str, p
     assert (result.mean_returns >= optimum(suite) - MARGIN).all(), result.mean_returns
 
 
+@pytest.mark.slow
 def test_sac_cannot_learn_opposite_optimal_actions_without_the_task() -> None:
     # Who does not know the task moves alike in both. The goals are at x = -0.8 and 0.8, so the two distances along x
     # add up to 1.6 at least, the mean reward of a step is 0.2 at most, and that of 20 steps is 4. (Not so with
@@ -164,7 +168,12 @@ def test_sac_learns_from_every_seed(name: str, seed: int) -> None:
 PPO_CASES = [
     pytest.param("point-mass", SMALL_MLP, id="continuous"),
     pytest.param("point-mass-discrete", SMALL_MLP, id="discrete"),
-    pytest.param("point-mass-conflict", SMALL_MULTI_HEAD | {"aggregator": PCGrad}, id="multi-head, pcgrad"),
+    pytest.param(
+        "point-mass-conflict",
+        SMALL_MULTI_HEAD | {"aggregator": PCGrad},
+        id="multi-head, pcgrad",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -199,6 +208,7 @@ def test_sac_learns_both_of_two_rewards_that_differ_by_1000_with_popart_only(see
     assert not solved(suite, learn(suite, 700, parts, **settings))[0]  # that of small rewards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 6))])
 def test_ppo_learns_the_task_of_small_rewards_with_popart_only(seed: int) -> None:
     # Advantages normalised per task would cancel the scale in both arms.

@@ -111,7 +111,9 @@ def test_meta_world_resumes_in_the_middle_of_an_episode(
     assert_same_run(tmp_path / "calm", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
 def test_a_signal_saves_the_exact_step(tmp_path: Path, number: int, exit_code: int) -> None:
     config = tiny_config(total_env_steps=800)
     assert train_with_kills(config, tmp_path / "calm", []) == [0]

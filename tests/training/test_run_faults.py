@@ -128,6 +128,7 @@ def kill_worker(state: TrainState) -> None:
 WORKERS = Path(f"{LAST_WORDS}-workers")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_a_checkpoint_of_that_step(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +164,7 @@ def fill_disk(state: TrainState) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     run_dir, calm = tmp_path / "run", tmp_path / "calm"
     config = tiny_config(eval_interval=0, log_interval=10**6)

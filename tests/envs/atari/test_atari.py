@@ -59,7 +59,8 @@ def legal(envs: AtariEnvs, generator: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "exact_resume", "frames"), [("atari:pong,breakout", False, 48), ("atari:breakout", True, 16)]
+    ("name", "exact_resume", "frames"),
+    [("atari:pong,breakout", False, 48), pytest.param("atari:breakout", True, 16, marks=pytest.mark.slow)],
 )
 def test_the_suite_keeps_its_contract(name: str, exact_resume: bool, frames: int) -> None:
     check_suite(Atari, name, Atari.Config(max_episode_frames=frames, exact_resume=exact_resume))

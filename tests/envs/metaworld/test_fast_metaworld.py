@@ -76,6 +76,7 @@ def play_both(task: str, vectors: np.ndarray, *, episodes: int, steps: int, seed
     return successes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant")
 @pytest.mark.parametrize("task", TASKS)
 def test_episodes_equal_the_official_ones(task: str, goals: dict[str, np.ndarray]) -> None:
